@@ -1,0 +1,65 @@
+/**
+ * What can go wrong, as classes, and what each means for the exit code.
+ *
+ * A message says in one sentence what happened and what to do. The exit codes are a promise to
+ * scripts and monitors: they are listed in every `--help` and don't change.
+ *
+ * @module
+ */
+
+/** The exit codes and what they mean, in the words the help prints. */
+export const EXIT_CODES = {
+  0: "done",
+  1: "failed, or some disks failed; a backup that was reported as done stays good",
+  2: "wrong usage: nothing was touched",
+  11: "another run holds the target or the VM",
+  129: "stopped by SIGHUP; everything was undone",
+  130: "stopped by SIGINT; everything was undone",
+  143: "stopped by SIGTERM; everything was undone",
+} as const;
+
+/** Any failure with a sentence for the user. Whatever else is thrown is a bug of ours. */
+export class Failure extends Error {
+  override name = "Failure";
+  readonly exitCode: number = 1;
+}
+
+/** The command line, a name in it or the directory it points to is wrong; nothing was touched. */
+export class UsageError extends Failure {
+  override name = "UsageError";
+  override readonly exitCode = 2;
+}
+
+/** Somebody else is at work on the target or on the VM. */
+export class LockedError extends Failure {
+  override name = "LockedError";
+  override readonly exitCode = 11;
+}
+
+/** The signals that stop a run, and the exit code that a shell gives each of them. */
+export const STOP_SIGNALS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
+export type StopSignal = keyof typeof STOP_SIGNALS;
+
+/** The user or the service manager asked us to stop; used as the reason of the `AbortSignal`. */
+export class StoppedError extends Failure {
+  override name = "StoppedError";
+  override readonly exitCode: number;
+
+  constructor(readonly signal: StopSignal) {
+    super(`Stopped by ${signal}`);
+    this.exitCode = STOP_SIGNALS[signal];
+  }
+}
+
+/** The exit code for whatever was thrown. */
+export function exitCodeOf(error: unknown): number {
+  return error instanceof Failure ? error.exitCode : 1;
+}
+
+/** The sentence for whatever was thrown; what hides behind a cleanup's error is not lost. */
+export function messageOf(error: unknown): string {
+  if (error instanceof SuppressedError) {
+    return `${messageOf(error.suppressed)}; and while cleaning up: ${messageOf(error.error)}`;
+  }
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,191 @@
+/**
+ * The guest agent's client: freezes the guest's file systems, and always thaws them.
+ *
+ * Source: QEMU Guest Agent Protocol Reference. The agent serves one client, answers in order, and
+ * may still have an answer to somebody else in the pipe: `guest-sync-delimited` finds the start.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import * as v from "valibot";
+import { Failure } from "../errors.ts";
+import { type Address, connect } from "../wire/address.ts";
+import { JsonStream } from "../wire/json_stream.ts";
+
+const log = getLogger(["qmpbackup", "agent"]);
+
+/** The agent refused, did not answer in time, or is gone. */
+export class AgentError extends Failure {
+  override name = "AgentError";
+}
+
+const Answer = v.object({
+  return: v.optional(v.unknown()),
+  error: v.optional(v.object({ desc: v.string() })),
+});
+
+/** A sentinel that makes the agent forget half a command that somebody else left in its pipe. */
+const DELIMITER = new Uint8Array([0xff]);
+const MAX_MESSAGE_BYTES = 16 << 20;
+
+interface Waiter {
+  /** Whether this is the answer waited for; others are dropped. */
+  accepts(value: unknown): boolean;
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+export class GuestAgent implements AsyncDisposable {
+  readonly #stream = new JsonStream({ maxMessageBytes: MAX_MESSAGE_BYTES, lenient: true });
+  readonly #reading: Promise<void>;
+  #waiter: Waiter | null = null;
+  #end: AgentError | null = null;
+  /** An answer may still be on its way: the next command must find the start of its own first. */
+  #outOfSync = true;
+
+  private constructor(readonly conn: Deno.Conn, readonly timeoutMs: number) {
+    this.#reading = this.#read();
+  }
+
+  /**
+   * Connects and finds out whether an agent answers at all.
+   *
+   * @param timeoutMs Bound for each command.
+   * @throws {ConnectionError} If the socket can't be reached.
+   * @throws {AgentError} If no agent answers behind it: there is none in the guest, or it is not up.
+   */
+  static async connect(address: Address, timeoutMs: number): Promise<GuestAgent> {
+    const agent = new GuestAgent(await connect(address, "agent socket", timeoutMs), timeoutMs);
+    try {
+      await agent.execute("guest-ping");
+      return agent;
+    } catch (error) {
+      await agent[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /**
+   * Sends a command that takes no arguments and waits for its answer.
+   *
+   * @throws {AgentError} If the agent refuses or does not answer within `timeoutMs`.
+   */
+  async execute(command: string): Promise<unknown> {
+    if (this.#outOfSync) await this.#sync();
+    return await this.#exchange({ execute: command }, () => true);
+  }
+
+  async [Symbol.asyncDispose]() {
+    this.#fail("The agent connection was closed");
+    await this.#reading;
+  }
+
+  async #sync() {
+    const id = crypto.getRandomValues(new Uint32Array(1))[0] as number;
+    await this.#send(DELIMITER);
+    const isOurs = (value: unknown) => value === id;
+    await this.#exchange({ execute: "guest-sync-delimited", arguments: { id } }, isOurs);
+    this.#outOfSync = false;
+  }
+
+  async #exchange(message: { execute: string }, accepts: Waiter["accepts"]): Promise<unknown> {
+    if (this.#end) throw this.#end;
+    const answer = Promise.withResolvers<unknown>();
+    this.#waiter = { accepts, ...answer };
+    const timer = setTimeout(() => {
+      this.#outOfSync = true;
+      answer.reject(
+        new AgentError(
+          `The guest agent did not answer "${message.execute}" within ${this.timeoutMs / 1000} s`,
+        ),
+      );
+    }, this.timeoutMs);
+    log.debug("→ {text}", { text: JSON.stringify(message) });
+    this.#send(new TextEncoder().encode(JSON.stringify(message) + "\n"))
+      .catch((error) => this.#fail(String(error)));
+    try {
+      return await answer.promise;
+    } finally {
+      clearTimeout(timer);
+      this.#waiter = null;
+    }
+  }
+
+  async #send(bytes: Uint8Array) {
+    for (let done = 0; done < bytes.length;) done += await this.conn.write(bytes.subarray(done));
+  }
+
+  async #read() {
+    const buffer = new Uint8Array(16 << 10);
+    try {
+      for (let n; (n = await this.conn.read(buffer)) !== null;) {
+        for (const message of this.#stream.push(buffer.subarray(0, n))) this.#receive(message);
+      }
+      this.#fail("The guest agent's connection was closed by QEMU");
+    } catch (error) {
+      this.#fail(`The guest agent's connection broke: ${error}`);
+    }
+  }
+
+  #receive(message: unknown) {
+    log.debug("← {text}", { text: JSON.stringify(message) });
+    const answer = v.safeParse(Answer, message);
+    if (!answer.success || !this.#waiter) return;
+    const { error, return: value } = answer.output;
+    if (error) this.#waiter.reject(new AgentError(`The guest agent refused: ${error.desc}`));
+    else if (this.#waiter.accepts(value)) this.#waiter.resolve(value);
+  }
+
+  #fail(words: string) {
+    if (this.#end) return;
+    this.#end = new AgentError(words);
+    this.conn.close();
+    this.#waiter?.reject(this.#end);
+  }
+}
+
+/** Frozen file systems; disposing of it thaws them. */
+export interface Freeze extends AsyncDisposable {
+  /** How many file systems are frozen. */
+  filesystems: number;
+}
+
+/**
+ * Freezes the guest's file systems (`guest-fsfreeze-freeze`).
+ *
+ * A freeze that fails or takes too long is thawed before the error is thrown: the agent works its
+ * commands off in order, so the thaw reaches it after a freeze that comes late.
+ *
+ * @throws {AgentError} If the guest can't be frozen, or was frozen by somebody else before.
+ */
+export async function freeze(agent: GuestAgent): Promise<Freeze> {
+  if (await agent.execute("guest-fsfreeze-status") !== "thawed") {
+    throw new AgentError(
+      "The guest's file systems are frozen already: thaw them (guest-fsfreeze-thaw) and try again",
+    );
+  }
+  try {
+    const count = await agent.execute("guest-fsfreeze-freeze");
+    return {
+      filesystems: typeof count === "number" ? count : 0,
+      [Symbol.asyncDispose]: () => thaw(agent),
+    };
+  } catch (error) {
+    await thaw(agent).catch((later) => log.error("{later}", { later: String(later) }));
+    throw error;
+  }
+}
+
+/**
+ * Thaws the guest's file systems, whoever froze them (`guest-fsfreeze-thaw`). Tried twice.
+ *
+ * @throws {AgentError} If the guest may still be frozen.
+ */
+export async function thaw(agent: GuestAgent): Promise<void> {
+  try {
+    await agent.execute("guest-fsfreeze-thaw");
+  } catch {
+    await agent.execute("guest-fsfreeze-thaw");
+  }
+}

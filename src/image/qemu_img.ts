@@ -1,0 +1,160 @@
+/**
+ * Runs `qemu-img`, by argv and never through a shell.
+ *
+ * Source: QEMU's manual page qemu-img(1).
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import * as v from "valibot";
+import { Failure } from "../errors.ts";
+
+const log = getLogger(["qmpbackup", "qemu-img"]);
+
+/** `qemu-img` failed; the message holds what it said. */
+export class QemuImgError extends Failure {
+  override name = "QemuImgError";
+}
+
+export interface RunOptions {
+  /** Ends `qemu-img` (SIGTERM); its half-written output is the caller's to remove. */
+  signal?: AbortSignal;
+}
+
+/**
+ * Runs `qemu-img` with these arguments.
+ *
+ * @returns What it wrote to standard output.
+ * @throws {QemuImgError} If it is missing or fails.
+ * @throws The signal's reason, if it was aborted.
+ */
+export async function qemuImg(args: string[], options: RunOptions = {}): Promise<string> {
+  log.debug("qemu-img {args}", { args: JSON.stringify(args) });
+  options.signal?.throwIfAborted();
+  let output: Deno.CommandOutput;
+  try {
+    const command = new Deno.Command("qemu-img", {
+      args,
+      env: { LC_ALL: "C" },
+      stdin: "null",
+      ...options,
+    });
+    output = await command.output();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) {
+      throw new QemuImgError("qemu-img is not installed: install it (Debian: qemu-utils)");
+    }
+    throw error;
+  }
+  options.signal?.throwIfAborted();
+  const decoder = new TextDecoder();
+  if (!output.success) {
+    const words = decoder.decode(output.stderr).trim().slice(-2000) || `exit code ${output.code}`;
+    throw new QemuImgError(`qemu-img ${args[0]} failed: ${words.replace(/^qemu-img: /gm, "")}`);
+  }
+  return decoder.decode(output.stdout);
+}
+
+/** What a new image is made of; anything not said is QEMU's default. */
+export interface CreateOptions {
+  virtualSizeBytes: number;
+  clusterSizeBytes?: number;
+  lazyRefcounts?: boolean;
+  /**
+   * The parent's name, relative to the image. Only written into the header (`-u`): the parent is
+   * not opened.
+   */
+  backing?: string | null;
+}
+
+/**
+ * Creates a qcow2 image of version 3: version 2 can't tell a zeroed cluster from an untouched one.
+ *
+ * @throws {QemuImgError} If it can't be created.
+ */
+export async function createQcow2(path: string, options: CreateOptions): Promise<void> {
+  const format = ["compat=1.1"];
+  if (options.clusterSizeBytes) format.push(`cluster_size=${options.clusterSizeBytes}`);
+  if (options.lazyRefcounts) format.push("lazy_refcounts=on");
+  const backing = options.backing ? ["-u", "-F", "qcow2", "-b", options.backing] : [];
+  await qemuImg([
+    ...["create", "-q", "-f", "qcow2", "-o", format.join(",")],
+    ...backing,
+    path,
+    String(options.virtualSizeBytes),
+  ]);
+}
+
+const Info = v.object({
+  format: v.string(),
+  "virtual-size": v.number(),
+  "actual-size": v.optional(v.number(), 0),
+  "backing-filename": v.optional(v.string()),
+  "format-specific": v.optional(
+    v.object({
+      data: v.optional(v.object({
+        "data-file": v.optional(v.string()),
+        corrupt: v.optional(v.boolean(), false),
+      })),
+    }),
+  ),
+});
+
+export interface ImageFacts {
+  format: string;
+  virtualSizeBytes: number;
+  allocatedBytes: number;
+  /** The parent as it stands in the header, or null. */
+  backing: string | null;
+  /** An external data file as it stands in the header, or null: our images have none. */
+  dataFile: string | null;
+}
+
+/**
+ * Reads an image's header (`qemu-img info`), as qcow2 and nothing else: probing would take what a
+ * guest wrote into a raw image for a header.
+ *
+ * @throws {QemuImgError} If it can't be read or is no qcow2 image.
+ */
+export async function imageFacts(path: string, options: RunOptions = {}): Promise<ImageFacts> {
+  const text = await qemuImg(["info", "--output=json", "-f", "qcow2", path], options);
+  return parseImageFacts(text);
+}
+
+/**
+ * Decodes what `qemu-img info --output=json` prints.
+ *
+ * @throws {QemuImgError} If it is not that.
+ */
+export function parseImageFacts(text: string): ImageFacts {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    throw new QemuImgError("qemu-img info printed no JSON");
+  }
+  const info = v.safeParse(Info, json);
+  if (!info.success) throw new QemuImgError("qemu-img info printed JSON of an unknown shape");
+  return {
+    format: info.output.format,
+    virtualSizeBytes: info.output["virtual-size"],
+    allocatedBytes: info.output["actual-size"],
+    backing: info.output["backing-filename"] ?? null,
+    dataFile: info.output["format-specific"]?.data?.["data-file"] ?? null,
+  };
+}
+
+/**
+ * Checks an image's metadata (`qemu-img check`). Leaked clusters only waste space and are no error.
+ *
+ * @throws {QemuImgError} If it is damaged, with what `qemu-img` says.
+ */
+export async function checkImage(path: string, options: RunOptions = {}): Promise<void> {
+  try {
+    await qemuImg(["check", "-q", "-f", "qcow2", path], options);
+  } catch (error) {
+    if (error instanceof QemuImgError && /leaked clusters/i.test(error.message)) return;
+    throw error;
+  }
+}

@@ -1,0 +1,173 @@
+/**
+ * QMP's read-only commands, decoded. Fields we don't use are not decoded; unknown ones are no error.
+ *
+ * Source: QEMU QMP Reference Manual, "Block devices" and "VM run state".
+ *
+ * @module
+ */
+
+import * as v from "valibot";
+import { Failure } from "../errors.ts";
+import type { QmpClient } from "./client.ts";
+
+/** An answer of QEMU's that has not the shape its manual gives it. */
+export class UnexpectedAnswerError extends Failure {
+  override name = "UnexpectedAnswerError";
+}
+
+/**
+ * Decodes the answer to a command.
+ *
+ * @throws {UnexpectedAnswerError} If it has not the shape of `schema`.
+ */
+export function decodeAnswer<S extends v.GenericSchema>(
+  command: string,
+  schema: S,
+  answer: unknown,
+): v.InferOutput<S> {
+  const result = v.safeParse(schema, answer);
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  throw new UnexpectedAnswerError(
+    `QEMU's answer to "${command}" has not the expected shape at ` +
+      `"${v.getDotPath(issue) ?? ""}": ${issue.message}`,
+  );
+}
+
+/** `BlockDirtyInfo`; `countBytes` is how much it marks as changed. */
+const DirtyBitmap = v.pipe(
+  v.object({
+    name: v.optional(v.string()),
+    count: v.number(),
+    granularity: v.number(),
+    recording: v.optional(v.boolean(), true),
+    busy: v.optional(v.boolean(), false),
+    persistent: v.optional(v.boolean(), false),
+    inconsistent: v.optional(v.boolean(), false),
+  }),
+  v.transform(({ count, granularity, name, ...rest }) => ({
+    ...rest,
+    name: name ?? "",
+    countBytes: count,
+    granularityBytes: granularity,
+  })),
+);
+export type DirtyBitmap = v.InferOutput<typeof DirtyBitmap>;
+
+/** `ImageInfo`, what `qemu-img info` prints too; the rest of it is kept for the `.config` file. */
+const ImageInfo = v.looseObject({
+  filename: v.string(),
+  format: v.string(),
+  "virtual-size": v.number(),
+  "actual-size": v.optional(v.number()),
+  "cluster-size": v.optional(v.number()),
+  "backing-filename": v.optional(v.string()),
+  "format-specific": v.optional(
+    v.looseObject({ type: v.string(), data: v.optional(v.record(v.string(), v.unknown())) }),
+  ),
+});
+export type ImageInfo = v.InferOutput<typeof ImageInfo>;
+
+/** `BlockDeviceInfo`: a node of the block graph. */
+const BlockNode = v.object({
+  "node-name": v.optional(v.string(), ""),
+  drv: v.string(),
+  file: v.string(),
+  ro: v.boolean(),
+  image: ImageInfo,
+  "dirty-bitmaps": v.optional(v.array(DirtyBitmap), []),
+});
+export type BlockNode = v.InferOutput<typeof BlockNode>;
+
+/** `BlockInfo`: a device of the guest with what is in it. */
+const BlockDevice = v.object({
+  device: v.string(),
+  qdev: v.optional(v.string(), ""),
+  removable: v.boolean(),
+  inserted: v.optional(BlockNode),
+});
+export type BlockDevice = v.InferOutput<typeof BlockDevice>;
+
+/** `query-block`: the devices of the guest. */
+export async function queryBlock(qmp: QmpClient): Promise<BlockDevice[]> {
+  return decodeAnswer("query-block", v.array(BlockDevice), await qmp.execute("query-block"));
+}
+
+/** `query-named-block-nodes`: all nodes, without the images behind each (`flat`). */
+export async function queryNodes(qmp: QmpClient): Promise<BlockNode[]> {
+  const answer = await qmp.execute("query-named-block-nodes", { flat: true });
+  return decodeAnswer("query-named-block-nodes", v.array(BlockNode), answer);
+}
+
+const BlockGraph = v.object({
+  nodes: v.array(v.object({ id: v.number(), type: v.string(), name: v.string() })),
+  edges: v.array(v.object({ parent: v.number(), child: v.number(), name: v.string() })),
+});
+export type BlockGraph = v.InferOutput<typeof BlockGraph>;
+
+/** `x-debug-query-block-graph`: who is whose child, the only command that says so in every release. */
+export async function queryGraph(qmp: QmpClient): Promise<BlockGraph> {
+  const command = "x-debug-query-block-graph";
+  return decodeAnswer(command, BlockGraph, await qmp.execute(command));
+}
+
+const Job = v.object({
+  id: v.string(),
+  type: v.string(),
+  status: v.string(),
+  "current-progress": v.number(),
+  "total-progress": v.number(),
+  error: v.optional(v.string()),
+});
+export type Job = v.InferOutput<typeof Job>;
+
+/** `query-jobs`. */
+export async function queryJobs(qmp: QmpClient): Promise<Job[]> {
+  return decodeAnswer("query-jobs", v.array(Job), await qmp.execute("query-jobs"));
+}
+
+const Status = v.object({ running: v.boolean(), status: v.string() });
+export type Status = v.InferOutput<typeof Status>;
+
+/** `query-status`: whether the guest runs, and the run state's name. */
+export async function queryStatus(qmp: QmpClient): Promise<Status> {
+  return decodeAnswer("query-status", Status, await qmp.execute("query-status"));
+}
+
+export interface VmIdentity {
+  /** `-name`, or "" where there is none. */
+  name: string;
+  /** `-uuid`, or "" where there is none (QEMU says all zeroes then). */
+  uuid: string;
+}
+
+/** `query-name` and `query-uuid`. */
+export async function queryIdentity(qmp: QmpClient): Promise<VmIdentity> {
+  const Name = v.object({ name: v.optional(v.string(), "") });
+  const Uuid = v.object({ UUID: v.string() });
+  const { name } = decodeAnswer("query-name", Name, await qmp.execute("query-name"));
+  const { UUID } = decodeAnswer("query-uuid", Uuid, await qmp.execute("query-uuid"));
+  return { name, uuid: /^[0-]+$/.test(UUID) ? "" : UUID };
+}
+
+/** The names of the properties of a QOM object (`qom-list`); null where there is no such object. */
+export async function qomProperties(qmp: QmpClient, path: string): Promise<string[] | null> {
+  const Properties = v.array(v.object({ name: v.string() }));
+  try {
+    const answer = await qmp.execute("qom-list", { path });
+    return decodeAnswer("qom-list", Properties, answer).map(({ name }) => name);
+  } catch (error) {
+    if (error instanceof UnexpectedAnswerError || !qmp.isOpen) throw error;
+    return null;
+  }
+}
+
+/** A text property of a QOM object (`qom-get`); null where there is none. */
+export async function qomText(
+  qmp: QmpClient,
+  path: string,
+  property: string,
+): Promise<string | null> {
+  if (!(await qomProperties(qmp, path))?.includes(property)) return null;
+  return decodeAnswer("qom-get", v.string(), await qmp.execute("qom-get", { path, property }));
+}

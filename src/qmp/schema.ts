@@ -1,0 +1,51 @@
+/**
+ * What this QEMU can do, read from its own description (`query-qmp-schema`), not from its version.
+ *
+ * Source: QEMU QMP Reference Manual, "QMP introspection".
+ *
+ * @module
+ */
+
+import * as v from "valibot";
+import type { QmpClient } from "./client.ts";
+import { decodeAnswer } from "./queries.ts";
+
+const Schema = v.array(v.object({
+  name: v.string(),
+  "meta-type": v.string(),
+  "arg-type": v.optional(v.string()),
+  members: v.optional(v.array(v.object({ name: v.string(), type: v.string() }))),
+  variants: v.optional(v.array(v.object({ case: v.string(), type: v.string() }))),
+}));
+type Schema = v.InferOutput<typeof Schema>;
+
+export interface Features {
+  /** `copy-before-write` and `snapshot-access` with `on-cbw-error`: all that fleecing needs. */
+  fleecing: boolean;
+  /** `blockdev-backup` knows `x-perf` (workers and chunk size). */
+  backupPerf: boolean;
+  /** The `preallocate` driver. */
+  preallocate: boolean;
+}
+
+/** Asks QEMU for its schema. */
+export async function queryFeatures(qmp: QmpClient): Promise<Features> {
+  const command = "query-qmp-schema";
+  return featuresOf(decodeAnswer(command, Schema, await qmp.execute(command)));
+}
+
+/** Reads the features from a schema. */
+export function featuresOf(schema: Schema): Features {
+  const entities = new Map(schema.map((entity) => [entity.name, entity]));
+  const membersOf = (type: string | undefined) =>
+    (entities.get(type ?? "")?.members ?? []).map(({ name }) => name);
+  const drivers = entities.get(entities.get("blockdev-add")?.["arg-type"] ?? "")?.variants ?? [];
+  const driver = (name: string) => drivers.find((variant) => variant.case === name)?.type;
+  const backup = membersOf(entities.get("blockdev-backup")?.["arg-type"]);
+  return {
+    fleecing: driver("snapshot-access") !== undefined &&
+      membersOf(driver("copy-before-write")).includes("on-cbw-error"),
+    backupPerf: backup.includes("x-perf"),
+    preallocate: driver("preallocate") !== undefined,
+  };
+}

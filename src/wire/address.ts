@@ -1,0 +1,90 @@
+/**
+ * Where a socket is, as users write it.
+ *
+ * @module
+ */
+
+import { resolve } from "@std/path";
+import { Failure, UsageError } from "../errors.ts";
+
+export type Address =
+  | { transport: "unix"; path: string }
+  | { transport: "tcp"; hostname: string; port: number };
+
+/**
+ * Parses `PATH` or `tcp:HOST:PORT` (an IPv6 host may stand in brackets).
+ *
+ * @throws {UsageError} If it is neither.
+ */
+export function parseAddress(text: string): Address {
+  if (text === "") throw new UsageError("The socket's name is empty");
+  if (!text.startsWith("tcp:")) return { transport: "unix", path: resolve(text) };
+  const match = /^tcp:(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  if (!match || port < 1 || port > 65535) {
+    throw new UsageError(`"${text}" is no TCP address: write tcp:HOST:PORT`);
+  }
+  return { transport: "tcp", hostname: (match[1] ?? match[2]) as string, port };
+}
+
+/** The address as the user wrote it, for messages. */
+export function formatAddress(address: Address): string {
+  return address.transport === "unix"
+    ? address.path
+    : `tcp:${address.hostname}:${address.port}`;
+}
+
+/** The peer could not be reached, or the connection to it is gone. */
+export class ConnectionError extends Failure {
+  override name = "ConnectionError";
+}
+
+/**
+ * Connects to an address.
+ *
+ * @param what The peer's name in messages, such as "QMP socket".
+ * @throws {ConnectionError} If nobody answers within `timeoutMs`, with what to do about it.
+ */
+export async function connect(
+  address: Address,
+  what: string,
+  timeoutMs: number,
+): Promise<Deno.Conn> {
+  const name = `${what} "${formatAddress(address)}"`;
+  const pending = address.transport === "unix"
+    ? Deno.connect({ transport: "unix", path: address.path })
+    : Deno.connect({ transport: "tcp", hostname: address.hostname, port: address.port });
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    reject(new ConnectionError(`The ${name} did not answer within ${timeoutMs / 1000} s`));
+    pending.then((conn) => conn.close(), () => {});
+  }, timeoutMs);
+  try {
+    return await Promise.race([pending, late]);
+  } catch (error) {
+    throw error instanceof ConnectionError ? error : explain(error, name);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function explain(error: unknown, name: string): ConnectionError {
+  const options = { cause: error };
+  if (error instanceof Deno.errors.NotFound) {
+    return new ConnectionError(
+      `The ${name} does not exist: is the VM running, and is this the path it was given`,
+      options,
+    );
+  }
+  if (error instanceof Deno.errors.ConnectionRefused) {
+    return new ConnectionError(`Nobody listens on the ${name}: has the VM ended`, options);
+  }
+  if (error instanceof Deno.errors.PermissionDenied) {
+    return new ConnectionError(
+      `The ${name} may not be opened by this user: run as its owner or as root`,
+      options,
+    );
+  }
+  const words = error instanceof Error ? error.message : String(error);
+  return new ConnectionError(`The ${name} can't be reached: ${words}`, options);
+}
