@@ -29,6 +29,11 @@ const Answer = v.object({
 const DELIMITER = new Uint8Array([0xff]);
 const MAX_MESSAGE_BYTES = 16 << 20;
 
+interface Request {
+  execute: string;
+  arguments?: Record<string, unknown>;
+}
+
 interface Waiter {
   /** Whether this is the answer waited for; others are dropped. */
   accepts(value: unknown): boolean;
@@ -89,7 +94,7 @@ export class GuestAgent implements AsyncDisposable {
     this.#outOfSync = false;
   }
 
-  async #exchange(message: { execute: string }, accepts: Waiter["accepts"]): Promise<unknown> {
+  async #exchange(message: Request, accepts: Waiter["accepts"]): Promise<unknown> {
     if (this.#end) throw this.#end;
     const answer = Promise.withResolvers<unknown>();
     this.#waiter = { accepts, ...answer };

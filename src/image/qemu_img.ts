@@ -15,6 +15,11 @@ const log = getLogger(["qmpbackup", "qemu-img"]);
 /** `qemu-img` failed; the message holds what it said. */
 export class QemuImgError extends Failure {
   override name = "QemuImgError";
+
+  /** @param status The exit code of `qemu-img`, where it ran. */
+  constructor(message: string, readonly status?: number) {
+    super(message);
+  }
 }
 
 export interface RunOptions {
@@ -51,7 +56,8 @@ export async function qemuImg(args: string[], options: RunOptions = {}): Promise
   const decoder = new TextDecoder();
   if (!output.success) {
     const words = decoder.decode(output.stderr).trim().slice(-2000) || `exit code ${output.code}`;
-    throw new QemuImgError(`qemu-img ${args[0]} failed: ${words.replace(/^qemu-img: /gm, "")}`);
+    const message = `qemu-img ${args[0]} failed: ${words.replace(/^qemu-img: /gm, "")}`;
+    throw new QemuImgError(message, output.code);
   }
   return decoder.decode(output.stdout);
 }
@@ -145,6 +151,9 @@ export function parseImageFacts(text: string): ImageFacts {
   };
 }
 
+/** The exit code of `qemu-img check` for leaked clusters and nothing worse. */
+const ONLY_LEAKS = 3;
+
 /**
  * Checks an image's metadata (`qemu-img check`). Leaked clusters only waste space and are no error.
  *
@@ -154,7 +163,7 @@ export async function checkImage(path: string, options: RunOptions = {}): Promis
   try {
     await qemuImg(["check", "-q", "-f", "qcow2", path], options);
   } catch (error) {
-    if (error instanceof QemuImgError && /leaked clusters/i.test(error.message)) return;
+    if (error instanceof QemuImgError && error.status === ONLY_LEAKS) return;
     throw error;
   }
 }

@@ -191,7 +191,9 @@ export class QmpClient implements AsyncDisposable {
     const text = JSON.stringify(message);
     log.debug("→ {text}", { text });
     const bytes = new TextEncoder().encode(text + "\n");
-    this.#writing = this.#writing.then(() => this.#write(bytes)).catch((error) => this.#lost(error));
+    this.#writing = this.#writing.then(() => this.#write(bytes)).catch((error) =>
+      this.#lost(error)
+    );
   }
 
   async #write(bytes: Uint8Array) {

@@ -29,9 +29,7 @@ export function parseAddress(text: string): Address {
 
 /** The address as the user wrote it, for messages. */
 export function formatAddress(address: Address): string {
-  return address.transport === "unix"
-    ? address.path
-    : `tcp:${address.hostname}:${address.port}`;
+  return address.transport === "unix" ? address.path : `tcp:${address.hostname}:${address.port}`;
 }
 
 /** The peer could not be reached, or the connection to it is gone. */
