@@ -1,0 +1,49 @@
+/**
+ * Whether an increment can be taken of a disk, and on what it builds. Pure.
+ *
+ * @module
+ */
+
+import { join } from "@std/path";
+import type { Point } from "../catalog/chains.ts";
+import type { Disk } from "../vm/disks.ts";
+
+export type Basis =
+  | { usable: true; last: Point; bitmap: string; dirtyBytes: number }
+  | { usable: false; reason: string };
+
+/**
+ * Looks whether all is there that an increment needs: the last backup, its file, and a bitmap that has
+ * recorded every change since.
+ *
+ * @param last The disk's last full or incremental backup in this target.
+ * @param fileExists Whether a file, relative to the target, is there.
+ */
+export function basisOf(
+  disk: Disk,
+  last: Point | undefined,
+  fileExists: (file: string) => boolean,
+): Basis {
+  const not = (reason: string): Basis => ({ usable: false, reason });
+  if (!last) return not("no backup of this disk in the target yet");
+  const { file, bitmap: name, granularityBytes, virtualSizeBytes } = last.disk;
+  if (!fileExists(file)) return not(`the last backup "${join(file)}" is missing`);
+  const bitmap = disk.bitmaps.find((bitmap) => bitmap.name === name);
+  if (name === null || !bitmap) {
+    return not(`its bitmap "${name}" is gone (QEMU was killed, or the disk got another image)`);
+  }
+  if (bitmap.inconsistent) {
+    return not(`its bitmap "${name}" is inconsistent (QEMU was killed)`);
+  }
+  if (!bitmap.recording) return not(`its bitmap "${name}" does not record`);
+  if (bitmap.busy) return not(`its bitmap "${name}" is in use by another job or export`);
+  if (bitmap.granularityBytes !== granularityBytes) {
+    return not(
+      `its bitmap "${name}" has another granularity (${bitmap.granularityBytes}) than the one of ` +
+        `the last backup (${granularityBytes}): it was made anew`,
+    );
+  }
+  // QEMU grows a bitmap with its disk; what was cut off it forgets.
+  if (disk.virtualSizeBytes < virtualSizeBytes) return not("the disk has shrunk");
+  return { usable: true, last, bitmap: bitmap.name, dirtyBytes: bitmap.countBytes };
+}

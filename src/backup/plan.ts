@@ -1,0 +1,243 @@
+/**
+ * Decides what a backup will do, as plain data. Pure: all it needs to know is in `Facts`.
+ *
+ * @module
+ */
+
+import { join } from "@std/path";
+import { lastInChain, type Point, restorePoints } from "../catalog/chains.ts";
+import {
+  bitmapName,
+  diskFileName,
+  type DiskLevel,
+  imageName,
+  parseImageName,
+  PARTIAL_SUFFIX,
+  RECORDS_FOLDER,
+  runId,
+} from "../catalog/names.ts";
+import type { Target } from "../catalog/target.ts";
+import { Failure, UsageError } from "../errors.ts";
+import type { Features } from "../qmp/schema.ts";
+import type { VmIdentity } from "../qmp/queries.ts";
+import type { Disk, LeftOut } from "../vm/disks.ts";
+import { basisOf } from "./basis.ts";
+import type { BackupRequest, Level } from "./request.ts";
+import { selectDisks } from "./select.ts";
+
+export interface Facts {
+  vm: VmIdentity;
+  /** `query-status`. */
+  runState: string;
+  features: Features;
+  disks: Disk[];
+  leftOut: LeftOut[];
+  target: Target;
+  /** The files in each folder of the target, by the folder's name. */
+  files: Map<string, string[]>;
+  /** Where each disk's fleece may lie beside it, by the disk's id; null where that is no folder. */
+  besideDisk: Map<string, string | null>;
+  startedAt: Date;
+  /** Eight random hexadecimal digits: what marks all that this run leaves in QEMU. */
+  tag: string;
+  newChainId: string;
+}
+
+export interface DiskPlan {
+  disk: Disk;
+  level: DiskLevel;
+  reason: string;
+  folder: string;
+  /** Relative to the target. */
+  file: string;
+  /** The image it builds on, relative to the target and in the same folder. */
+  parent: string | null;
+  /** The bitmap that has recorded since the last backup, and that counts until this one is done. */
+  previousBitmap: string | null;
+  /** The bitmap that counts from this backup on; null for a copy. */
+  nextBitmap: string | null;
+  /** How much is to be copied, as far as it can be known. */
+  estimateBytes: number;
+  job: string;
+  nodes: Record<"target" | "file" | "fleece" | "filter" | "snapshot", string>;
+  /** Absolute. */
+  fleeceFile: string;
+  /** The file of the source's `qemu-img info`, relative to the target. */
+  configFile: string;
+}
+
+export interface Plan {
+  runId: string;
+  sequence: number;
+  chainId: string;
+  startedAt: Date;
+  request: BackupRequest;
+  vm: VmIdentity;
+  features: Features;
+  disks: DiskPlan[];
+  leftOut: LeftOut[];
+}
+
+/** The states of a VM in which its disks can be backed up: of `-S`, too. */
+const RUN_STATES = ["running", "paused", "prelaunch"];
+
+/**
+ * Plans a backup.
+ *
+ * @throws {UsageError} If the request does not fit the VM or the target.
+ * @throws {Failure} If it can't be done, with the disk and the remedy.
+ */
+export function planBackup(request: BackupRequest, facts: Facts): Plan {
+  const { target, tag } = facts;
+  refuseRunState(facts.runState);
+  refuseOtherVm(target, facts.vm);
+  const chainId = chainIdOf(request, facts);
+  const { selected, leftOut } = selectDisks(facts.disks, request);
+  if (!facts.features.fleecing) {
+    throw new Failure("This QEMU can't take snapshots through copy-before-write: 7.1 or newer can");
+  }
+  const points = restorePoints(target.runs);
+  const seconds = imageTime(facts);
+  const disks = selected.map((disk, index): DiskPlan => {
+    const last = lastInChain(points, disk.id);
+    const folder = last?.disk.folder ?? disk.name;
+    const files = facts.files.get(folder) ?? [];
+    refusePartial(target.path, folder, files);
+    const level = levelOf(request.level, disk, last, (file) => isListed(facts.files, file));
+    const name = imageName(level.level, seconds, diskFileName(disk.source));
+    const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ??
+      join(target.path, RECORDS_FOLDER);
+    const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
+    return {
+      disk,
+      ...level,
+      folder,
+      file: `${folder}/${name}`,
+      nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
+      job: `qmpbackup.${tag}.${disk.name}`,
+      nodes: {
+        target: node("target"),
+        file: node("file"),
+        fleece: node("fleece"),
+        filter: node("cbw"),
+        snapshot: node("snap"),
+      },
+      fleeceFile: join(beside, `qmpbackup-${tag}-${index}.fleece`),
+      configFile: configName(disk, selected),
+    };
+  });
+  return {
+    runId: runId(facts.startedAt, tag),
+    sequence: (target.runs.at(-1)?.sequence ?? 0) + 1,
+    chainId,
+    startedAt: facts.startedAt,
+    request,
+    vm: facts.vm,
+    features: facts.features,
+    disks,
+    leftOut: [...facts.leftOut, ...leftOut],
+  };
+}
+
+function refuseRunState(runState: string) {
+  if (RUN_STATES.includes(runState)) return;
+  throw new Failure(
+    `The VM is in the state "${runState}": it must be running or paused, or started with -S`,
+  );
+}
+
+function refuseOtherVm({ path, runs }: Target, vm: VmIdentity) {
+  const then = runs.at(-1)?.vm;
+  if (!then) return;
+  const same = then.uuid && vm.uuid ? then.uuid === vm.uuid : then.name === vm.name;
+  if (same) return;
+  const call = ({ name, uuid }: VmIdentity) => `"${name}"${uuid && ` (${uuid})`}`;
+  throw new UsageError(
+    `The target "${path}" holds backups of the VM ${call(then)}, this is ${call(vm)}: ` +
+      "name another target",
+  );
+}
+
+function chainIdOf(request: BackupRequest, { target, newChainId }: Facts): string {
+  const present = target.chainId ?? target.runs.findLast(hasChain)?.chain ?? null;
+  if (present !== null && request.uuid !== null && request.uuid !== present) {
+    throw new UsageError(
+      `The target's chain has the id "${present}": leave out --uuid, or name another target`,
+    );
+  }
+  return present ?? request.uuid ?? newChainId;
+}
+
+const hasChain = ({ disks }: { disks: { level: DiskLevel }[] }) =>
+  disks.some(({ level }) => level !== "copy");
+
+function levelOf(
+  asked: Level,
+  disk: Disk,
+  last: Point | undefined,
+  fileExists: (file: string) => boolean,
+): Pick<DiskPlan, "level" | "reason" | "parent" | "previousBitmap" | "estimateBytes"> {
+  const whole = { parent: null, previousBitmap: null, estimateBytes: disk.allocatedBytes };
+  if (asked === "copy") return { ...whole, level: "copy", reason: "asked for" };
+  if (disk.format === "qcow2" && !disk.holdsBitmaps) {
+    throw new Failure(
+      `The disk "${disk.name}" is a qcow2 image of version 2, which can't hold a bitmap: use ` +
+        "--level copy, or upgrade it while the VM is off (qemu-img amend -o compat=1.1)",
+    );
+  }
+  // The bitmap of the last backup goes when the new one is done, whatever else was wrong with it.
+  const stale = disk.bitmaps.find(({ name }) => name === last?.disk.bitmap)?.name ?? null;
+  if (asked === "full") {
+    return { ...whole, level: "full", previousBitmap: stale, reason: "asked for" };
+  }
+  const basis = basisOf(disk, last, fileExists);
+  if (basis.usable) {
+    return {
+      level: "inc",
+      reason: asked === "inc" ? "asked for" : "the last backup and its bitmap are there",
+      parent: basis.last.disk.file,
+      previousBitmap: basis.bitmap,
+      estimateBytes: basis.dirtyBytes,
+    };
+  }
+  if (asked === "inc") {
+    throw new Failure(
+      `No increment can be taken of the disk "${disk.name}": ${basis.reason}. ` +
+        "Use --level auto (a full backup of the disks that need one) or --level full",
+    );
+  }
+  return { ...whole, level: "full", previousBitmap: stale, reason: basis.reason };
+}
+
+/**
+ * The time in the images' names: now, but later than any name in the target, so that two runs in one
+ * second don't collide and names sort even where the clock was set back.
+ */
+function imageTime({ startedAt, files }: Facts): number {
+  const taken = [...files.values()].flat().map((name) => parseImageName(name)?.unixSeconds ?? 0);
+  return taken.reduce(
+    (time, used) => Math.max(time, used + 1),
+    Math.floor(startedAt.getTime() / 1000),
+  );
+}
+
+function isListed(files: Map<string, string[]>, path: string): boolean {
+  const slash = path.lastIndexOf("/");
+  return files.get(path.slice(0, slash))?.includes(path.slice(slash + 1)) ?? false;
+}
+
+function refusePartial(target: string, folder: string, files: string[]) {
+  const partial = files.find((name) => name.endsWith(PARTIAL_SUFFIX));
+  if (!partial) return;
+  throw new Failure(
+    `"${join(target, folder, partial)}" was left by another program's unfinished backup: ` +
+      "see that none is running, and remove it",
+  );
+}
+
+/** Two disks may have files of one name: then the folder tells them apart. */
+function configName(disk: Disk, all: Disk[]): string {
+  const name = diskFileName(disk.source);
+  const shared = all.some((other) => other !== disk && diskFileName(other.source) === name);
+  return shared ? `${disk.name}.${name}.config` : `${name}.config`;
+}

@@ -1,0 +1,55 @@
+/**
+ * Restore points and the chains they form, from the records of a target. Pure.
+ *
+ * @module
+ */
+
+import { Failure } from "../errors.ts";
+import type { DiskRecord, RunRecord } from "./record.ts";
+
+/** The records contradict each other or miss something. */
+export class ChainError extends Failure {
+  override name = "ChainError";
+}
+
+/** One disk at one point in time: an image that was reported as done. */
+export interface Point {
+  run: RunRecord;
+  disk: DiskRecord;
+}
+
+/** All restore points of a target, oldest first. */
+export function restorePoints(runs: RunRecord[]): Point[] {
+  return runs
+    .toSorted((a, b) => a.sequence - b.sequence)
+    .flatMap((run) =>
+      run.disks.filter(({ result }) => result === "done").map((disk) => ({ run, disk }))
+    );
+}
+
+/** The backup that an increment of this disk builds on; copies stand beside the chain. */
+export function lastInChain(points: Point[], diskId: string): Point | undefined {
+  return points.findLast(({ disk }) => disk.id === diskId && disk.level !== "copy");
+}
+
+/**
+ * The images that make up a restore point, the full backup first.
+ *
+ * @param file The point's image, relative to the target.
+ * @throws {ChainError} If a link leads nowhere or in a circle.
+ */
+export function chainOf(points: Point[], file: string): Point[] {
+  const byFile = new Map(points.map((point) => [point.disk.file, point]));
+  const chain: Point[] = [];
+  for (let next: string | null = file; next !== null;) {
+    const point = byFile.get(next);
+    if (!point) throw new ChainError(`No record of "${next}", which "${file}" builds on`);
+    if (chain.includes(point)) throw new ChainError(`The chain of "${file}" runs in a circle`);
+    chain.unshift(point);
+    next = point.disk.parent;
+  }
+  if (chain[0]?.disk.level === "inc") {
+    throw new ChainError(`The chain of "${file}" does not start with a full backup`);
+  }
+  return chain;
+}

@@ -1,0 +1,85 @@
+/**
+ * One run at a time: a lock on a file that the kernel takes back when its holder dies (flock(2)),
+ * so that no stale lock is ever left behind. What stands in the file is for people.
+ *
+ * @module
+ */
+
+import { delay } from "@std/async";
+import * as v from "valibot";
+import { LockedError } from "../errors.ts";
+
+const Holder = v.object({ run: v.string(), host: v.string(), pid: v.number(), since: v.string() });
+/** Who holds a lock. */
+export type Holder = v.InferOutput<typeof Holder>;
+
+/** Deno 2.4 can't ask for a lock without waiting for it: this is how long it waits. */
+const LOCK_WAIT_MS = 500;
+
+/**
+ * Takes the lock, until disposed.
+ *
+ * @param path The lock's file; made where it is missing, and left when the lock is gone: removing it
+ * would let two runs hold a lock each.
+ * @throws {LockedError} If another run holds it, with who that is.
+ */
+export async function takeLock(path: string, holder: Holder): Promise<Disposable> {
+  const file = await Deno.open(path, { read: true, write: true, create: true, mode: 0o600 });
+  if (!await tryLock(file)) {
+    const words = describeHolder(await readHolder(path));
+    throw new LockedError(`Another run is at work on this target: ${words}`);
+  }
+  await file.truncate();
+  await file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n"));
+  return { [Symbol.dispose]: () => file.close() };
+}
+
+/**
+ * Whether a living run holds the lock. A lock file that is not there is held by nobody.
+ *
+ * @throws {Deno.errors.PermissionDenied} If it can't be asked.
+ */
+export async function isLocked(path: string): Promise<boolean> {
+  try {
+    const file = await Deno.open(path, { read: true, write: true });
+    const free = await tryLock(file);
+    if (free) file.close();
+    return !free;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+/** "run 2026…-3f9a2c (pid 123 on host, since …)". */
+export function describeHolder(holder: Holder | null): string {
+  if (!holder) return "its name is not known";
+  return `run ${holder.run} (pid ${holder.pid} on ${holder.host}, since ${holder.since})`;
+}
+
+/** Decodes what stands in a lock; null if it is nothing of ours. */
+export function parseHolder(text: string): Holder | null {
+  try {
+    return v.parse(Holder, JSON.parse(text));
+  } catch {
+    return null;
+  }
+}
+
+async function readHolder(path: string): Promise<Holder | null> {
+  return parseHolder(await Deno.readTextFile(path).catch(() => ""));
+}
+
+/** Closes the file where the lock can't be had, if the runtime lets it. */
+async function tryLock(file: Deno.FsFile): Promise<boolean> {
+  if ("tryLock" in file) {
+    const got = await file.tryLock(true);
+    if (!got) file.close();
+    return got;
+  }
+  const waiting = (file as Deno.FsFile).lock(true).then(() => true, () => false);
+  return await Promise.race([
+    waiting,
+    delay(LOCK_WAIT_MS, { persistent: false }).then(() => false),
+  ]);
+}

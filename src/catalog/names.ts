@@ -1,0 +1,144 @@
+/**
+ * The names of a backup directory, made and read. Pure.
+ *
+ * ```
+ * TARGET/uuid                                  the chain's id
+ * TARGET/<disk file name>.config               what `qemu-img info` says of the source
+ * TARGET/<disk>/{FULL,INC,COPY}-<unix seconds>-<disk file name>
+ * TARGET/_qmpbackup/runs/<run id>.json         the record of a run
+ * TARGET/_qmpbackup/lock
+ * ```
+ *
+ * A disk's folder is named by a block node, and QEMU wants those to start with a letter: so
+ * `_qmpbackup` can't be one. It starts with no dot, so that `cp -r TARGET/* …` takes it along.
+ *
+ * @module
+ */
+
+export const RECORDS_FOLDER = "_qmpbackup";
+export const RUNS_FOLDER = `${RECORDS_FOLDER}/runs`;
+export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
+export const UUID_FILE = "uuid";
+export const PARTIAL_SUFFIX = ".partial";
+
+/** What a backup of a disk is: all of it, what changed since the last one, or all beside the chain. */
+export type DiskLevel = "full" | "inc" | "copy";
+
+const PREFIX = { full: "FULL", inc: "INC", copy: "COPY" } as const;
+
+/** File systems end a name at 255 bytes; a level, a time and `.partial` must still fit on. */
+const MAX_DISK_FILE_NAME_BYTES = 200;
+
+/** `FULL-1763852400-disk.qcow2`. */
+export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: string): string {
+  return `${PREFIX[level]}-${unixSeconds}-${diskFileName}`;
+}
+
+export interface ImageName {
+  level: DiskLevel;
+  unixSeconds: number;
+  diskFileName: string;
+}
+
+/** The opposite of `imageName()`; null for any other name. */
+export function parseImageName(name: string): ImageName | null {
+  const match = /^(FULL|INC|COPY)-(\d{1,12})-(.+)$/s.exec(name);
+  if (!match || name.endsWith(PARTIAL_SUFFIX)) return null;
+  const [, prefix, seconds, diskFileName] = match as unknown as [string, string, string, string];
+  return {
+    level: prefix.toLowerCase() as DiskLevel,
+    unixSeconds: Number(seconds),
+    diskFileName,
+  };
+}
+
+/**
+ * The name of a disk's file, from what QEMU calls its `filename`: a path, `json:{…}`, or a protocol
+ * such as `rbd:pool/image:id=admin` or `nbd://host/export`.
+ */
+export function diskFileName(filename: string): string {
+  return safeName(lastPart(filename));
+}
+
+function lastPart(filename: string): string {
+  if (filename.startsWith("json:")) return jsonPart(filename.slice("json:".length)) ?? "disk";
+  if (filename.startsWith("/")) return filename;
+  const legacyRbd = /^rbd:([^:@]+)/.exec(filename);
+  if (legacyRbd) return legacyRbd[1] as string;
+  const url = /^[a-z0-9+]+:\/\/(.*)$/s.exec(filename);
+  return (url?.[1] ?? filename).replace(/[?#].*$/s, "");
+}
+
+/** What names the storage in block driver options, looked for from the outside in. */
+const NAMING_KEYS = ["filename", "image", "path", "volume", "lun", "export", "url"];
+
+function jsonPart(text: string): string | null {
+  let options: unknown;
+  try {
+    options = JSON.parse(text);
+  } catch {
+    return null;
+  }
+  return namingValue(options, 8);
+}
+
+function namingValue(options: unknown, depth: number): string | null {
+  if (typeof options !== "object" || options === null || depth === 0) return null;
+  const map = new Map<string, unknown>(Object.entries(options));
+  for (const key of NAMING_KEYS) {
+    const value = map.get(key);
+    if (typeof value === "string" && value !== "") return value;
+  }
+  return namingValue(map.get("file"), depth - 1);
+}
+
+/**
+ * Makes a file name that is safe everywhere: no folder, no control character, no colon (QEMU reads
+ * what stands before one as a protocol), not too long.
+ */
+function safeName(path: string): string {
+  const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
+  // deno-lint-ignore no-control-regex
+  const clean = base.replace(/[\u0000-\u001f\u007f:\\/\ufffd]/g, "_");
+  if (clean === "" || clean === "." || clean === "..") return "disk";
+  return shorten(clean);
+}
+
+function shorten(name: string): string {
+  const size = (text: string) => new TextEncoder().encode(text).length;
+  if (size(name) <= MAX_DISK_FILE_NAME_BYTES) return name;
+  // The end is what tells long names apart, and holds the extension.
+  const letters = [...name];
+  while (size(letters.join("")) > MAX_DISK_FILE_NAME_BYTES) letters.shift();
+  return letters.join("");
+}
+
+/** A chain's id as a user may give it: it becomes the end of bitmap names and a file's content. */
+export function isChainId(text: string): boolean {
+  return /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(text);
+}
+
+const BITMAP_PREFIX = "qmpbackup-";
+
+/**
+ * The name of a dirty bitmap: the reference's `qmpbackup-<disk>-<uuid>` with the run in the middle,
+ * so that each backup's is its own.
+ */
+export function bitmapName(disk: string, runTag: string, chainId: string): string {
+  return `${BITMAP_PREFIX}${disk}-${runTag}-${chainId}`;
+}
+
+/** Whether a bitmap is a backup's (ours or the reference's), of this chain if one is given. */
+export function isBackupBitmap(name: string, chainId?: string): boolean {
+  return name.startsWith(BITMAP_PREFIX) && (!chainId || name.endsWith(`-${chainId}`));
+}
+
+/** A run's id: when it started, to be read by people, and a tag that makes it unique. */
+export function runId(startedAt: Date, tag: string): string {
+  return `${startedAt.toISOString().replace(/[-:]|\.\d+/g, "")}-${tag}`;
+}
+
+/** The tag in a run's id. */
+export function tagOf(runId: string): string {
+  return runId.slice(runId.lastIndexOf("-") + 1);
+}

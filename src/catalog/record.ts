@@ -1,0 +1,130 @@
+/**
+ * The record of a run: what restore, `info` and the next backup believe. Pure.
+ *
+ * Order and parents come from here, never from file times. A field is never given another meaning:
+ * what can't be said with the present ones raises `VERSION`.
+ *
+ * @module
+ */
+
+import * as v from "valibot";
+import { Failure } from "../errors.ts";
+
+const FORMAT = "qmpbackup-run";
+const VERSION = 1;
+
+/** A record that can't be believed. */
+export class RecordError extends Failure {
+  override name = "RecordError";
+}
+
+/** A path below the target: one or two names, none of which leads elsewhere. */
+const InsideTarget = v.pipe(
+  v.string(),
+  v.check(isInsideTarget, "is no path inside of the target"),
+);
+
+function isInsideTarget(path: string): boolean {
+  const names = path.split("/");
+  // deno-lint-ignore no-control-regex
+  const isName = (name: string) => !["", ".", ".."].includes(name) && !/[\u0000]/.test(name);
+  return names.length <= 2 && names.every(isName);
+}
+
+const sizeBytes = v.pipe(v.number(), v.minValue(0));
+const time = v.pipe(v.string(), v.isoTimestamp());
+
+const DiskRecord = v.object({
+  /** The disk's identity: the QOM path of its device. */
+  id: v.string(),
+  /** Its folder, relative to the target. */
+  folder: InsideTarget,
+  /** The file behind it, as QEMU names it. */
+  source: v.string(),
+  /** The node its bitmap lies on. */
+  node: v.string(),
+  level: v.picklist(["full", "inc", "copy"]),
+  /** Why this level. */
+  reason: v.string(),
+  /** The bitmap that counts from this backup on; null for a copy. */
+  bitmap: v.nullable(v.string()),
+  granularityBytes: v.nullable(sizeBytes),
+  /** The image, relative to the target. */
+  file: InsideTarget,
+  /** The image this one builds on, relative to the target. */
+  parent: v.nullable(InsideTarget),
+  virtualSizeBytes: sizeBytes,
+  /** What the image takes on the disk. */
+  bytesWritten: sizeBytes,
+  result: v.picklist(["pending", "done", "failed", "cancelled"]),
+  error: v.nullable(v.string()),
+});
+export type DiskRecord = v.InferOutput<typeof DiskRecord>;
+
+const RunRecord = v.object({
+  format: v.literal(FORMAT),
+  version: v.literal(VERSION),
+  id: v.string(),
+  /** Counts the target's runs: their order, whatever the clock did. */
+  sequence: v.pipe(v.number(), v.integer(), v.minValue(1)),
+  level: v.picklist(["full", "inc", "copy", "auto"]),
+  /** "running" in a record whose run is over means that it was killed. */
+  state: v.picklist(["running", "done", "failed", "cancelled"]),
+  /** The target's chain id (its `uuid` file). */
+  chain: v.string(),
+  /** Times are UTC. */
+  started: time,
+  /** The moment whose contents the images hold; null before it was taken. */
+  pointInTime: v.nullable(time),
+  finished: v.nullable(time),
+  tool: v.string(),
+  qemu: v.string(),
+  vm: v.object({ name: v.string(), uuid: v.string() }),
+  /** How the guest was held while the point in time was taken, and for how long. */
+  hold: v.object({
+    kind: v.picklist(["none", "stop", "already-stopped"]),
+    pausedMs: v.number(),
+    frozenMs: v.nullable(v.number()),
+  }),
+  disks: v.array(DiskRecord),
+  leftOut: v.array(v.object({ device: v.string(), reason: v.string() })),
+  warnings: v.array(v.string()),
+});
+export type RunRecord = v.InferOutput<typeof RunRecord>;
+
+/** What a new record starts from. */
+export const RECORD_HEAD = { format: FORMAT, version: VERSION } as const;
+
+/**
+ * Decodes a record.
+ *
+ * @param name The file's name, for the message.
+ * @throws {RecordError} If it is not one, or a newer program's.
+ */
+export function parseRecord(name: string, text: string): RunRecord {
+  const remedy = "the images can still be read with any QEMU tool";
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    throw new RecordError(`The record "${name}" is no JSON (${remedy})`);
+  }
+  const head = v.safeParse(v.object({ format: v.literal(FORMAT), version: v.number() }), json);
+  if (head.success && head.output.version > VERSION) {
+    throw new RecordError(
+      `The record "${name}" was written by a newer qmpbackup: use that one here (${remedy})`,
+    );
+  }
+  const record = v.safeParse(RunRecord, json);
+  if (record.success) return record.output;
+  const [issue] = record.issues;
+  const where = v.getDotPath(issue) ?? "";
+  throw new RecordError(
+    `The record "${name}" is damaged or not ours, at "${where}": ${issue.message} (${remedy})`,
+  );
+}
+
+/** The text of a record's file. */
+export function formatRecord(record: RunRecord): string {
+  return JSON.stringify(record, null, 2) + "\n";
+}

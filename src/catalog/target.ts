@@ -1,0 +1,147 @@
+/**
+ * The backup directory: reads what is there, and writes the few files of ours in it.
+ *
+ * @module
+ */
+
+import { join } from "@std/path";
+import { UsageError } from "../errors.ts";
+import { exists, syncPath, writeDurably } from "./durable.ts";
+import { isChainId, LOCK_FILE, RECORDS_FOLDER, RUNS_FOLDER, UUID_FILE } from "./names.ts";
+import { formatRecord, parseRecord, RecordError, type RunRecord } from "./record.ts";
+
+/** A record is some kilobytes; what is far larger is none. */
+const MAX_RECORD_BYTES = 16 << 20;
+
+export interface Target {
+  /** Absolute. */
+  path: string;
+  /** The chain's id, or null for a target without one: a new one, or one that holds copies only. */
+  chainId: string | null;
+  /** Whether runs were recorded here; the reference's targets have an id and no records. */
+  hasRecords: boolean;
+  /** In the order of their sequence numbers. */
+  runs: RunRecord[];
+}
+
+/**
+ * Reads a backup directory; one that does not exist is empty.
+ *
+ * @param path Absolute.
+ * @throws {UsageError} If it can't be read or is no directory.
+ * @throws {RecordError} If what stands in it can't be believed.
+ */
+export async function readTarget(path: string): Promise<Target> {
+  try {
+    const runs = await readRuns(path);
+    return {
+      path,
+      chainId: await readChainId(path),
+      hasRecords: await exists(join(path, RUNS_FOLDER)),
+      runs,
+    };
+  } catch (error) {
+    throw readable(error, path);
+  }
+}
+
+/** Names that may lie in a new target without being backups. */
+function isHarmless({ name }: Deno.DirEntry): boolean {
+  return name.startsWith(".") || name === "lost+found" || name.endsWith(".log");
+}
+
+/**
+ * Refuses a directory that holds something else than backups, before anything is written to it.
+ *
+ * @throws {UsageError} If it does.
+ */
+export async function refuseForeign(target: Target): Promise<void> {
+  if (target.chainId !== null || target.hasRecords || !await exists(target.path)) return;
+  try {
+    for await (const entry of Deno.readDir(target.path)) {
+      if (isHarmless(entry) || entry.name === RECORDS_FOLDER) continue;
+      throw new UsageError(
+        `The target "${target.path}" holds "${entry.name}" and no backups of ours: ` +
+          "name an empty or a new directory",
+      );
+    }
+  } catch (error) {
+    throw readable(error, target.path);
+  }
+}
+
+/**
+ * Makes the directory and the folder of our records, open to their owner only.
+ *
+ * @returns The lock's file in it.
+ * @throws {UsageError} If this user may not.
+ */
+export async function createTarget(path: string): Promise<string> {
+  try {
+    await Deno.mkdir(join(path, RUNS_FOLDER), { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw readable(error, path);
+  }
+  return join(path, LOCK_FILE);
+}
+
+/** Writes a run's record, whole or not at all. This is what makes a backup count. */
+export async function writeRun(path: string, record: RunRecord): Promise<void> {
+  await writeDurably(join(path, RUNS_FOLDER, `${record.id}.json`), formatRecord(record));
+}
+
+/** Writes the chain's id, as the reference does: no newline. */
+export async function writeChainId(path: string, chainId: string): Promise<void> {
+  await writeDurably(join(path, UUID_FILE), chainId);
+}
+
+/** Makes a disk's folder, and makes it last. */
+export async function createFolder(target: string, folder: string): Promise<void> {
+  await Deno.mkdir(join(target, folder), { recursive: true, mode: 0o700 });
+  await syncPath(target);
+}
+
+async function readChainId(path: string): Promise<string | null> {
+  const file = join(path, UUID_FILE);
+  if (!await exists(file)) return null;
+  const text = (await readSmall(file)).trim();
+  if (!isChainId(text)) {
+    throw new RecordError(`"${file}" holds no chain id: restore it, or name a new target`);
+  }
+  return text;
+}
+
+async function readRuns(path: string): Promise<RunRecord[]> {
+  const folder = join(path, RUNS_FOLDER);
+  const runs: RunRecord[] = [];
+  try {
+    for await (const { name } of Deno.readDir(folder)) {
+      if (!name.endsWith(".json")) continue;
+      runs.push(parseRecord(join(folder, name), await readSmall(join(folder, name))));
+    }
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  return runs.sort((a, b) => a.sequence - b.sequence);
+}
+
+async function readSmall(path: string): Promise<string> {
+  const { size, isFile } = await Deno.stat(path);
+  if (!isFile || size > MAX_RECORD_BYTES) {
+    throw new RecordError(`"${path}" is no file of ours: it is too large, or no regular file`);
+  }
+  return await Deno.readTextFile(path);
+}
+
+function readable(error: unknown, path: string): unknown {
+  if (error instanceof Deno.errors.PermissionDenied) {
+    return new UsageError(`The directory "${path}" may not be used by this user: ${error.message}`);
+  }
+  if (error instanceof Deno.errors.NotADirectory || error instanceof Deno.errors.AlreadyExists) {
+    return new UsageError(`"${path}" is no directory`);
+  }
+  if (error instanceof Error && "code" in error && error.code === "EROFS") {
+    return new UsageError(`The directory "${path}" lies on a read-only file system`);
+  }
+  return error;
+}

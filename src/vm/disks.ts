@@ -1,0 +1,164 @@
+/**
+ * The guest's disks, from what QEMU says of its devices and block graph. Pure but for `queryDisks()`.
+ *
+ * A disk is known by the QOM path of its device, which stays when nodes come and go. Between the
+ * device and the image there may be filters: a throttle, another program's job, or one of ours that
+ * was left behind. Bitmaps belong on the format node below them.
+ *
+ * @module
+ */
+
+import {
+  type BlockDevice,
+  type BlockGraph,
+  type BlockNode,
+  type DirtyBitmap,
+  type ImageInfo,
+  qomProperties,
+  queryBlock,
+  queryGraph,
+  queryNodes,
+} from "../qmp/queries.ts";
+import type { QmpClient } from "../qmp/client.ts";
+
+export interface Disk {
+  /** The QOM path of the device: the disk's identity. */
+  id: string;
+  /** The device's name, "" where it was made with `-blockdev`. */
+  device: string;
+  /** The node at the device: the image or a filter above it. */
+  rootNode: string;
+  /** The node of the image, where bitmaps belong. */
+  node: string;
+  /** What users and folders call it: the node's name, or the device's where QEMU made that up. */
+  name: string;
+  /** The file, as QEMU names it: a path, a protocol's name or `json:{…}`. */
+  source: string;
+  /** `qcow2`, or the driver's name of anything else. */
+  format: string;
+  readOnly: boolean;
+  removable: boolean;
+  virtualSizeBytes: number;
+  /** What the image takes now. */
+  allocatedBytes: number;
+  clusterSizeBytes: number | null;
+  lazyRefcounts: boolean;
+  /** Whether the image can hold a bitmap over a restart of QEMU (qcow2 version 3). */
+  holdsBitmaps: boolean;
+  bitmaps: DirtyBitmap[];
+  image: ImageInfo;
+}
+
+/** A device that is no candidate for a backup, and why. */
+export interface LeftOut {
+  device: string;
+  reason: string;
+}
+
+/** The drivers that pass everything on to the child they stand before. */
+const FILTERS = new Set([
+  ...["throttle", "copy-before-write", "copy-on-read", "preallocate", "compress"],
+  ...["backup-top", "mirror_top", "commit_top", "blkdebug", "blkverify", "blklogwrites"],
+  ...["blkreplay", "snapshot-access"],
+]);
+
+/** Asks QEMU for the guest's disks. */
+export async function queryDisks(
+  qmp: QmpClient,
+): Promise<{ disks: Disk[]; leftOut: LeftOut[]; nodes: BlockNode[] }> {
+  const devices = await queryBlock(qmp);
+  const nodes = await queryNodes(qmp);
+  const graph = await queryGraph(qmp);
+  const withPaths = await Promise.all(
+    devices.map(async (device) => ({ ...device, qdev: await drivePath(qmp, device.qdev) })),
+  );
+  return { ...disksOf(withPaths, nodes, graph), nodes };
+}
+
+/**
+ * The QOM path of the object that has the `drive` property: what `query-block` calls `qdev` is the id
+ * or the path of the device, or of a part of it (NVMe).
+ */
+async function drivePath(qmp: QmpClient, qdev: string): Promise<string> {
+  let path = qdev.startsWith("/") || qdev === "" ? qdev : `/machine/peripheral/${qdev}`;
+  while (path.length > "/machine".length) {
+    if ((await qomProperties(qmp, path))?.includes("drive")) return path;
+    path = path.slice(0, path.lastIndexOf("/"));
+  }
+  return qdev;
+}
+
+/**
+ * Sorts devices into disks and what is left out whatever the user asks for.
+ *
+ * @param devices With `qdev` as the path of the object that has the `drive` property.
+ */
+export function disksOf(
+  devices: BlockDevice[],
+  nodes: BlockNode[],
+  graph: BlockGraph,
+): { disks: Disk[]; leftOut: LeftOut[] } {
+  const disks: Disk[] = [];
+  const leftOut: LeftOut[] = [];
+  for (const device of devices) {
+    const label = device.device || device.inserted?.["node-name"] || device.qdev;
+    if (!device.inserted) {
+      leftOut.push({ device: label, reason: "the drive is empty" });
+      continue;
+    }
+    const node = formatNode(device.inserted, nodes, graph);
+    const disk = diskOf(device, device.inserted, node);
+    if (disk.readOnly) leftOut.push({ device: disk.name, reason: "read-only" });
+    else if (disk.id === "") leftOut.push({ device: disk.name, reason: "no device of the guest" });
+    else disks.push(disk);
+  }
+  return { disks, leftOut };
+}
+
+/** Goes down from a device's node through the filters. */
+function formatNode(root: BlockNode, nodes: BlockNode[], graph: BlockGraph): BlockNode {
+  const names = new Map(graph.nodes.map(({ id, name }) => [id, name]));
+  const ids = new Map(graph.nodes.map(({ id, name }) => [name, id]));
+  const byName = new Map(nodes.map((node) => [node["node-name"], node]));
+  let node = byName.get(root["node-name"]) ?? root;
+  // The graph has no circles; the bound is for answers taken while it changed.
+  for (let step = 0; FILTERS.has(node.drv) && step < graph.nodes.length; step++) {
+    const id = ids.get(node["node-name"]);
+    const children = graph.edges.filter(({ parent }) => parent === id);
+    const child = children.find(({ name }) => name === "file") ??
+      children.find(({ name }) => name === "backing");
+    const next = child && byName.get(names.get(child.child) ?? "");
+    if (!next) break;
+    node = next;
+  }
+  return node;
+}
+
+function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
+  const data = node.image["format-specific"]?.data ?? {};
+  const nodeName = node["node-name"];
+  return {
+    id: device.qdev,
+    device: device.device,
+    rootNode: root["node-name"],
+    node: nodeName,
+    name: nodeName.startsWith("#") ? device.device || lastName(device.qdev) : nodeName,
+    source: node.file,
+    format: node.drv,
+    readOnly: node.ro,
+    removable: device.removable,
+    virtualSizeBytes: node.image["virtual-size"],
+    allocatedBytes: node.image["actual-size"] ?? node.image["virtual-size"],
+    clusterSizeBytes: node.drv === "qcow2" ? node.image["cluster-size"] ?? null : null,
+    lazyRefcounts: data["lazy-refcounts"] === true,
+    holdsBitmaps: node.drv === "qcow2" && data.compat !== "0.10",
+    bitmaps: node["dirty-bitmaps"].filter(({ name }) => name !== ""),
+    image: node.image,
+  };
+}
+
+/** A name for a device that has none: the end of its path, as a folder may be called. */
+function lastName(path: string): string {
+  const parts = path.split("/").filter((part) => !["", "virtio-backend"].includes(part));
+  return (parts.at(-1) ?? "disk").replace(/[^A-Za-z0-9._-]/g, "-");
+}

@@ -1,0 +1,139 @@
+/**
+ * What we leave written *in QEMU*, for other runs to see: who is at work on this VM, and that the
+ * guest stands still because of us.
+ *
+ * A mark is a QOM object of the kind `secret`, whose text any client can read back (`qom-get`). QEMU
+ * refuses a second one of the same name, so that it is a lock whichever socket the VM is reached by;
+ * and it goes with QEMU, so that it never speaks of another life of the VM.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import * as v from "valibot";
+import { describeHolder, type Holder, isLocked } from "../catalog/lock.ts";
+import { LockedError } from "../errors.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
+import { qomText, queryStatus } from "../qmp/queries.ts";
+
+const log = getLogger(["qmpbackup", "vm"]);
+
+const LOCK = "qmpbackup-lock";
+const PAUSED = "qmpbackup-paused";
+const SECRET_TEXT = "data";
+
+/** What stands in a VM's lock: who holds it, and the file lock that lives as long as its holder. */
+const VmHolder = v.object({
+  run: v.string(),
+  host: v.string(),
+  pid: v.number(),
+  since: v.string(),
+  lockFile: v.string(),
+});
+export type VmHolder = v.InferOutput<typeof VmHolder>;
+
+async function readMark(qmp: QmpClient, id: string): Promise<string | null> {
+  return await qomText(qmp, `/objects/${id}`, SECRET_TEXT);
+}
+
+async function setMark(qmp: QmpClient, id: string, text: string): Promise<void> {
+  await qmp.execute("object-add", { "qom-type": "secret", id, [SECRET_TEXT]: text });
+}
+
+async function removeMark(qmp: QmpClient, id: string): Promise<void> {
+  await qmp.execute("object-del", { id });
+}
+
+/**
+ * Locks the VM, until disposed.
+ *
+ * A lock whose holder is dead is taken over: the holder's file lock proves it, since the kernel holds
+ * that for as long as the process lives.
+ *
+ * @returns The lock, and the dead run whose place it took, for its leftovers to be looked for.
+ * @throws {LockedError} If a living run, or one that can't be asked, holds the lock.
+ */
+export async function lockVm(
+  qmp: QmpClient,
+  holder: VmHolder,
+): Promise<AsyncDisposable & { dead: VmHolder | null }> {
+  const present = await readMark(qmp, LOCK);
+  let dead: VmHolder | null = null;
+  if (present !== null) {
+    dead = await deadHolder(present);
+    log.warn("{holder} died and left this VM locked: taking over", {
+      holder: describeHolder(dead),
+    });
+    await removeMark(qmp, LOCK);
+  }
+  try {
+    await setMark(qmp, LOCK, JSON.stringify(holder));
+  } catch (error) {
+    // Somebody was faster, between our look and our attempt.
+    const now = error instanceof QmpCommandError ? await readMark(qmp, LOCK) : null;
+    throw now === null ? error : await lockedBy(now);
+  }
+  return { dead, [Symbol.asyncDispose]: () => removeMark(qmp, LOCK) };
+}
+
+async function deadHolder(text: string): Promise<VmHolder> {
+  const holder = parseVmHolder(text);
+  if (!holder || holder.host !== Deno.hostname()) throw await lockedBy(text);
+  const alive = await isLocked(holder.lockFile).catch(() => true);
+  if (alive) throw await lockedBy(text);
+  return holder;
+}
+
+function lockedBy(text: string): LockedError {
+  const holder: Holder | null = parseVmHolder(text);
+  return new LockedError(
+    `Another run is at work on this VM: ${describeHolder(holder)}. Should it be gone for good, ` +
+      `remove its mark with the QMP command object-del, id "${LOCK}"`,
+  );
+}
+
+function parseVmHolder(text: string): VmHolder | null {
+  try {
+    return v.parse(VmHolder, JSON.parse(text));
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Stops the guest's processors, marked before, so that a later run can tell who did it; disposing
+ * lets it go on. A guest that stands still already is left alone.
+ *
+ * @returns Whether the guest was stopped here.
+ */
+export async function pauseVm(qmp: QmpClient): Promise<AsyncDisposable & { stopped: boolean }> {
+  if (!(await queryStatus(qmp)).running) {
+    return { stopped: false, [Symbol.asyncDispose]: () => Promise.resolve() };
+  }
+  await setMark(qmp, PAUSED, new Date().toISOString());
+  const resume = async () => {
+    await qmp.execute("cont");
+    await removeMark(qmp, PAUSED);
+  };
+  try {
+    await qmp.execute("stop");
+  } catch (error) {
+    // It may have stopped all the same, or stop yet (a time-out).
+    await resume();
+    throw error;
+  }
+  return { stopped: true, [Symbol.asyncDispose]: resume };
+}
+
+/** Lets a guest go on that a run of ours stopped and then died. */
+export async function resumeIfMarked(qmp: QmpClient): Promise<void> {
+  const since = await readMark(qmp, PAUSED);
+  if (since === null) return;
+  if (!(await queryStatus(qmp)).running) {
+    log.warn("The VM stands still since {since}, stopped by a run that died: resuming it", {
+      since,
+    });
+    await qmp.execute("cont");
+  }
+  await removeMark(qmp, PAUSED);
+}
