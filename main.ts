@@ -1,1 +1,18 @@
-console.log("not yet");
+/**
+ * The entry point: argv, signals, and the only exit.
+ *
+ * @module
+ */
+
+import { run } from "./src/app.ts";
+import { processIo } from "./src/cli/io.ts";
+import { STOP_SIGNALS, StoppedError, type StopSignal } from "./src/errors.ts";
+
+if (import.meta.main) {
+  const stop = new AbortController();
+  for (const signal of Object.keys(STOP_SIGNALS) as StopSignal[]) {
+    // A second signal changes nothing: undoing what was begun is bounded by its own time-outs.
+    Deno.addSignalListener(signal, () => stop.abort(new StoppedError(signal)));
+  }
+  Deno.exit(await run(Deno.args, processIo(), stop.signal));
+}

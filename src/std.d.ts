@@ -29,17 +29,12 @@ declare module "@std/cli/parse-args" {
   ): Record<string, unknown> & { _: (string | number)[] };
 }
 
-declare module "@std/async" {
+declare module "@std/async/delay" {
   export interface DelayOptions {
     signal?: AbortSignal;
     persistent?: boolean;
   }
   export function delay(ms: number, options?: DelayOptions): Promise<void>;
-  export function deadline<T>(
-    promise: Promise<T>,
-    ms: number,
-    options?: { signal?: AbortSignal },
-  ): Promise<T>;
 }
 
 declare module "@std/fmt/bytes" {

@@ -52,10 +52,14 @@ export interface DiskPlan {
   file: string;
   /** The image it builds on, relative to the target and in the same folder. */
   parent: string | null;
-  /** The bitmap that has recorded since the last backup, and that counts until this one is done. */
+  /** The bitmap that has recorded since the last backup: what an increment copies. */
   previousBitmap: string | null;
+  /** The bitmaps that count no more when this backup is done; until then nobody touches them. */
+  spentBitmaps: string[];
   /** The bitmap that counts from this backup on; null for a copy. */
   nextBitmap: string | null;
+  /** Of the next bitmap: what QEMU takes by itself, a cluster within 4 to 64 KiB. */
+  granularityBytes: number;
   /** How much is to be copied, as far as it can be known. */
   estimateBytes: number;
   job: string;
@@ -113,7 +117,9 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
       ...level,
       folder,
       file: `${folder}/${name}`,
+      spentBitmaps: level.level === "copy" ? [] : spentBitmaps(disk, target),
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
+      granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
       job: `qmpbackup.${tag}.${disk.name}`,
       nodes: {
         target: node("target"),
@@ -185,11 +191,7 @@ function levelOf(
         "--level copy, or upgrade it while the VM is off (qemu-img amend -o compat=1.1)",
     );
   }
-  // The bitmap of the last backup goes when the new one is done, whatever else was wrong with it.
-  const stale = disk.bitmaps.find(({ name }) => name === last?.disk.bitmap)?.name ?? null;
-  if (asked === "full") {
-    return { ...whole, level: "full", previousBitmap: stale, reason: "asked for" };
-  }
+  if (asked === "full") return { ...whole, level: "full", reason: "asked for" };
   const basis = basisOf(disk, last, fileExists);
   if (basis.usable) {
     return {
@@ -206,7 +208,13 @@ function levelOf(
         "Use --level auto (a full backup of the disks that need one) or --level full",
     );
   }
-  return { ...whole, level: "full", previousBitmap: stale, reason: basis.reason };
+  return { ...whole, level: "full", reason: basis.reason };
+}
+
+/** This target's bitmaps on a disk. Another target's may bear the same chain id: a copied folder. */
+function spentBitmaps(disk: Disk, { runs }: Target): string[] {
+  const recorded = new Set(runs.flatMap((run) => run.disks.map(({ bitmap }) => bitmap)));
+  return disk.bitmaps.map(({ name }) => name).filter((name) => recorded.has(name));
 }
 
 /**

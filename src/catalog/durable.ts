@@ -44,3 +44,8 @@ export async function exists(path: string): Promise<boolean> {
     throw error;
   }
 }
+
+/** Removes a file, if it is there. */
+export async function removeFile(path: string): Promise<void> {
+  if (await exists(path)) await Deno.remove(path);
+}

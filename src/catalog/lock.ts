@@ -5,7 +5,7 @@
  * @module
  */
 
-import { delay } from "@std/async";
+import { delay } from "@std/async/delay";
 import * as v from "valibot";
 import { LockedError } from "../errors.ts";
 

@@ -49,6 +49,8 @@ const DiskRecord = v.object({
   /** The bitmap that counts from this backup on; null for a copy. */
   bitmap: v.nullable(v.string()),
   granularityBytes: v.nullable(sizeBytes),
+  /** The fleece's file while the run is on, for whoever cleans up behind a run that was killed. */
+  fleece: v.string(),
   /** The image, relative to the target. */
   file: InsideTarget,
   /** The image this one builds on, relative to the target. */

@@ -25,6 +25,8 @@ export class QemuImgError extends Failure {
 export interface RunOptions {
   /** Ends `qemu-img` (SIGTERM); its half-written output is the caller's to remove. */
   signal?: AbortSignal;
+  /** Gets what `-p` prints: 0 to 100. */
+  onPercent?: (percent: number) => void;
 }
 
 /**
@@ -36,30 +38,58 @@ export interface RunOptions {
  */
 export async function qemuImg(args: string[], options: RunOptions = {}): Promise<string> {
   log.debug("qemu-img {args}", { args: JSON.stringify(args) });
-  options.signal?.throwIfAborted();
-  let output: Deno.CommandOutput;
+  const { signal, onPercent } = options;
+  signal?.throwIfAborted();
+  const child = start(args, signal);
+  const [stdout, stderr, status] = await Promise.all([
+    readTail(child.stdout, (text) => onPercent && lastPercent(text, onPercent)),
+    readTail(child.stderr),
+    child.status,
+  ]);
+  signal?.throwIfAborted();
+  if (status.success) return stdout;
+  const words = stderr.trim().replace(/^qemu-img: /gm, "") || `exit code ${status.code}`;
+  throw new QemuImgError(`qemu-img ${args[0]} failed: ${words}`, status.code);
+}
+
+function start(args: string[], signal: AbortSignal | undefined): Deno.ChildProcess {
   try {
-    const command = new Deno.Command("qemu-img", {
+    return new Deno.Command("qemu-img", {
       args,
       env: { LC_ALL: "C" },
       stdin: "null",
-      ...options,
-    });
-    output = await command.output();
+      stdout: "piped",
+      stderr: "piped",
+      ...(signal ? { signal } : {}),
+    }).spawn();
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {
       throw new QemuImgError("qemu-img is not installed: install it (Debian: qemu-utils)");
     }
     throw error;
   }
-  options.signal?.throwIfAborted();
+}
+
+/** What is kept of an output: `info` prints some kilobytes, a progress without end is of no use. */
+const MAX_OUTPUT_CHARACTERS = 1 << 20;
+
+async function readTail(
+  stream: ReadableStream<Uint8Array>,
+  onText?: (text: string) => void,
+): Promise<string> {
   const decoder = new TextDecoder();
-  if (!output.success) {
-    const words = decoder.decode(output.stderr).trim().slice(-2000) || `exit code ${output.code}`;
-    const message = `qemu-img ${args[0]} failed: ${words.replace(/^qemu-img: /gm, "")}`;
-    throw new QemuImgError(message, output.code);
+  let kept = "";
+  for await (const chunk of stream) {
+    const text = decoder.decode(chunk, { stream: true });
+    onText?.(text);
+    kept = (kept + text).slice(-MAX_OUTPUT_CHARACTERS);
   }
-  return decoder.decode(output.stdout);
+  return kept;
+}
+
+function lastPercent(text: string, onPercent: (percent: number) => void) {
+  const percent = [...text.matchAll(/\((\d+\.\d+)\/100%\)/g)].at(-1)?.[1];
+  if (percent !== undefined) onPercent(Number(percent));
 }
 
 /** What a new image is made of; anything not said is QEMU's default. */

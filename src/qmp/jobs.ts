@@ -7,7 +7,7 @@
  * @module
  */
 
-import { delay } from "@std/async";
+import { delay } from "@std/async/delay";
 import { Failure } from "../errors.ts";
 import type { QmpClient } from "./client.ts";
 import { type Job, queryJobs } from "./queries.ts";

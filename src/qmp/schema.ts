@@ -14,7 +14,7 @@ const Schema = v.array(v.object({
   name: v.string(),
   "meta-type": v.string(),
   "arg-type": v.optional(v.string()),
-  members: v.optional(v.array(v.object({ name: v.string(), type: v.string() }))),
+  members: v.optional(v.array(v.object({ name: v.optional(v.string(), "") }))),
   variants: v.optional(v.array(v.object({ case: v.string(), type: v.string() }))),
 }));
 type Schema = v.InferOutput<typeof Schema>;

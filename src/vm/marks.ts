@@ -73,7 +73,27 @@ export async function lockVm(
     const now = error instanceof QmpCommandError ? await readMark(qmp, LOCK) : null;
     throw now === null ? error : await lockedBy(now);
   }
-  return { dead, [Symbol.asyncDispose]: () => removeMark(qmp, LOCK) };
+  const unlock = async () => {
+    // With the connection gone the mark stays; the next run finds its holder dead.
+    if (qmp.isOpen) await removeMark(qmp, LOCK);
+  };
+  return { dead, [Symbol.asyncDispose]: unlock };
+}
+
+/**
+ * Looks whether a run is at work on the VM, without taking the lock.
+ *
+ * @throws {LockedError} If one is, or it can't be told.
+ */
+export async function refuseLockedVm(qmp: QmpClient): Promise<void> {
+  const present = await readMark(qmp, LOCK);
+  if (present !== null) await deadHolder(present);
+}
+
+/** Takes away the lock of a run whose connection broke, over a new one. */
+export async function unlockVm(qmp: QmpClient, holder: VmHolder): Promise<void> {
+  const present = parseVmHolder(await readMark(qmp, LOCK) ?? "");
+  if (present?.run === holder.run) await removeMark(qmp, LOCK);
 }
 
 async function deadHolder(text: string): Promise<VmHolder> {

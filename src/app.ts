@@ -1,0 +1,93 @@
+/**
+ * The program: from argv to an exit code.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { backup } from "./cli/commands/backup.ts";
+import { cleanup } from "./cli/commands/cleanup.ts";
+import type { CommandContext } from "./cli/commands/context.ts";
+import { info } from "./cli/commands/info.ts";
+import { restoreMerge } from "./cli/commands/restore.ts";
+import type { CommandName } from "./cli/flags.ts";
+import { commandHelp, programHelp } from "./cli/help.ts";
+import type { Io } from "./cli/io.ts";
+import { startLog } from "./cli/log.ts";
+import { parse, type Parsed } from "./cli/parse.ts";
+import { Progress } from "./cli/progress.ts";
+import { jsonLine } from "./cli/report.ts";
+import { printable } from "./cli/text.ts";
+import { VERSION } from "./cli/version.ts";
+import { exitCodeOf, Failure, messageOf, UsageError } from "./errors.ts";
+
+const log = getLogger(["qmpbackup"]);
+
+const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
+  backup,
+  "restore merge": restoreMerge,
+  info,
+  cleanup,
+};
+
+/**
+ * Runs the program.
+ *
+ * @param signal Aborted with a `StoppedError` when the program is to stop.
+ * @returns The exit code. Never throws.
+ */
+export async function run(argv: readonly string[], io: Io, signal: AbortSignal): Promise<number> {
+  // Seen without parsing, since even a wrong command line is to be reported as JSON.
+  const json = argv.includes("--json");
+  try {
+    const { command, values } = parse(argv);
+    if (values.version) {
+      io.stdout(`qmpbackup ${VERSION}\n`);
+      return 0;
+    }
+    if (values.help || command === null) {
+      io.stdout(command ? commandHelp(command) : programHelp());
+      return 0;
+    }
+    return await runCommand(command, values, io, signal);
+  } catch (error) {
+    return report(error, io, json);
+  }
+}
+
+async function runCommand(
+  command: CommandName,
+  values: Parsed["values"],
+  io: Io,
+  signal: AbortSignal,
+): Promise<number> {
+  using progress = new Progress(io, (line) => log.info("{line}", { line }));
+  const write = (text: string) => {
+    progress.hide();
+    io.stderr(text);
+  };
+  await using _log = await startLog(write, { debug: values.debug ?? false, color: io.color });
+  const onStop = () =>
+    log.warn("{reason}: undoing what was begun", { reason: messageOf(signal.reason) });
+  signal.addEventListener("abort", onStop);
+  try {
+    return await RUN[command]({ values, io, progress, signal });
+  } finally {
+    signal.removeEventListener("abort", onStop);
+  }
+}
+
+/** The error's sentence on stderr, or as the closing record on stdout. */
+function report(error: unknown, io: Io, json: boolean): number {
+  const exitCode = exitCodeOf(error);
+  const message = printable(messageOf(error));
+  if (json) io.stdout(jsonLine("error", { message, exit_code: exitCode }));
+  else io.stderr(`Error: ${message}\n`);
+  if (error instanceof UsageError) return exitCode;
+  if (
+    !(error instanceof Failure) && error instanceof Error && !(error instanceof SuppressedError)
+  ) {
+    io.stderr(`${error.stack ?? ""}\nThis is a bug of qmpbackup: please report it\n`);
+  }
+  return exitCode;
+}

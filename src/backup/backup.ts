@@ -1,0 +1,138 @@
+/**
+ * A backup from request to record: locks, recovery, facts, plan, run.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { dirname } from "@std/path";
+import { restorePoints } from "../catalog/chains.ts";
+import { takeLock } from "../catalog/lock.ts";
+import { runId, tagOf } from "../catalog/names.ts";
+import type { RunRecord } from "../catalog/record.ts";
+import { createTarget, readTarget, refuseForeign, type Target } from "../catalog/target.ts";
+import { messageOf } from "../errors.ts";
+import { GuestAgent } from "../guest/agent.ts";
+import { QmpClient, type QmpOptions } from "../qmp/client.ts";
+import type { Job } from "../qmp/queries.ts";
+import { lockVm, resumeIfMarked, unlockVm, type VmHolder } from "../vm/marks.ts";
+import type { Address } from "../wire/address.ts";
+import { gatherFacts } from "./facts.ts";
+import { type DiskPlan, type Plan, planBackup } from "./plan.ts";
+import { recoverBitmaps, recoverTarget, recoverVm } from "./recover.ts";
+import type { BackupRequest } from "./request.ts";
+import { runBackup } from "./run.ts";
+
+const log = getLogger(["qmpbackup", "backup"]);
+
+export interface BackupContext {
+  socket: Address;
+  qmpOptions: QmpOptions;
+  agentSocket: Address | null;
+  /** Freeze the guest's file systems even for one disk; for several it is done where it can be. */
+  quiesce: boolean;
+  agentTimeoutMs: number;
+  signal: AbortSignal;
+  toolVersion: string;
+  onPlan(plan: Plan): void;
+  onProgress(disk: DiskPlan, job: Job): void;
+}
+
+/**
+ * Backs up a VM.
+ *
+ * @returns The run's record; its `state` says whether all disks are done.
+ * @throws {UsageError} If the request does not fit; nothing was touched then.
+ * @throws {LockedError} If another run holds the target or the VM.
+ * @throws {Failure} If the run as a whole could not be done.
+ */
+export async function backUp(request: BackupRequest, context: BackupContext): Promise<RunRecord> {
+  await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
+  await refuseEarly(qmp, request);
+  const lockFile = await createTarget(request.target);
+  const holder = holderOf(lockFile);
+  using _target = await takeLock(lockFile, holder);
+  await using vm = await lockVm(qmp, holder);
+  if (vm.dead) await recoverFrom(qmp, vm.dead);
+  await recoverTarget(await readTarget(request.target));
+
+  const target = await readTarget(request.target);
+  const facts = await gatherFacts(qmp, target, tagOf(holder.run));
+  const plan = planBackup(request, facts);
+  context.onPlan(plan);
+  const warnings: string[] = [];
+  await using agent = await connectAgent(context, plan, warnings);
+  try {
+    return await runBackup(plan, { ...context, qmp, agent, warnings });
+  } catch (error) {
+    if (!qmp.isOpen) await recoverOverNewConnection(context, holder);
+    throw error;
+  }
+}
+
+/** What can be refused before a new target is made, so that a typing mistake leaves no folder. */
+async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void> {
+  const target = await readTarget(request.target);
+  await refuseForeign(target);
+  if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, "00000000"));
+}
+
+function holderOf(lockFile: string): VmHolder {
+  const now = new Date();
+  const tag = crypto.randomUUID().slice(0, 8);
+  return {
+    run: runId(now, tag),
+    host: Deno.hostname(),
+    pid: Deno.pid,
+    since: now.toISOString(),
+    lockFile,
+  };
+}
+
+async function recoverFrom(qmp: QmpClient, dead: VmHolder): Promise<void> {
+  await resumeIfMarked(qmp);
+  const tag = tagOf(dead.run);
+  await recoverVm(qmp, tag);
+  const done = await finishedBitmaps(dirname(dirname(dead.lockFile)));
+  if (done) await recoverBitmaps(qmp, tag, (name) => done.has(name));
+}
+
+/** The bitmaps that finished backups of a target count on; null where that can't be known. */
+async function finishedBitmaps(path: string): Promise<Set<string | null> | null> {
+  try {
+    const target: Target = await readTarget(path);
+    return new Set(restorePoints(target.runs).map(({ disk }) => disk.bitmap));
+  } catch {
+    return null;
+  }
+}
+
+/** The connection broke in the middle of a run: QEMU may live on, with all we put into it. */
+async function recoverOverNewConnection(context: BackupContext, holder: VmHolder): Promise<void> {
+  try {
+    await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
+    log.warn("Connected again, to put back what the run had changed");
+    await recoverFrom(qmp, holder);
+    await unlockVm(qmp, holder);
+  } catch (error) {
+    log.error("What the run left in QEMU could not be put back, the next run will try: {words}", {
+      words: messageOf(error),
+    });
+  }
+}
+
+async function connectAgent(
+  { agentSocket, agentTimeoutMs, quiesce }: BackupContext,
+  plan: Plan,
+  warnings: string[],
+): Promise<GuestAgent | null> {
+  if (!agentSocket || !(quiesce || plan.disks.length > 1)) return null;
+  try {
+    return await GuestAgent.connect(agentSocket, agentTimeoutMs);
+  } catch (error) {
+    warnings.push(
+      `The guest's file systems are not frozen for the run ${plan.runId}: ${messageOf(error)}`,
+    );
+    return null;
+  }
+}

@@ -1,0 +1,65 @@
+/**
+ * Gathers all that a plan is made from. Reads only.
+ *
+ * @module
+ */
+
+import { dirname, join } from "@std/path";
+import { type Target } from "../catalog/target.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { queryIdentity, queryStatus } from "../qmp/queries.ts";
+import { queryFeatures } from "../qmp/schema.ts";
+import { type Disk, queryDisks } from "../vm/disks.ts";
+import type { Facts } from "./plan.ts";
+
+/** Asks QEMU and looks into the target. */
+export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): Promise<Facts> {
+  const { disks, leftOut } = await queryDisks(qmp);
+  return {
+    vm: await queryIdentity(qmp),
+    runState: (await queryStatus(qmp)).status,
+    features: await queryFeatures(qmp),
+    disks,
+    leftOut,
+    target,
+    files: await listFolders(target, disks),
+    besideDisk: new Map(
+      await Promise.all(disks.map(async (disk) => [disk.id, await folderBeside(disk)] as const)),
+    ),
+    startedAt: new Date(),
+    tag,
+    newChainId: crypto.randomUUID(),
+  };
+}
+
+/** Every folder that a disk of this run may use: its own by name, and those in the records. */
+async function listFolders(target: Target, disks: Disk[]): Promise<Map<string, string[]>> {
+  const recorded = target.runs.flatMap((run) => run.disks.map(({ folder }) => folder));
+  const folders = new Set([...recorded, ...disks.map(({ name }) => name)]);
+  const files = new Map<string, string[]>();
+  for (const folder of folders) files.set(folder, await listFolder(join(target.path, folder)));
+  return files;
+}
+
+async function listFolder(path: string): Promise<string[]> {
+  try {
+    const entries = await Array.fromAsync(Deno.readDir(path));
+    return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return [];
+    throw error;
+  }
+}
+
+/**
+ * The folder of a disk's file: there the fleece is as fast as the disk. Not for what is no regular
+ * file: the folder of a logical volume is `/dev`.
+ */
+async function folderBeside({ source }: Disk): Promise<string | null> {
+  if (!source.startsWith("/")) return null;
+  try {
+    return (await Deno.stat(source)).isFile ? dirname(source) : null;
+  } catch {
+    return null;
+  }
+}

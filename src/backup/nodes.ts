@@ -1,0 +1,108 @@
+/**
+ * The arguments of the QMP commands that a backup is made of. Pure.
+ *
+ * Source: QEMU QMP Reference Manual: `blockdev-add` (`BlockdevOptions`), `transaction`,
+ * `blockdev-backup`, `blockdev-reopen`.
+ *
+ * @module
+ */
+
+import type { QmpArguments } from "../qmp/client.ts";
+import type { DiskPlan, Plan } from "./plan.ts";
+
+/** The bitmap that tells the job what to copy; it lies on the snapshot's node and goes with it. */
+const JOB_BITMAP = "qmpbackup-job";
+
+/** Small chunks find zeroes that larger ones don't; many workers make up for their number. */
+const JOB_PERF = { "max-workers": 64, "max-chunk": 65536 };
+
+/** The target's file, with a name of its own so that the target can be reopened on top of it. */
+export function fileNode(name: string, path: string) {
+  return { driver: "file", "node-name": name, filename: path, discard: "unmap" };
+}
+
+/** The new image. `backing: null`: the parent in its header is for readers, the job must not see it. */
+export function targetNode(name: string, file: string) {
+  return {
+    driver: "qcow2",
+    "node-name": name,
+    file,
+    backing: null,
+    discard: "unmap",
+    "detect-zeroes": "unmap",
+  };
+}
+
+/**
+ * `blockdev-reopen` of the target as read-only: the one command that flushes a node and says whether
+ * that went well.
+ */
+export function readOnlyTarget({ target, file }: DiskPlan["nodes"]): QmpArguments {
+  const { "detect-zeroes": _, ...options } = targetNode(target, file);
+  return { options: [{ ...options, "read-only": true }] };
+}
+
+/** Where the filter puts what the guest is about to overwrite. */
+export function fleeceNode(name: string, path: string) {
+  return {
+    driver: "qcow2",
+    "node-name": name,
+    file: { driver: "file", filename: path, discard: "unmap" },
+    discard: "unmap",
+  };
+}
+
+/** `break-snapshot`: whatever is wrong with the fleece fails the backup, never the guest's write. */
+export function filterNode(name: string, disk: string, fleece: string) {
+  return {
+    driver: "copy-before-write",
+    "node-name": name,
+    file: disk,
+    target: fleece,
+    "on-cbw-error": "break-snapshot",
+  };
+}
+
+/** The disk's contents at the moment when the filter was put under its device. */
+export function snapshotNode(name: string, filter: string) {
+  return { driver: "snapshot-access", "node-name": name, file: filter };
+}
+
+/**
+ * The transaction that starts a job. It reads a merged copy of the bitmap and clears nothing: the
+ * bitmap on the disk goes on counting whatever becomes of the job.
+ */
+export function backupJob({ request, features }: Plan, disk: DiskPlan): QmpArguments {
+  const { snapshot, target } = disk.nodes;
+  const backup = {
+    "job-id": disk.job,
+    device: snapshot,
+    target,
+    speed: request.speedLimitBytesPerSecond,
+    compress: request.compress,
+    "auto-dismiss": false,
+    ...(features.backupPerf ? { "x-perf": JOB_PERF } : {}),
+  };
+  if (disk.level !== "inc" || disk.previousBitmap === null) {
+    return { actions: [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }] };
+  }
+  const add = {
+    node: snapshot,
+    name: JOB_BITMAP,
+    granularity: disk.granularityBytes,
+    disabled: true,
+  };
+  const merge = {
+    node: snapshot,
+    target: JOB_BITMAP,
+    bitmaps: [{ node: disk.disk.node, name: disk.previousBitmap }],
+  };
+  const copy = { ...backup, sync: "bitmap", bitmap: JOB_BITMAP, "bitmap-mode": "never" };
+  return {
+    actions: [
+      { type: "block-dirty-bitmap-add", data: add },
+      { type: "block-dirty-bitmap-merge", data: merge },
+      { type: "blockdev-backup", data: copy },
+    ],
+  };
+}

@@ -1,0 +1,84 @@
+/**
+ * Takes the point in time: the one moment whose contents all images of a run hold.
+ *
+ * One disk is switched in one step, so that the guest needn't stand still. Several are switched one
+ * after the other, and no write may fall between: the processors stop for these milliseconds. A freeze
+ * by the guest agent comes on top, for the sake of the file systems; it does not replace the stop,
+ * since what writes to a disk past the file systems (swap, a database on a raw device) goes on.
+ *
+ * @module
+ */
+
+import { AgentError, type Freeze, freeze, type GuestAgent } from "../guest/agent.ts";
+import type { RunRecord } from "../catalog/record.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { pauseVm } from "../vm/marks.ts";
+
+export interface PointInTime {
+  at: Date;
+  hold: RunRecord["hold"];
+}
+
+/**
+ * Runs all switches at one moment.
+ *
+ * @param switches One for each disk.
+ * @param agent The guest's agent, if its file systems are to be frozen.
+ * @param warn Gets a sentence if they could not be: the point in time is taken all the same.
+ */
+export async function takePointInTime(
+  qmp: QmpClient,
+  switches: (() => Promise<void>)[],
+  agent: GuestAgent | null,
+  warn: (sentence: string) => void,
+): Promise<PointInTime> {
+  const start = performance.now();
+  let point: PointInTime, frozen: boolean;
+  {
+    await using freeze = agent && await freezeOrWarn(agent, warn);
+    frozen = freeze !== null;
+    point = await switchAll(qmp, switches);
+  }
+  if (!frozen) return point;
+  return { ...point, hold: { ...point.hold, frozenMs: millisecondsSince(start) } };
+}
+
+async function freezeOrWarn(
+  agent: GuestAgent,
+  warn: (sentence: string) => void,
+): Promise<Freeze | null> {
+  try {
+    return await freeze(agent);
+  } catch (error) {
+    if (!(error instanceof AgentError)) throw error;
+    warn(`The guest's file systems were not frozen: ${error.message}`);
+    return null;
+  }
+}
+
+async function switchAll(
+  qmp: QmpClient,
+  switches: (() => Promise<void>)[],
+): Promise<PointInTime> {
+  if (switches.length === 1) {
+    await switches[0]?.();
+    return { at: new Date(), hold: { kind: "none", pausedMs: 0, frozenMs: null } };
+  }
+  let stopped: boolean, at: Date, start: number;
+  {
+    await using pause = await pauseVm(qmp);
+    start = performance.now();
+    // Sent at once: the fewer round trips, the shorter the pause.
+    const results = await Promise.allSettled(switches.map((run) => run()));
+    at = new Date();
+    const failed = results.find((result) => result.status === "rejected");
+    if (failed) throw failed.reason;
+    stopped = pause.stopped;
+  }
+  const kind = stopped ? "stop" : "already-stopped";
+  return { at, hold: { kind, pausedMs: stopped ? millisecondsSince(start) : 0, frozenMs: null } };
+}
+
+function millisecondsSince(start: number): number {
+  return Math.round((performance.now() - start) * 10) / 10;
+}

@@ -1,0 +1,95 @@
+/**
+ * Cleans up behind a run that was killed: what it left in QEMU, on the target and beside the disks.
+ *
+ * All it left bears its tag, and that it is dead is proved by its file lock, which the kernel gave
+ * back. Nothing without the tag is touched. The order is the one in which QEMU lets things go.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { basename, join } from "@std/path";
+import { exists } from "../catalog/durable.ts";
+import { isBackupBitmap, PARTIAL_SUFFIX, tagOf } from "../catalog/names.ts";
+import type { DiskRecord, RunRecord } from "../catalog/record.ts";
+import { type Target, writeRun } from "../catalog/target.ts";
+import { type QmpClient } from "../qmp/client.ts";
+import { endJob } from "../qmp/jobs.ts";
+import { queryJobs, queryNodes } from "../qmp/queries.ts";
+import { removeBitmap, removeNode, takeOffFilter } from "../vm/nodes.ts";
+
+const log = getLogger(["qmpbackup", "recover"]);
+
+/** The order in which nodes may go, by the end of their names. */
+const NODE_ROLES = ["snap", "cbw", "target", "file", "fleece"];
+
+/**
+ * Takes away what a dead run left in QEMU: jobs, filters under disks, nodes. The guest's writes go
+ * straight to its disks again.
+ *
+ * @param tag The dead run's tag.
+ */
+export async function recoverVm(qmp: QmpClient, tag: string): Promise<void> {
+  for (const { id } of await queryJobs(qmp)) {
+    if (!id.startsWith(`qmpbackup.${tag}.`)) continue;
+    log.warn("Ending the job {id} of a run that died", { id });
+    await endJob(qmp, id);
+  }
+  const names = (await queryNodes(qmp)).map((node) => node["node-name"])
+    .filter((name) => name.startsWith(`qmpbackup-${tag}-`));
+  for (const role of NODE_ROLES) {
+    for (const name of names.filter((name) => name.endsWith(`-${role}`))) {
+      log.warn("Removing the node {name} of a run that died", { name });
+      if (role === "cbw") await takeOffFilter(qmp, name);
+      await removeNode(qmp, name);
+    }
+  }
+}
+
+/**
+ * Removes the bitmaps that a dead run added and that no finished backup counts on.
+ *
+ * @param isFinished Whether the run's record says that it is done.
+ */
+export async function recoverBitmaps(
+  qmp: QmpClient,
+  tag: string,
+  isFinished: (bitmap: string) => boolean,
+): Promise<void> {
+  for (const node of await queryNodes(qmp)) {
+    for (const { name = "" } of node["dirty-bitmaps"]) {
+      if (!isBackupBitmap(name) || !name.includes(`-${tag}-`) || isFinished(name)) continue;
+      log.warn("Removing the bitmap {name} of a run that died", { name });
+      await removeBitmap(qmp, node["node-name"], name);
+    }
+  }
+}
+
+/**
+ * Removes the files of the runs that died on this target and closes their records. The target is
+ * locked by the caller, so that a record that says "running" is a dead run's.
+ */
+export async function recoverTarget(target: Target): Promise<void> {
+  for (const run of target.runs.filter(({ state }) => state === "running")) {
+    for (const disk of run.disks) {
+      for (const path of leftoversOf(target.path, run, disk)) {
+        if (!await exists(path)) continue;
+        log.warn("Removing {path} of a run that died", { path });
+        await Deno.remove(path);
+      }
+      disk.result = "failed";
+      disk.error = "The run was killed";
+    }
+    run.state = "failed";
+    run.finished = new Date().toISOString();
+    await writeRun(target.path, run);
+  }
+}
+
+/** The files a run may have left; from its fleece's name only one that it can have made. */
+function leftoversOf(target: string, run: RunRecord, disk: DiskRecord): string[] {
+  const image = join(target, disk.file);
+  const isFleece = basename(disk.fleece).startsWith(`qmpbackup-${tagOf(run.id)}-`) &&
+    disk.fleece.endsWith(".fleece");
+  return [image, image + PARTIAL_SUFFIX, ...(isFleece ? [disk.fleece] : [])];
+}

@@ -1,0 +1,209 @@
+/**
+ * Carries a plan out. The only part of a backup that changes anything.
+ *
+ * ```
+ * record "running" ─▶ targets, next bitmaps, filters ─▶ point in time ─▶ jobs ─▶ images closed and
+ * checked ─▶ renamed ─▶ record "done" (from here on it counts) ─▶ spent bitmaps removed
+ * ```
+ *
+ * Whatever happens before the record is written leaves the bitmaps of the last backup as they were:
+ * the next increment holds both.
+ *
+ * @module
+ */
+
+import { join } from "@std/path";
+import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
+import { UUID_FILE } from "../catalog/names.ts";
+import { exists, writeDurably } from "../catalog/durable.ts";
+import { writeChainId, writeRun } from "../catalog/target.ts";
+import { messageOf, StoppedError } from "../errors.ts";
+import type { GuestAgent } from "../guest/agent.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import type { Job } from "../qmp/queries.ts";
+import { DiskSession } from "./disk_session.ts";
+import type { DiskPlan, Plan } from "./plan.ts";
+import { takePointInTime } from "./point_in_time.ts";
+import { checkSpace } from "./space.ts";
+
+export interface RunContext {
+  qmp: QmpClient;
+  /** The guest's agent, if its file systems are to be frozen. */
+  agent: GuestAgent | null;
+  signal: AbortSignal;
+  /** What was said before the run and belongs into its record. */
+  warnings: string[];
+  toolVersion: string;
+  onProgress(disk: DiskPlan, job: Job): void;
+}
+
+/**
+ * Runs a backup.
+ *
+ * @returns The run's record, as it was written; a disk that failed is a row of it.
+ * @throws Whatever kept the run as a whole from being done, when everything is undone and recorded.
+ */
+export async function runBackup(plan: Plan, context: RunContext): Promise<RunRecord> {
+  const record = draftRecord(plan, context);
+  record.warnings.push(...await checkSpace(plan));
+  const leftovers: string[] = [];
+  const sessions = plan.disks.map((disk) => new DiskSession(context.qmp, plan, disk, leftovers));
+  await writeRun(plan.request.target, record);
+  try {
+    await takeAndCopy(plan, context, record, sessions);
+    await publish(plan, context, record, sessions);
+  } catch (error) {
+    await unwindAll(sessions);
+    failAll(record, error, leftovers);
+    await writeRun(plan.request.target, record);
+    throw error;
+  }
+  await settle(plan, record, sessions, leftovers);
+  return record;
+}
+
+async function takeAndCopy(
+  plan: Plan,
+  context: RunContext,
+  record: RunRecord,
+  sessions: DiskSession[],
+) {
+  const { qmp, agent, signal, onProgress } = context;
+  for (const session of sessions) {
+    signal.throwIfAborted();
+    await session.prepare();
+  }
+  signal.throwIfAborted();
+  const warn = (sentence: string) => void record.warnings.push(sentence);
+  const switches = sessions.map((session) => () => session.switchOver());
+  const { at, hold } = await takePointInTime(qmp, switches, agent, warn);
+  record.pointInTime = at.toISOString();
+  record.hold = hold;
+  await Promise.all(sessions.map(async (session, index) => {
+    const row = record.disks[index] as DiskRecord;
+    const disk = plan.disks[index] as DiskPlan;
+    try {
+      await session.startJob();
+      await session.finish({ signal, onProgress: (job) => onProgress(disk, job) });
+      row.bytesWritten = await allocatedBytes(session.partial);
+    } catch (error) {
+      // A disk's failure is its own; the others go on.
+      row.result = "failed";
+      row.error = messageOf(error);
+      await session.unwind();
+    }
+  }));
+  signal.throwIfAborted();
+}
+
+async function publish(
+  plan: Plan,
+  { signal }: RunContext,
+  record: RunRecord,
+  sessions: DiskSession[],
+) {
+  const { target } = plan.request;
+  for (const [index, session] of sessions.entries()) {
+    const row = record.disks[index] as DiskRecord;
+    if (row.result === "failed") continue;
+    await session.publish();
+    await writeDurably(join(target, session.disk.configFile), configText(session.disk));
+    row.result = "done";
+  }
+  const inChain = record.disks.some(({ result, level }) => result === "done" && level !== "copy");
+  if (inChain && !await exists(join(target, UUID_FILE))) await writeChainId(target, plan.chainId);
+  // The last moment at which a signal can still undo all.
+  signal.throwIfAborted();
+  record.state = record.disks.some(({ result }) => result === "failed") ? "failed" : "done";
+  record.finished = new Date().toISOString();
+  await writeRun(target, record);
+}
+
+/** The record stands: what it names stays, and what could not be put back is named in it. */
+async function settle(
+  plan: Plan,
+  record: RunRecord,
+  sessions: DiskSession[],
+  leftovers: string[],
+) {
+  for (const [index, session] of sessions.entries()) {
+    if (record.disks[index]?.result !== "done") continue;
+    await session.keep().catch((error) => {
+      leftovers.push(
+        `A bitmap that counts no more could not be removed from "${session.disk.disk.name}": ` +
+          messageOf(error),
+      );
+    });
+  }
+  await unwindAll(sessions);
+  if (leftovers.length === 0) return;
+  record.state = "failed";
+  record.warnings.push(...leftovers);
+  await writeRun(plan.request.target, record);
+}
+
+async function unwindAll(sessions: DiskSession[]) {
+  await Promise.all(sessions.map((session) => session.unwind()));
+}
+
+function failAll(record: RunRecord, error: unknown, leftovers: string[]) {
+  const cancelled = error instanceof StoppedError;
+  record.state = cancelled ? "cancelled" : "failed";
+  record.finished = new Date().toISOString();
+  record.warnings.push(...leftovers);
+  for (const row of record.disks) {
+    row.result = cancelled ? "cancelled" : "failed";
+    row.error = messageOf(error);
+  }
+}
+
+function draftRecord(plan: Plan, { qmp, toolVersion, warnings }: RunContext): RunRecord {
+  return {
+    ...RECORD_HEAD,
+    id: plan.runId,
+    sequence: plan.sequence,
+    level: plan.request.level,
+    state: "running",
+    chain: plan.chainId,
+    started: plan.startedAt.toISOString(),
+    pointInTime: null,
+    finished: null,
+    tool: toolVersion,
+    qemu: qmp.version,
+    vm: plan.vm,
+    hold: { kind: "none", pausedMs: 0, frozenMs: null },
+    disks: plan.disks.map(draftDisk),
+    leftOut: plan.leftOut,
+    warnings: [...warnings],
+  };
+}
+
+function draftDisk(disk: DiskPlan): DiskRecord {
+  return {
+    id: disk.disk.id,
+    folder: disk.folder,
+    source: disk.disk.source,
+    node: disk.disk.node,
+    level: disk.level,
+    reason: disk.reason,
+    bitmap: disk.nextBitmap,
+    granularityBytes: disk.nextBitmap === null ? null : disk.granularityBytes,
+    fleece: disk.fleeceFile,
+    file: disk.file,
+    parent: disk.parent,
+    virtualSizeBytes: disk.disk.virtualSizeBytes,
+    bytesWritten: 0,
+    result: "pending",
+    error: null,
+  };
+}
+
+function configText({ disk }: DiskPlan): string {
+  return JSON.stringify(disk.image, null, 2) + "\n";
+}
+
+/** What a file takes on its file system; blocks are of 512 bytes (stat(2)). */
+async function allocatedBytes(path: string): Promise<number> {
+  const { blocks, size } = await Deno.stat(path);
+  return blocks === null ? size : blocks * 512;
+}

@@ -1,0 +1,106 @@
+/**
+ * Looks for room before anything is written.
+ *
+ * @module
+ */
+
+import { statfsSync } from "node:fs";
+import { dirname } from "@std/path";
+import { format as formatBytes } from "@std/fmt/bytes";
+import { Failure } from "../errors.ts";
+import type { DiskPlan, Plan } from "./plan.ts";
+
+/** Bytes that a run will want in a folder. */
+export interface Claim {
+  folder: string;
+  what: string;
+  sizeBytes: number;
+}
+
+/**
+ * qcow2's own tables: 8 bytes for a cluster and 2 for its reference count, for the smallest cluster
+ * in common use, and some for the header.
+ */
+function metadataBytes({ disk }: DiskPlan): number {
+  const clusters = Math.ceil(disk.virtualSizeBytes / (disk.clusterSizeBytes ?? 65536));
+  return clusters * 10 + (1 << 20);
+}
+
+/**
+ * How much of what is backed up the guest is taken to overwrite meanwhile: what the fleece must have
+ * room for. Where that is too little, the backup fails and the guest does not notice.
+ */
+const OVERWRITTEN_SHARE = 0.1;
+
+/** What a plan needs, and where. Pure. */
+export function claimsOf({ disks, request }: Plan): Claim[] {
+  return disks.flatMap((disk) => [
+    {
+      folder: request.target,
+      what: `the backup of "${disk.disk.name}"`,
+      sizeBytes: disk.estimateBytes + metadataBytes(disk),
+    },
+    {
+      folder: dirname(disk.fleeceFile),
+      what: `the fleece of "${disk.disk.name}"`,
+      sizeBytes: Math.ceil(disk.estimateBytes * OVERWRITTEN_SHARE) + metadataBytes(disk),
+    },
+  ]);
+}
+
+/** A file system with what is wanted of it. */
+export interface Room {
+  folder: string;
+  claims: Claim[];
+  freeBytes: number;
+}
+
+/** The sentence for each file system that is too full. Pure. */
+export function shortages(rooms: Room[]): string[] {
+  return rooms.flatMap(({ folder, claims, freeBytes }) => {
+    const neededBytes = claims.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+    if (neededBytes <= freeBytes) return [];
+    const whats = claims.map(({ what }) => what).join(", ");
+    return [
+      `The file system of "${folder}" is too full for ${whats}: ` +
+      `${describeBytes(neededBytes)} are needed, ${describeBytes(freeBytes)} are free`,
+    ];
+  });
+}
+
+function describeBytes(sizeBytes: number): string {
+  return `${sizeBytes} bytes (${formatBytes(sizeBytes, { binary: true })})`;
+}
+
+/**
+ * Checks that there is room for everything. A compressed backup's size can't be known: then it is only
+ * said.
+ *
+ * @returns Warnings.
+ * @throws {Failure} If there is not enough, with the bytes needed and free.
+ */
+export async function checkSpace(plan: Plan): Promise<string[]> {
+  const problems = shortages(await findRooms(claimsOf(plan)));
+  if (problems.length === 0 || plan.request.compress) return problems;
+  throw new Failure(
+    `${problems.join(". ")}. Make room, or name another --target or --fleece-dir`,
+  );
+}
+
+async function findRooms(claims: Claim[]): Promise<Room[]> {
+  const rooms = new Map<number, Room>();
+  for (const claim of claims) {
+    const { dev } = await Deno.stat(claim.folder);
+    const room = rooms.get(dev) ?? { folder: claim.folder, claims: [], freeBytes: 0 };
+    room.claims.push(claim);
+    room.freeBytes = freeBytes(claim.folder);
+    rooms.set(dev, room);
+  }
+  return [...rooms.values()];
+}
+
+/** Deno has no statfs of its own; the promise kind is missing in Deno 2.4. */
+function freeBytes(folder: string): number {
+  const { bavail, bsize } = statfsSync(folder);
+  return bavail * bsize;
+}

@@ -1,0 +1,49 @@
+/**
+ * The stack of what must be put back. Each step runs on time-outs of its own, never on the signal
+ * that stopped the run; one that fails does not keep the next from running, but is named.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { messageOf } from "../errors.ts";
+
+const log = getLogger(["qmpbackup", "backup"]);
+
+export class UndoStack implements AsyncDisposable {
+  #stack = new AsyncDisposableStack();
+
+  /** @param leftovers Gets a sentence for each step that failed. */
+  constructor(readonly leftovers: string[]) {}
+
+  /** Puts a step on the stack, to be run before those that are on it. */
+  push(what: string, undo: () => Promise<unknown>): void {
+    this.#stack.defer(async () => {
+      try {
+        await undo();
+        log.debug("Undone: {what}", { what });
+      } catch (error) {
+        const words = `Could not ${what}: ${messageOf(error)}`;
+        log.error("{words}", { words });
+        this.leftovers.push(words);
+      }
+    });
+  }
+
+  /** Forgets all steps: what they would undo is to stay. */
+  keep(): void {
+    this.#stack.move();
+    this.#stack = new AsyncDisposableStack();
+  }
+
+  /** Runs all steps, the last one first. May be called again. */
+  async unwind(): Promise<void> {
+    const stack = this.#stack;
+    this.#stack = new AsyncDisposableStack();
+    await stack.disposeAsync();
+  }
+
+  async [Symbol.asyncDispose]() {
+    await this.unwind();
+  }
+}

@@ -1,0 +1,11 @@
+import type { Io } from "../io.ts";
+import type { Values } from "../parse.ts";
+import type { Progress } from "../progress.ts";
+
+/** What every subcommand gets. Each returns its exit code. */
+export interface CommandContext {
+  values: Values;
+  io: Io;
+  progress: Progress;
+  signal: AbortSignal;
+}

@@ -1,0 +1,72 @@
+import { join, resolve } from "@std/path";
+import { readTarget } from "../../catalog/target.ts";
+import { UsageError } from "../../errors.ts";
+import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
+import { pickPoint, pointsOfDisk, pointsOfRun, pointsOfTarget } from "../../restore/source.ts";
+import type { Values } from "../parse.ts";
+import { jsonLine, restoreText } from "../report.ts";
+import type { CommandContext } from "./context.ts";
+
+/** `qmpbackup restore merge`. */
+export async function restoreMerge(
+  { values, io, progress, signal }: CommandContext,
+): Promise<number> {
+  const format = values.format ?? "qcow2";
+  const restored = await merge(await jobsOf(values, format), {
+    format,
+    skipCheck: values["skip-check"] ?? false,
+    signal,
+    onProgress: (folder, doneBytes, totalBytes) => progress.update(folder, doneBytes, totalBytes),
+  });
+  progress.hide();
+  io.stdout(
+    values.json ? jsonLine("summary", { state: "done", disks: restored }) : restoreText(restored),
+  );
+  return 0;
+}
+
+async function jobsOf(values: Values, format: ImageFormat): Promise<MergeJob[]> {
+  const { targetfile, "target-dir": targetDir, until = null } = values;
+  const dir = resolve(values.dir ?? ".");
+  if ((targetfile === undefined) === (targetDir === undefined)) {
+    throw new UsageError('"restore merge" needs either --targetfile or --target-dir');
+  }
+  if (targetfile !== undefined) {
+    const point = pickPoint(await pointsOfDisk(dir), until);
+    return [{ point, targetFile: resolve(targetfile) }];
+  }
+  return await jobsOfRun(dir, resolve(targetDir ?? "."), until, format);
+}
+
+async function jobsOfRun(
+  dir: string,
+  targetDir: string,
+  until: string | null,
+  format: ImageFormat,
+): Promise<MergeJob[]> {
+  const target = await readTarget(dir);
+  if (!target.hasRecords) {
+    throw new UsageError(
+      `"${dir}" holds no records of runs, so that the disks of one run can't be told: restore ` +
+        "each disk's folder with --targetfile",
+    );
+  }
+  const points = await pointsOfTarget(target);
+  const chosen = pickPoint(points, until);
+  const run = target.runs.find(({ id }) => id === chosen.runId);
+  const missing = run?.disks.filter(({ result }) => result !== "done") ?? [];
+  if (missing.length > 0) {
+    throw new UsageError(
+      `The run ${chosen.runId} did not finish the disks ` +
+        `${
+          missing.map(({ folder }) => `"${folder}"`).join(", ")
+        }: name another one with --until, ` +
+        "or restore single disks with --targetfile",
+    );
+  }
+  await Deno.mkdir(targetDir, { recursive: true });
+  return pointsOfRun(points, chosen).map((point) => ({
+    point,
+    targetFile: join(targetDir, `${point.folder}.${format}`),
+  }));
+}

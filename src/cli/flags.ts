@@ -1,0 +1,173 @@
+/**
+ * The one table of subcommands and flags: parsing, help and examples are made from it.
+ *
+ * @module
+ */
+
+/** How a flag's value is read. */
+export type FlagKind = "switch" | "text" | "list" | "count" | "choice";
+
+export interface Flag {
+  kind: FlagKind;
+  help: string;
+  short?: string;
+  /** What the help calls the value. */
+  value?: string;
+  choices?: readonly string[];
+  /** Other spellings that people use. */
+  aliases?: readonly string[];
+}
+
+export const FLAGS = {
+  socket: {
+    kind: "text",
+    value: "PATH",
+    help: "QMP socket of the VM: a path, or tcp:HOST:PORT",
+  },
+  "agent-socket": {
+    kind: "text",
+    value: "PATH",
+    help: "guest agent's socket; with it the file systems of a VM of several disks are frozen",
+  },
+  "agent-timeout": {
+    kind: "count",
+    value: "SECONDS",
+    help: "how long the agent may take to answer (10)",
+  },
+  timeout: { kind: "count", value: "SECONDS", help: "how long QEMU may take to answer (30)" },
+  debug: { kind: "switch", help: "log every QMP message and command too" },
+  json: { kind: "switch", help: "print results as JSON, one object a line" },
+  help: { kind: "switch", short: "h", help: "print this help" },
+  version: { kind: "switch", help: "print the version" },
+
+  level: {
+    kind: "choice",
+    short: "l",
+    choices: ["copy", "full", "inc", "auto"],
+    help:
+      "full: everything. inc: what changed since the last one. auto: inc for each disk that can, " +
+      "full for the others. copy: everything, beside the chain",
+  },
+  target: {
+    kind: "text",
+    short: "t",
+    value: "DIR",
+    help: "where the backups go; made if missing",
+  },
+  include: { kind: "list", short: "i", value: "A,B", help: "only these disks, by node or device" },
+  exclude: { kind: "list", short: "e", value: "A,B", help: "not these disks" },
+  "include-raw": {
+    kind: "switch",
+    help: "raw disks too; their bitmap lives only as long as QEMU does",
+  },
+  uuid: {
+    kind: "text",
+    value: "ID",
+    help: "the chain's id: of a new target instead of a random one, or whose bitmaps to remove",
+  },
+  "speed-limit": {
+    kind: "count",
+    value: "BYTES",
+    help: "bytes per second and disk; 0 is no limit",
+  },
+  compress: { kind: "switch", help: "compress the images" },
+  "fleece-dir": {
+    kind: "text",
+    value: "DIR",
+    help: "where QEMU keeps what the guest overwrites meanwhile (beside each disk)",
+  },
+  quiesce: { kind: "switch", help: "freeze the guest's file systems, even for a single disk" },
+
+  dir: { kind: "text", value: "DIR", help: "a disk's folder, or the whole backup directory" },
+  targetfile: { kind: "text", value: "FILE", help: "the new file; never overwritten" },
+  "target-dir": {
+    kind: "text",
+    value: "DIR",
+    help: "restore all disks of a run into this folder",
+  },
+  until: {
+    kind: "text",
+    value: "WHEN",
+    help: "an image's name, a run's id, or a time such as \"2026-11-22 23:00\" (newest)",
+  },
+  format: { kind: "choice", choices: ["qcow2", "raw"], help: "of the new file (qcow2)" },
+  "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
+
+  show: { kind: "choice", choices: ["blockdev", "bitmaps", "backups"], help: "what to show" },
+  "remove-bitmap": {
+    kind: "switch",
+    aliases: ["remove-bitmaps"],
+    help: "remove our dirty bitmaps from the VM's disks; the next backup is a full one",
+  },
+} as const satisfies Record<string, Flag>;
+
+export type FlagName = keyof typeof FLAGS;
+
+/** Taken by every subcommand, before or after its name. */
+export const GLOBAL_FLAGS = ["debug", "json", "help", "version"] as const;
+const VM_FLAGS = ["socket", "timeout"] as const;
+
+export interface Command {
+  summary: string;
+  required: readonly FlagName[];
+  optional: readonly FlagName[];
+  /** Each with the sentence that says what it does. */
+  examples: readonly { does: string; line: string }[];
+}
+
+export const COMMANDS = {
+  backup: {
+    summary: "Back up the disks of a running VM",
+    required: ["socket", "level", "target"],
+    optional: [
+      ...["timeout", "agent-socket", "agent-timeout", "quiesce", "include", "exclude"] as const,
+      ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir"] as const,
+    ],
+    examples: [
+      {
+        does: "Every night: a full backup the first time, increments from then on",
+        line: "qmpbackup backup --socket /run/vm1.qmp --level auto --target /backup/vm1",
+      },
+      {
+        does: "One disk, at 50 MB a second at most",
+        line: "qmpbackup --socket /run/vm1.qmp backup -l full -t /backup/vm1 -i disk0 " +
+          "--speed-limit 50000000",
+      },
+    ],
+  },
+  "restore merge": {
+    summary: "Restore a point in time into new files; the backups are only read",
+    required: ["dir"],
+    optional: ["targetfile", "target-dir", "until", "format", "skip-check"],
+    examples: [
+      {
+        does: "The newest state of one disk",
+        line: "qmpbackup restore merge --dir /backup/vm1/disk0 --targetfile /vm/disk0.qcow2",
+      },
+      {
+        does: "All disks as they were last evening",
+        line: "qmpbackup restore merge --dir /backup/vm1 --target-dir /vm/restored " +
+          '--until "2026-11-21 20:00"',
+      },
+    ],
+  },
+  info: {
+    summary: "Show a VM's disks and bitmaps, or what a backup directory holds",
+    required: ["show"],
+    optional: [...VM_FLAGS, "dir"],
+    examples: [
+      { does: "The disks", line: "qmpbackup info --socket /run/vm1.qmp --show blockdev" },
+      { does: "The restore points", line: "qmpbackup info --show backups --dir /backup/vm1" },
+    ],
+  },
+  cleanup: {
+    summary: "Remove our dirty bitmaps from a VM",
+    required: ["socket", "remove-bitmap"],
+    optional: ["timeout", "uuid"],
+    examples: [
+      { does: "All of them", line: "qmpbackup cleanup --socket /run/vm1.qmp --remove-bitmap" },
+    ],
+  },
+} as const satisfies Record<string, Command>;
+
+export type CommandName = keyof typeof COMMANDS;

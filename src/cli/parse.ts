@@ -1,0 +1,134 @@
+/**
+ * From argv to a subcommand and its flags' values. Pure.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+import { closestString } from "@std/text/closest-string";
+import { UsageError } from "../errors.ts";
+import {
+  type Command,
+  type CommandName,
+  COMMANDS,
+  type Flag,
+  type FlagName,
+  FLAGS,
+  GLOBAL_FLAGS,
+} from "./flags.ts";
+
+type Spec = typeof FLAGS;
+type ValueOf<F> = F extends { kind: "switch" } ? boolean
+  : F extends { kind: "list" } ? string[]
+  : F extends { kind: "count" } ? number
+  : F extends { kind: "choice"; choices: readonly (infer Choice)[] } ? Choice
+  : string;
+
+/** What was given, by flag. */
+export type Values = { [Name in FlagName]?: ValueOf<Spec[Name]> };
+
+export interface Parsed {
+  /** Null where only `--help` or `--version` was asked for. */
+  command: CommandName | null;
+  values: Values;
+}
+
+const flagEntries = Object.entries(FLAGS) as [FlagName, Flag][];
+
+/**
+ * Parses a command line.
+ *
+ * @throws {UsageError} If it is wrong, with what is near it where there is something.
+ */
+export function parse(argv: readonly string[]): Parsed {
+  const given = parseArgs(argv, {
+    boolean: namesOf((flag) => flag.kind === "switch"),
+    string: ["_", ...namesOf((flag) => flag.kind !== "switch")],
+    collect: namesOf((flag) => flag.kind === "list"),
+    alias: Object.fromEntries(
+      flagEntries.map(([name, flag]) => [name, otherNames(flag)]),
+    ),
+    unknown: refuseUnknown,
+  });
+  const values: Record<string, unknown> = {};
+  for (const [name, flag] of flagEntries) {
+    const raw = given[name];
+    const isAbsent = raw === undefined || raw === false || Array.isArray(raw) && raw.length === 0;
+    if (isAbsent) continue;
+    values[name] = valueOf(name, flag, raw);
+  }
+  const command = commandOf(given._.map(String), values as Values);
+  if (command) checkFlags(command, values as Values);
+  return { command, values: values as Values };
+}
+
+function namesOf(isWanted: (flag: Flag) => boolean): string[] {
+  return flagEntries.filter(([, flag]) => isWanted(flag)).flatMap(([name]) => name);
+}
+
+function otherNames({ short, aliases = [] }: Flag): string[] {
+  return [...(short ? [short] : []), ...aliases];
+}
+
+function refuseUnknown(arg: string, key?: string) {
+  // Words that are no flags are looked at later, as the subcommand.
+  if (key === undefined || !arg.startsWith("-") || arg === "-") return true;
+  const names = flagEntries.flatMap(([name, flag]) => [name, ...(flag.aliases ?? [])]);
+  const flag = arg.replace(/=.*$/s, "");
+  throw new UsageError(`Unknown flag "${flag}": did you mean "--${closestString(key, names)}"`);
+}
+
+function valueOf(name: FlagName, flag: Flag, raw: unknown): unknown {
+  if (flag.kind === "switch") return true;
+  if (flag.kind === "list") {
+    const items = (Array.isArray(raw) ? raw : [raw]).flatMap((text) => String(text).split(","));
+    const names = items.map((item) => item.trim()).filter((item) => item !== "");
+    if (names.length === 0) throw new UsageError(`--${name} needs a value: ${flag.value}`);
+    return names;
+  }
+  const text = String(Array.isArray(raw) ? raw.at(-1) : raw);
+  if (text === "") {
+    throw new UsageError(`--${name} needs a value: ${flag.value ?? flag.choices?.join(", ")}`);
+  }
+  if (flag.kind === "choice" && !flag.choices?.includes(text)) {
+    throw new UsageError(`--${name} is one of ${flag.choices?.join(", ")}, not "${text}"`);
+  }
+  if (flag.kind === "count") return countOf(name, text);
+  return text;
+}
+
+function countOf(name: FlagName, text: string): number {
+  const count = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(count)) {
+    throw new UsageError(`--${name} takes a whole number, 0 or more, not "${text}"`);
+  }
+  return count;
+}
+
+function commandOf(words: string[], values: Values): CommandName | null {
+  const name = words.join(" ");
+  if (name === "" && (values.help || values.version)) return null;
+  const names = Object.keys(COMMANDS) as CommandName[];
+  const command = names.find((known) => known === name);
+  if (command) return command;
+  // `restore --help` means the only kind of restore there is.
+  const started = names.find((known) => known.startsWith(`${name} `));
+  if (started && name !== "" && values.help) return started;
+  throw new UsageError(
+    name === ""
+      ? `Name a subcommand: ${names.join(", ")}. --help says more`
+      : `Unknown subcommand "${name}": did you mean "${closestString(name, names)}"`,
+  );
+}
+
+function checkFlags(name: CommandName, values: Values) {
+  const command: Command = COMMANDS[name];
+  const known: readonly string[] = [...GLOBAL_FLAGS, ...command.required, ...command.optional];
+  for (const flag of Object.keys(values)) {
+    if (!known.includes(flag)) throw new UsageError(`"${name}" takes no --${flag}`);
+  }
+  if (values.help || values.version) return;
+  for (const flag of command.required) {
+    if (values[flag] === undefined) throw new UsageError(`"${name}" needs --${flag}`);
+  }
+}

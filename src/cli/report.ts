@@ -1,0 +1,115 @@
+/**
+ * The results of each subcommand, as text for people and as JSON for programs. Pure.
+ *
+ * @module
+ */
+
+import type { RunRecord } from "../catalog/record.ts";
+import type { Target } from "../catalog/target.ts";
+import type { Disk, LeftOut } from "../vm/disks.ts";
+import type { Restored } from "../restore/merge.ts";
+import { localTime, printable, size, table } from "./text.ts";
+
+/** One line of `--json` output. */
+export function jsonLine(messageType: string, content: object): string {
+  return JSON.stringify({ message_type: messageType, ...content }) + "\n";
+}
+
+/** The result of `backup`. */
+export function backupText(record: RunRecord): string {
+  const rows = record.disks.map(({ folder, level, bytesWritten, file, result, reason, error }) => [
+    folder,
+    level,
+    result,
+    result === "done" ? size(bytesWritten) : "-",
+    result === "done" ? file : "-",
+    error ?? reason,
+  ]);
+  return [
+    `Backup ${record.id} of the VM "${printable(record.vm.name)}": ${record.state}\n`,
+    table([["DISK", "LEVEL", "RESULT", "WRITTEN", "FILE", "WHY"], ...rows]),
+    record.pointInTime === null
+      ? ""
+      : `Point in time: ${localTime(new Date(record.pointInTime))}, ${holdText(record.hold)}\n`,
+    ...record.leftOut.map(({ device, reason }) =>
+      `Left out: ${printable(device)}, ${printable(reason)}\n`
+    ),
+    ...record.warnings.map((warning) => `Warning: ${printable(warning)}\n`),
+  ].join("");
+}
+
+function holdText({ kind, pausedMs, frozenMs }: RunRecord["hold"]): string {
+  const frozen = frozenMs === null ? "" : `, file systems frozen for ${frozenMs} ms`;
+  if (kind === "stop") return `guest paused for ${pausedMs} ms${frozen}`;
+  return (kind === "none" ? "guest not paused" : "guest was paused already") + frozen;
+}
+
+/** The result of `restore merge`. */
+export function restoreText(restored: Restored[]): string {
+  const rows = restored.map(({ folder, pointInTime, images, virtualSizeBytes, targetFile }) => [
+    folder,
+    localTime(new Date(pointInTime)),
+    String(images),
+    size(virtualSizeBytes),
+    targetFile,
+  ]);
+  return table([["DISK", "POINT IN TIME", "IMAGES", "SIZE", "FILE"], ...rows]);
+}
+
+/** The result of `info --show blockdev`. */
+export function disksText(disks: Disk[], leftOut: LeftOut[]): string {
+  const rows = disks.map(({ name, format, virtualSizeBytes, id, source, bitmaps }) => [
+    name,
+    format,
+    size(virtualSizeBytes),
+    id,
+    source,
+    bitmaps.map((bitmap) => bitmap.name).join(" ") || "-",
+  ]);
+  return [
+    table([["DISK", "FORMAT", "SIZE", "DEVICE", "FILE", "BITMAPS"], ...rows]),
+    ...leftOut.map(({ device, reason }) =>
+      `No disk to back up: ${printable(device)}, ${printable(reason)}\n`
+    ),
+  ].join("");
+}
+
+/** The disks as `--json` and `--show bitmaps` tell them. */
+export function diskJson({ name, id, node, device, source, format, virtualSizeBytes }: Disk) {
+  return { name, id, node, device, source, format, virtualSizeBytes };
+}
+
+/** The result of `info --show bitmaps`: JSON in any case, as the reference prints it. */
+export function bitmapsJson(disks: Disk[]) {
+  return disks.map((disk) => ({
+    ...diskJson(disk),
+    bitmaps: disk.bitmaps.map(({ countBytes, granularityBytes, ...bitmap }) => ({
+      ...bitmap,
+      count: countBytes,
+      granularity: granularityBytes,
+    })),
+  }));
+}
+
+/** The result of `info --show backups`. */
+export function backupsText({ chainId, runs }: Target): string {
+  const rows = runs.flatMap((run) =>
+    run.disks.map((disk) => [
+      localTime(new Date(run.pointInTime ?? run.started)),
+      disk.folder,
+      disk.level,
+      disk.result,
+      disk.result === "done" ? size(disk.bytesWritten) : "-",
+      disk.file,
+      disk.parent ?? "-",
+      run.id,
+    ])
+  );
+  return [
+    `Chain ${chainId ?? "(none)"}, ${runs.length} runs\n`,
+    table([
+      ["POINT IN TIME", "DISK", "LEVEL", "RESULT", "WRITTEN", "FILE", "BUILDS ON", "RUN"],
+      ...rows,
+    ]),
+  ].join("");
+}

@@ -1,0 +1,50 @@
+/**
+ * How things are written for people. Pure.
+ *
+ * @module
+ */
+
+import { format as formatBytes } from "@std/fmt/bytes";
+
+/** A size in binary units: "1.5 GiB". */
+export function size(sizeBytes: number): string {
+  return formatBytes(sizeBytes, { binary: true });
+}
+
+/** Local time with its zone: "2026-11-22 23:11:35 +0100". */
+export function localTime(date: Date): string {
+  const two = (value: number) => String(value).padStart(2, "0");
+  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");
+  const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
+  const offset = -date.getTimezoneOffset();
+  const zone = two(Math.floor(Math.abs(offset) / 60)) + two(Math.abs(offset) % 60);
+  return `${day} ${time} ${offset < 0 ? "-" : "+"}${zone}`;
+}
+
+/** A time left: "1:02:03", "4:05". */
+export function clock(seconds: number): string {
+  const whole = Math.round(seconds);
+  const parts = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const shown = parts[0] === 0 ? parts.slice(1) : parts;
+  return shown.map((part, i) => i === 0 ? String(part) : String(part).padStart(2, "0")).join(":");
+}
+
+/** Takes from a name what a terminal would obey: control characters become visible. */
+export function printable(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(
+    /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
+    (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  );
+}
+
+/** Columns as wide as what stands in them; the last one is not padded. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const cells = rows.map((row) => row.map(printable));
+  const widths: number[] = [];
+  for (const row of cells) {
+    row.forEach((cell, i) => widths[i] = Math.max(widths[i] ?? 0, [...cell].length));
+  }
+  const pad = (cell: string, i: number) => cell + " ".repeat((widths[i] ?? 0) - [...cell].length);
+  return cells.map((row) => row.map(pad).join("  ").trimEnd() + "\n").join("");
+}

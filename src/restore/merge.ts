@@ -1,0 +1,163 @@
+/**
+ * Merges a chain into one new file. The images of the backup are only read.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { dirname, resolve } from "@std/path";
+import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
+import { PARTIAL_SUFFIX } from "../catalog/names.ts";
+import { Failure, UsageError } from "../errors.ts";
+import { checkImage, imageFacts, qemuImg } from "../image/qemu_img.ts";
+import { planPasses } from "./passes.ts";
+import type { Layer, RestorePoint } from "./source.ts";
+
+const log = getLogger(["qmpbackup", "restore"]);
+
+export type ImageFormat = "qcow2" | "raw";
+
+export interface MergeOptions {
+  format: ImageFormat;
+  /** Don't check each image's metadata first. */
+  skipCheck: boolean;
+  signal: AbortSignal;
+  onProgress(folder: string, doneBytes: number, totalBytes: number): void;
+}
+
+/** One disk to restore. */
+export interface MergeJob {
+  point: RestorePoint;
+  /** Absolute. */
+  targetFile: string;
+}
+
+/** What a restore made. */
+export interface Restored {
+  folder: string;
+  point: string;
+  pointInTime: string;
+  images: number;
+  targetFile: string;
+  format: ImageFormat;
+  virtualSizeBytes: number;
+}
+
+/**
+ * Writes the contents of restore points into new files, each of which gets its name only when it is
+ * whole. All is looked at before the first byte is written: that the images are there and sound, that
+ * their links say what the records say, and that the files are free.
+ *
+ * @throws {UsageError} If a file exists.
+ * @throws {Failure} If an image is missing, damaged or linked to another one, or `qemu-img` fails.
+ */
+export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Restored[]> {
+  const checked: { job: MergeJob; layers: Layer[]; virtualSizeBytes: number }[] = [];
+  for (const job of jobs) {
+    await refuseExisting(job.targetFile);
+    const layers = job.point.layers();
+    let virtualSizeBytes = 0;
+    for (const layer of layers) ({ virtualSizeBytes } = await checkLayer(layer, options));
+    checked.push({ job, layers, virtualSizeBytes });
+  }
+  const restored: Restored[] = [];
+  for (const { job: { point, targetFile }, layers, virtualSizeBytes } of checked) {
+    log.info("Restoring {name} from {count} images into {targetFile}", {
+      name: point.name,
+      count: layers.length,
+      targetFile,
+    });
+    const onPercent = (percent: number) =>
+      options.onProgress(point.folder, percent / 100 * virtualSizeBytes, virtualSizeBytes);
+    await convert(layers, targetFile, options, onPercent);
+    restored.push({
+      folder: point.folder,
+      point: point.name,
+      pointInTime: new Date(point.timeMs).toISOString(),
+      images: layers.length,
+      targetFile,
+      format: options.format,
+      virtualSizeBytes,
+    });
+  }
+  return restored;
+}
+
+async function refuseExisting(targetFile: string) {
+  for (const path of [targetFile, targetFile + PARTIAL_SUFFIX]) {
+    if (!await exists(path)) continue;
+    throw new UsageError(
+      path === targetFile
+        ? `"${path}" exists already, and is not overwritten: name another file`
+        : `"${path}" was left by a restore that did not end: remove it`,
+    );
+  }
+  if (!await exists(dirname(targetFile))) {
+    throw new UsageError(`The folder "${dirname(targetFile)}" does not exist`);
+  }
+}
+
+async function checkLayer({ path, parent }: Layer, { skipCheck, signal }: MergeOptions) {
+  if (!await exists(path)) {
+    throw new Failure(`The image "${path}" is missing: what builds on it can't be restored`);
+  }
+  const facts = await imageFacts(path, { signal });
+  if (facts.dataFile !== null) {
+    throw new Failure(`"${path}" keeps its data in "${facts.dataFile}": no backup of ours does`);
+  }
+  const link = facts.backing === null ? null : resolve(dirname(path), facts.backing);
+  if (link !== null && link !== parent) {
+    throw new Failure(
+      `"${path}" is linked to "${link}", but ${
+        parent ? `builds on "${parent}"` : "is a full backup"
+      }: ` +
+        "the folder was changed, restore by hand with the order you know",
+    );
+  }
+  if (!skipCheck) await checkImage(path, { signal });
+  return facts;
+}
+
+async function convert(
+  layers: Layer[],
+  targetFile: string,
+  { format, signal }: MergeOptions,
+  onPercent: (percent: number) => void,
+) {
+  const partial = targetFile + PARTIAL_SUFFIX;
+  const between = (pass: number) => `${targetFile}.pass${pass}${PARTIAL_SUFFIX}`;
+  const passes = planPasses(layers.map(({ path }) => path), between);
+  await using made = new AsyncDisposableStack();
+  for (const [index, { source, isLast }] of passes.entries()) {
+    const output = isLast ? partial : between(index + 1);
+    made.defer(() => removeFile(output));
+    const as = isLast ? format : "qcow2";
+    await qemuImg(["convert", "-p", "-W", "-m", "16", "-O", as, source, output], {
+      signal,
+      onPercent: (percent) => onPercent((index * 100 + percent) / passes.length),
+    });
+    // What was between the passes is of no use any more, and as large as the disk.
+    await removeFile(between(index));
+  }
+  await publish(partial, targetFile);
+}
+
+/** A hard link fails where the name is taken; a rename would overwrite. */
+async function publish(partial: string, targetFile: string) {
+  await syncPath(partial);
+  try {
+    await Deno.link(partial, targetFile);
+    await syncPath(dirname(targetFile));
+  } catch (error) {
+    if (error instanceof Deno.errors.AlreadyExists) {
+      throw new UsageError(`"${targetFile}" was made by somebody else meanwhile`, { cause: error });
+    }
+    // A file system without hard links.
+    await refuseTaken(targetFile);
+    await renameDurably(partial, targetFile);
+  }
+}
+
+async function refuseTaken(targetFile: string) {
+  if (await exists(targetFile)) throw new UsageError(`"${targetFile}" exists already`);
+}

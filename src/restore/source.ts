@@ -1,0 +1,201 @@
+/**
+ * What can be restored from a directory: the points of its records, or, where there are none (the
+ * reference's directories, a folder copied alone), what the images' names and links say. Reads only.
+ *
+ * @module
+ */
+
+import { basename, dirname, join, resolve } from "@std/path";
+import { chainOf, type Point, restorePoints } from "../catalog/chains.ts";
+import { type ImageName, parseImageName, PARTIAL_SUFFIX } from "../catalog/names.ts";
+import { readTarget, type Target } from "../catalog/target.ts";
+import { Failure, UsageError } from "../errors.ts";
+
+/** An image and what it builds on. */
+export interface Layer {
+  /** Absolute. */
+  path: string;
+  /** The parent that the record names, absolute; null for a full backup or a copy. */
+  parent: string | null;
+}
+
+/** A point that can be restored. */
+export interface RestorePoint {
+  /** The newest image's name. */
+  name: string;
+  folder: string;
+  /** UTC milliseconds; of the record, or of the name where there is none. */
+  timeMs: number;
+  /** The run it belongs to; null where there is no record. */
+  runId: string | null;
+  /**
+   * The images of its chain, the full backup first.
+   *
+   * @throws {ChainError} If the records contradict each other.
+   */
+  layers(): Layer[];
+}
+
+/**
+ * Lists the points of one disk, oldest first.
+ *
+ * @param dir A disk's folder, or a target that holds one disk only. Absolute.
+ * @throws {UsageError} If there is nothing to restore, or several disks.
+ * @throws {Failure} If the order of the images can't be told for sure.
+ */
+export async function pointsOfDisk(dir: string): Promise<RestorePoint[]> {
+  const own = await readTarget(dir);
+  if (own.hasRecords) {
+    const points = await pointsOfTarget(own);
+    const folders = new Set(points.map(({ folder }) => folder));
+    if (folders.size <= 1) return points;
+    throw new UsageError(
+      `"${dir}" holds the disks ${[...folders].map((name) => `"${name}"`).join(", ")}: name one ` +
+        "disk's folder with --dir, or restore all of them with --target-dir",
+    );
+  }
+  const above = await readTarget(dirname(dir));
+  const points = (await pointsOfTarget(above)).filter(({ folder }) => folder === basename(dir));
+  if (points.length > 0) return points;
+  await refusePartials(dir, []);
+  return pointsOfNames(dir, await listFiles(dir));
+}
+
+/** All points of a target with records, oldest first. */
+export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
+  const points = restorePoints(target.runs);
+  // What a run of ours is writing now, or wrote when it was killed, is in nobody's way.
+  const ours = target.runs.filter(({ state }) => state === "running")
+    .flatMap(({ disks }) => disks.map(({ file }) => basename(file) + PARTIAL_SUFFIX));
+  for (const folder of new Set(points.map(({ disk }) => disk.folder))) {
+    await refusePartials(join(target.path, folder), ours);
+  }
+  return recordedPoints(target.path, points);
+}
+
+function recordedPoints(target: string, points: Point[]): RestorePoint[] {
+  return points.map(({ run, disk }) => ({
+    name: basename(disk.file),
+    folder: disk.folder,
+    timeMs: Date.parse(run.pointInTime ?? run.started),
+    runId: run.id,
+    layers: () =>
+      chainOf(points, disk.file).map((link) => ({
+        path: join(target, link.disk.file),
+        parent: link.disk.parent && join(target, link.disk.parent),
+      })),
+  }));
+}
+
+/**
+ * Points from the images' names alone: the time stamps give the order. Pure.
+ *
+ * @throws {Failure} If they don't: two of one time, or an increment without a full backup before it.
+ */
+export function pointsOfNames(dir: string, names: string[]): RestorePoint[] {
+  const images = names.flatMap((name) => {
+    const parsed = parseImageName(name);
+    return parsed ? [{ name, ...parsed }] : [];
+  }).sort((a, b) => a.unixSeconds - b.unixSeconds);
+  if (images.length === 0) throw new UsageError(`There are no backups in "${dir}"`);
+  const points: RestorePoint[] = [];
+  let chain: Layer[] = [];
+  for (const [index, image] of images.entries()) {
+    refuseTie(dir, image, images[index + 1]);
+    const path = join(dir, image.name);
+    const parent = chain.at(-1)?.path ?? null;
+    if (image.level === "inc" && parent === null) {
+      throw new Failure(`"${path}" is an increment, and there is no full backup before it`);
+    }
+    const layers = image.level === "inc" ? [...chain, { path, parent }] : [{ path, parent: null }];
+    if (image.level !== "copy") chain = layers;
+    points.push({
+      name: image.name,
+      folder: basename(dir),
+      timeMs: image.unixSeconds * 1000,
+      runId: null,
+      layers: () => layers,
+    });
+  }
+  return points;
+}
+
+type NamedImage = ImageName & { name: string };
+
+function refuseTie(dir: string, image: NamedImage, next: NamedImage | undefined) {
+  if (next?.unixSeconds !== image.unixSeconds) return;
+  throw new Failure(
+    `"${image.name}" and "${next.name}" in "${dir}" bear the same time, and no record says which ` +
+      "comes first: restore by hand, with the order you know",
+  );
+}
+
+/** The points of all disks at one moment: those of the run that a point belongs to. */
+export function pointsOfRun(points: RestorePoint[], { runId }: RestorePoint): RestorePoint[] {
+  return points.filter((point) => point.runId === runId);
+}
+
+/**
+ * Picks the point a user means.
+ *
+ * @param until A file's name, a run's id or a time; null is the newest.
+ * @throws {UsageError} If there is none.
+ */
+export function pickPoint(points: RestorePoint[], until: string | null): RestorePoint {
+  const newest = points.at(-1);
+  if (!newest) throw new UsageError("There is no restore point");
+  if (until === null) return newest;
+  const named = points.findLast(({ name, runId }) => name === basename(until) || runId === until);
+  if (named) return named;
+  const timeMs = parseTime(until);
+  if (timeMs === null) {
+    throw new UsageError(
+      `--until "${until}" is no image here, no run and no time (such as "2026-11-22 23:00"); ` +
+        `the newest image is "${newest.name}"`,
+    );
+  }
+  const point = points.findLast((point) => point.timeMs <= timeMs);
+  if (point) return point;
+  throw new UsageError(
+    `There is no restore point before "${until}": the first is of ${
+      new Date(points[0]?.timeMs ?? 0).toISOString()
+    }`,
+  );
+}
+
+/**
+ * Reads a time as people write it: local, unless it ends in a zone; a day means its end.
+ *
+ * @returns UTC milliseconds, or null if it is no time.
+ */
+export function parseTime(text: string): number | null {
+  const match = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(Z|[+-]\d\d:?\d\d)?)?$/
+    .exec(text);
+  if (!match) return null;
+  const [, day, time = "23:59:59.999", zone = ""] = match;
+  const timeMs = Date.parse(`${day}T${time}${zone}`);
+  return Number.isNaN(timeMs) ? null : timeMs;
+}
+
+async function refusePartials(dir: string, ours: string[]) {
+  const partial = (await listFiles(dir)).find((name) =>
+    name.endsWith(PARTIAL_SUFFIX) && !ours.includes(name)
+  );
+  if (!partial) return;
+  throw new Failure(
+    `"${join(dir, partial)}" is a backup that is not finished: let it end, or remove it if no ` +
+      "backup is running",
+  );
+}
+
+async function listFiles(dir: string): Promise<string[]> {
+  try {
+    const entries = await Array.fromAsync(Deno.readDir(resolve(dir)));
+    return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) {
+      throw new UsageError(`The directory "${dir}" does not exist`);
+    }
+    throw error;
+  }
+}

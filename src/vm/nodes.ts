@@ -1,0 +1,59 @@
+/**
+ * Takes nodes, filters and bitmaps out of QEMU again, one at a time, in whatever state it left them.
+ *
+ * Each function looks first, so that what is not there (any more, or because its making failed) is no
+ * error: QEMU's words for that differ between releases.
+ *
+ * @module
+ */
+
+import { Failure } from "../errors.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { queryGraph, queryNodes } from "../qmp/queries.ts";
+import { queryDisks } from "./disks.ts";
+
+/** Removes a block node (`blockdev-del`), if it is there. */
+export async function removeNode(qmp: QmpClient, name: string): Promise<void> {
+  const nodes = await queryNodes(qmp);
+  if (!nodes.some((node) => node["node-name"] === name)) return;
+  await qmp.execute("blockdev-del", { "node-name": name });
+}
+
+/** Removes a dirty bitmap (`block-dirty-bitmap-remove`), if it is there. */
+export async function removeBitmap(qmp: QmpClient, node: string, name: string): Promise<void> {
+  const nodes = await queryNodes(qmp);
+  const bitmaps = nodes.find((other) => other["node-name"] === node)?.["dirty-bitmaps"] ?? [];
+  if (!bitmaps.some((bitmap) => bitmap.name === name)) return;
+  await qmp.execute("block-dirty-bitmap-remove", { node, name });
+}
+
+/** Puts a node right under a device (`qom-set drive`): the devices' writes go there from now on. */
+export async function setDrive(qmp: QmpClient, devicePath: string, node: string): Promise<void> {
+  await qmp.execute("qom-set", { path: devicePath, property: "drive", value: node });
+}
+
+/**
+ * Takes a filter away from under its device, if it is there, so that the guest writes to its image
+ * again.
+ *
+ * @throws {Failure} If the filter has a parent but is not the device's root: somebody put something on
+ * top of it, which is not ours to change.
+ */
+export async function takeOffFilter(qmp: QmpClient, filter: string): Promise<void> {
+  const { nodes, edges } = await queryGraph(qmp);
+  const id = nodes.find(({ name }) => name === filter)?.id;
+  if (id === undefined) return;
+  const { disks } = await queryDisks(qmp);
+  const disk = disks.find(({ rootNode }) => rootNode === filter);
+  if (!disk) {
+    if (!edges.some(({ child }) => child === id)) return;
+    throw new Failure(
+      `The node "${filter}" is in use, but not by a device: remove what is above it`,
+    );
+  }
+  // Its present child, not the one of old: an external snapshot may have been taken under it.
+  const below = edges.find(({ parent, name }) => parent === id && name === "file")?.child;
+  const image = nodes.find((node) => node.id === below)?.name;
+  if (!image) throw new Failure(`The filter "${filter}" has no image below it`);
+  await setDrive(qmp, disk.id, image);
+}
