@@ -98,8 +98,7 @@ function namingValue(options: unknown, depth: number): string | null {
  */
 function safeName(path: string): string {
   const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
-  // deno-lint-ignore no-control-regex
-  const clean = base.replace(/[\u0000-\u001f\u007f:\\/\ufffd]/g, "_");
+  const clean = base.replace(/[\p{Cc}:\\/\ufffd]/gu, "_");
   if (clean === "" || clean === "." || clean === "..") return "disk";
   return shorten(clean);
 }

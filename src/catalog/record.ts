@@ -26,8 +26,7 @@ const InsideTarget = v.pipe(
 
 function isInsideTarget(path: string): boolean {
   const names = path.split("/");
-  // deno-lint-ignore no-control-regex
-  const isName = (name: string) => !["", ".", ".."].includes(name) && !/[\u0000]/.test(name);
+  const isName = (name: string) => !["", ".", ".."].includes(name) && !name.includes("\0");
   return names.length <= 2 && names.every(isName);
 }
 
