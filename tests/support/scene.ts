@@ -1,0 +1,163 @@
+/**
+ * A VM of two disks with some data, a target, and what the disks held at each backup.
+ *
+ * @module
+ */
+
+import { compare, convertToRaw } from "./qemu_img.ts";
+import { type TempDir, tempDir } from "./temp_dir.ts";
+import { succeed } from "./tool.ts";
+import { type DiskSpec, startVm, type Vm, type VmOptions } from "./vm.ts";
+
+const MIB = 1 << 20;
+
+export interface Scene extends AsyncDisposable {
+  dir: TempDir;
+  vm: Vm;
+  /** Does not exist at first. */
+  target: string;
+  /** The `backup` command line for this VM and target. */
+  backupArgs(level: string, ...more: string[]): string[];
+  /** Copies what each disk holds now, to be compared with later. */
+  remember(moment: string): Promise<void>;
+  /** Restores all disks at a point and compares each with what it held at that moment. */
+  assertRestores(moment: string, until?: string): Promise<void>;
+  /** Ends the VM the hard way and starts it again on the same disks. */
+  restart(): Promise<void>;
+}
+
+export interface SceneOptions {
+  disks?: number;
+  diskBytes?: number;
+  vm?: Partial<VmOptions>;
+}
+
+/** Sets the scene: each disk holds some data already. */
+export async function scene(options: SceneOptions = {}): Promise<Scene> {
+  await using stack = new AsyncDisposableStack();
+  const dir = stack.use(await tempDir());
+  const specs = Array.from({ length: options.disks ?? 2 }, (_, i): DiskSpec => ({
+    id: `vd${i}`,
+    node: `disk${i}`,
+    path: dir.join(`disk${i}.qcow2`),
+    format: "qcow2",
+    sizeBytes: options.diskBytes ?? 64 * MIB,
+  }));
+  const start = () => startVm({ dir: dir.path, disks: specs, ...options.vm });
+  let vm = await start();
+  stack.defer(() => vm[Symbol.asyncDispose]());
+  for (const [i, { id }] of specs.entries()) {
+    await vm.write(id, 0x10 + i, 0, 8 * MIB);
+    await vm.write(id, 0x20 + i, 20 * MIB, MIB);
+  }
+  const target = dir.join("target");
+  const cleanup = stack.move();
+  let restores = 0;
+  const ids = () => specs.map(({ id }) => id);
+  return {
+    dir,
+    get vm() {
+      return vm;
+    },
+    target,
+    backupArgs: (level, ...more) => [
+      ...["backup", "--socket", vm.socket, "--level", level, "--target", target],
+      ...more,
+    ],
+    async remember(moment) {
+      for (const id of ids()) await vm.snapshotContents(id, dir.join(`${moment}.${id}.raw`));
+    },
+    async assertRestores(moment, until) {
+      const out = dir.join(`out${restores++}`);
+      const when = until === undefined ? [] : ["--until", until];
+      await succeed(["restore", "merge", "--dir", target, "--target-dir", out, ...when]);
+      for (const { id, node } of specs) {
+        await compare(dir.join(`${moment}.${id}.raw`), "raw", `${out}/${node}.qcow2`, "qcow2");
+      }
+      await Deno.remove(out, { recursive: true });
+    },
+    async restart() {
+      vm.kill("SIGKILL");
+      await vm.exited;
+      await vm[Symbol.asyncDispose]();
+      vm = await start();
+    },
+    [Symbol.asyncDispose]: () => cleanup.disposeAsync(),
+  };
+}
+
+/** The files of a target, relative to it, sorted; the records left out. */
+export async function filesOf(target: string): Promise<string[]> {
+  const files: string[] = [];
+  for await (const { name, isDirectory } of Deno.readDir(target)) {
+    if (name === "_qmpbackup") continue;
+    if (!isDirectory) files.push(name);
+    else {for await (const file of Deno.readDir(`${target}/${name}`)) {
+        files.push(`${name}/${file.name}`);
+      }}
+  }
+  return files.sort();
+}
+
+/** Compares an image with a raw copy by way of plain `qemu-img convert`, as without this tool. */
+export async function assertPlainConvert(image: string, rawCopy: string): Promise<void> {
+  const plain = `${rawCopy}.plain`;
+  await convertToRaw(image, "qcow2", plain);
+  await compare(plain, "raw", rawCopy, "raw");
+  await Deno.remove(plain);
+}
+
+interface BlockInfo {
+  device: string;
+  qdev?: string;
+  inserted?: { "node-name": string; "dirty-bitmaps"?: { name: string }[] };
+}
+
+/** What `query-block` says on the fixture's own connection. */
+export async function queryBlock(vm: Vm): Promise<BlockInfo[]> {
+  return await vm.execute("query-block") as BlockInfo[];
+}
+
+/** Resolves once the guest's writes to all disks go through a filter of ours. */
+export async function untilSwitched(vm: Vm): Promise<void> {
+  await until(async () =>
+    (await queryBlock(vm)).every(({ inserted }) => inserted?.["node-name"].endsWith("-cbw"))
+  );
+}
+
+/** Polls until a condition holds; gives up after 30 s. */
+export async function until(condition: () => Promise<boolean>): Promise<void> {
+  const giveUp = Date.now() + 30_000;
+  while (!await condition()) {
+    if (Date.now() > giveUp) throw new Error("Waited 30 s for nothing");
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/**
+ * Asserts that nothing of ours is left in QEMU: no job, node, filter or mark; and of bitmaps just
+ * those expected for each disk.
+ */
+export async function assertNothingLeft(vm: Vm, bitmapsPerDisk: number): Promise<void> {
+  const jobs = await vm.execute("query-jobs") as unknown[];
+  const nodes = await vm.execute("query-named-block-nodes", { flat: true }) as {
+    "node-name": string;
+    "dirty-bitmaps"?: { name: string }[];
+  }[];
+  const objects = await vm.execute("qom-list", { path: "/objects" }) as { name: string }[];
+  const left = [
+    ...jobs.map((job) => `job ${JSON.stringify(job)}`),
+    ...nodes.map((node) => node["node-name"]).filter((name) => name.startsWith("qmpbackup")),
+    ...objects.map(({ name }) => name).filter((name) => name.startsWith("qmpbackup")),
+  ];
+  if (left.length > 0) throw new Error(`Left in QEMU: ${left.join(", ")}`);
+  for (const { inserted, qdev } of await queryBlock(vm)) {
+    const bitmaps = (inserted?.["dirty-bitmaps"] ?? []).filter(({ name }) => name);
+    if (bitmaps.length !== bitmapsPerDisk) {
+      throw new Error(
+        `${qdev} has the bitmaps ${bitmaps.map(({ name }) => name).join(", ")}, ` +
+          `expected ${bitmapsPerDisk}`,
+      );
+    }
+  }
+}

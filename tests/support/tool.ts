@@ -1,0 +1,56 @@
+/**
+ * Runs the tool under test: in this process, or as a child that can be killed.
+ *
+ * @module
+ */
+
+import { fromFileUrl } from "@std/path";
+import { run } from "../../src/app.ts";
+
+/** What a run of the tool said and how it ended. */
+export interface ToolResult {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the tool in this process, one run at a time: the log is the process's own. */
+export async function tool(args: string[], signal?: AbortSignal): Promise<ToolResult> {
+  let stdout = "", stderr = "";
+  const code = await run(args, {
+    stdout: (text) => void (stdout += text),
+    stderr: (text) => void (stderr += text),
+    isTerminal: false,
+    color: false,
+    columns: () => 80,
+  }, signal ?? new AbortController().signal);
+  return { code, stdout, stderr };
+}
+
+/** As `tool()`, for runs that must succeed. */
+export async function succeed(args: string[], signal?: AbortSignal): Promise<ToolResult> {
+  const result = await tool(args, signal);
+  if (result.code !== 0) {
+    throw new Error(`qmpbackup ${args.join(" ")} ended with ${result.code}:\n${result.stderr}`);
+  }
+  return result;
+}
+
+const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
+
+/** Starts the tool as a process of its own. */
+export function startTool(args: string[]): Deno.ChildProcess {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", MAIN, ...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+}
+
+/** Waits for a child of `startTool()`. */
+export async function ended(child: Deno.ChildProcess): Promise<ToolResult> {
+  const { code, stdout, stderr } = await child.output();
+  const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  return { code, stdout: decode(stdout), stderr: decode(stderr) };
+}

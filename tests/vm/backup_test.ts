@@ -1,0 +1,175 @@
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { basename, join } from "@std/path";
+import {
+  assertNothingLeft,
+  assertPlainConvert,
+  filesOf,
+  type Scene,
+  scene,
+  untilSwitched,
+} from "../support/scene.ts";
+import { info } from "../support/qemu_img.ts";
+import { succeed, tool } from "../support/tool.ts";
+
+const MIB = 1 << 20;
+
+interface Summary {
+  id: string;
+  state: string;
+  hold: { kind: string; pausedMs: number };
+  disks: { level: string; file: string; parent: string | null; bitmap: string; reason: string }[];
+}
+
+/** Takes a backup while a writer goes on writing to all disks from the point in time on. */
+async function backupWhileWriting(s: Scene, level: string, moment: string): Promise<Summary> {
+  await s.remember(moment);
+  // Slow enough for the writer to be at work for most of the copy.
+  const run = succeed(s.backupArgs(level, "--json", "--speed-limit", String(24 * MIB)));
+  let isOver = false;
+  run.finally(() => isOver = true).catch(() => {});
+  await Promise.race([untilSwitched(s.vm), run]);
+  let writes = 0;
+  for (let i = 0; !isOver; i++) {
+    const offset = (i * 7 % 60) * MIB + i % 16 * 4096;
+    await s.vm.write(`vd${i % 2}`, 0x80 + i % 100, offset, 64 * 1024 + 4096);
+    if (i % 5 === 0) await s.vm.zero(`vd${i % 2}`, (i * 11 % 60) * MIB, 128 * 1024);
+    if (i % 7 === 0) await s.vm.discard(`vd${i % 2}`, (i * 13 % 60) * MIB, 256 * 1024);
+    writes++;
+  }
+  const { stdout } = await run;
+  if (writes < 3) throw new Error(`The writer was too slow to prove anything: ${writes} writes`);
+  return JSON.parse(stdout.trim().split("\n").at(-1) ?? "") as Summary;
+}
+
+Deno.test("backup holds both disks as they were at every point in time, of every level", async () => {
+  await using s = await scene();
+  const full = await backupWhileWriting(s, "full", "full");
+  assertEquals(full.disks.map(({ level }) => level), ["full", "full"]);
+  const inc1 = await backupWhileWriting(s, "inc", "inc1");
+  const copy = await backupWhileWriting(s, "copy", "copy");
+  const auto = await backupWhileWriting(s, "auto", "auto");
+  assertEquals(auto.disks.map(({ level }) => level), ["inc", "inc"]);
+  assertEquals(auto.disks.map(({ parent }) => parent), inc1.disks.map(({ file }) => file));
+  const full2 = await backupWhileWriting(s, "full", "full2");
+  const inc2 = await backupWhileWriting(s, "inc", "inc2");
+
+  await assertNothingLeft(s.vm, 1);
+  const points = { full, inc1, copy, auto, full2, inc2 };
+  for (const [moment, { id }] of Object.entries(points)) await s.assertRestores(moment, id);
+  await s.assertRestores("inc2");
+});
+
+Deno.test("backup writes images that any QEMU tool reads, wherever the folder is moved", async () => {
+  await using s = await scene();
+  const moments = ["full", "inc", "inc"];
+  for (const [i, level] of moments.entries()) {
+    await s.vm.write("vd0", 0x40 + i, i * MIB, MIB);
+    await s.vm.zero("vd1", i * MIB, 300 * 1024);
+    await s.remember(`m${i}`);
+    await succeed(s.backupArgs(level));
+  }
+  const moved = s.dir.join("moved");
+  await Deno.rename(s.target, moved);
+  for (const disk of [0, 1]) {
+    const images = (await filesOf(moved)).filter((file) => file.startsWith(`disk${disk}/`));
+    assertEquals(images.length, 3);
+    const times = images.toSorted((a, b) => Number(a.match(/\d{9,}/)) - Number(b.match(/\d{9,}/)));
+    for (const [i, image] of times.entries()) {
+      await assertPlainConvert(join(moved, image), s.dir.join(`m${i}.vd${disk}.raw`));
+    }
+    const { backing } = await info(join(moved, times[2] as string));
+    assertEquals(backing, basename(times[1] as string));
+  }
+});
+
+Deno.test("backup names files, records and bitmaps as users of the reference know them", async () => {
+  await using s = await scene();
+  await succeed(s.backupArgs("full", "--uuid", "chain-1"));
+  const files = await filesOf(s.target);
+  assertEquals(files.map((file) => file.replace(/-\d{10}-/, "-TIME-")), [
+    "disk0.qcow2.config",
+    "disk0/FULL-TIME-disk0.qcow2",
+    "disk1.qcow2.config",
+    "disk1/FULL-TIME-disk1.qcow2",
+    "uuid",
+  ]);
+  assertEquals(await Deno.readTextFile(join(s.target, "uuid")), "chain-1");
+  const config = JSON.parse(await Deno.readTextFile(join(s.target, "disk0.qcow2.config")));
+  assertEquals(config["virtual-size"], 64 * MIB);
+  const { stdout } = await succeed(["info", "--socket", s.vm.socket, "--show", "bitmaps"]);
+  assertStringIncludes(stdout, '"recording": true');
+  assertMatch(stdout, /"name": "qmpbackup-disk0-[0-9a-f]{8}-chain-1"/);
+});
+
+Deno.test("backup pauses a running guest of several disks, and one of a single disk not", async () => {
+  await using s = await scene({ vm: { running: true } });
+  const two = JSON.parse((await succeed(s.backupArgs("full", "--json"))).stdout) as Summary;
+  assertEquals(two.hold.kind, "stop");
+  const one = JSON.parse((await succeed(s.backupArgs("inc", "--json", "-i", "disk0"))).stdout);
+  assertEquals((one as Summary).hold, { kind: "none", pausedMs: 0, frozenMs: null } as unknown);
+  const events = s.vm.events.map(({ event }) => event);
+  assertEquals(events.filter((event) => event === "STOP" || event === "RESUME"), [
+    "STOP",
+    "RESUME",
+  ]);
+  assertEquals((await s.vm.execute("query-status") as { status: string }).status, "running");
+});
+
+Deno.test("backup leaves a paused guest paused", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await s.vm.execute("stop");
+  await s.remember("paused");
+  const record = JSON.parse((await succeed(s.backupArgs("full", "--json"))).stdout) as Summary;
+  assertEquals(record.hold.kind, "already-stopped");
+  assertEquals((await s.vm.execute("query-status") as { status: string }).status, "paused");
+  await s.assertRestores("paused");
+});
+
+Deno.test("backup takes two runs in one second apart", async () => {
+  await using s = await scene();
+  await succeed(s.backupArgs("full"));
+  for (const moment of ["a", "b", "c"]) {
+    await s.vm.write("vd0", moment.charCodeAt(0), 0, 64 * 1024);
+    await s.remember(moment);
+    await succeed(s.backupArgs("inc"));
+  }
+  const images = (await filesOf(s.target)).filter((file) => file.startsWith("disk0/"));
+  assertEquals(new Set(images.map((file) => file.match(/\d{9,}/)?.[0])).size, 4);
+  await s.assertRestores("c");
+});
+
+Deno.test("backup compresses", async () => {
+  await using s = await scene();
+  await s.remember("full");
+  await succeed(s.backupArgs("full", "--compress"));
+  await s.assertRestores("full");
+  const plain = (await Deno.stat(s.dir.join("disk0.qcow2"))).size;
+  const [image] = (await filesOf(s.target)).filter((file) => file.startsWith("disk0/"));
+  const { size } = await Deno.stat(join(s.target, image as string));
+  assertEquals(size < plain / 10, true, `${size} bytes, the disk ${plain}`);
+});
+
+Deno.test("backup refuses before it touches anything", async (t) => {
+  await using s = await scene();
+  const refused = async (code: number, words: string, ...args: string[]) => {
+    const result = await tool(args);
+    assertEquals(result.code, code, result.stderr);
+    assertStringIncludes(result.stderr, words);
+    await assertNothingLeft(s.vm, 0);
+  };
+  await t.step("an increment without a full backup", async () => {
+    await refused(1, 'No increment can be taken of the disk "disk0"', ...s.backupArgs("inc"));
+    await refused(1, "--level auto", ...s.backupArgs("inc"));
+  });
+  await t.step("a name that matches no disk", async () => {
+    await refused(2, 'No disk is called "vdx"', ...s.backupArgs("full", "-i", "vdx"));
+    await refused(2, '"disk0", "disk1"', ...s.backupArgs("full", "-e", "vdx"));
+  });
+  await t.step("no disk left", async () => {
+    await refused(2, "No disk is left", ...s.backupArgs("full", "-e", "disk0,disk1"));
+  });
+  await t.step("leaves no folder behind", async () => {
+    const names = await Array.fromAsync(Deno.readDir(s.dir.path), ({ name }) => name);
+    assertEquals(names.includes("target"), false);
+  });
+});
