@@ -35,20 +35,15 @@ export async function takeLock(path: string, holder: Holder): Promise<Disposable
 }
 
 /**
- * Whether a living run holds the lock. A lock file that is not there is held by nobody.
+ * Whether a living run holds the lock.
  *
- * @throws {Deno.errors.PermissionDenied} If it can't be asked.
+ * @throws {Deno.errors.NotFound | Deno.errors.PermissionDenied} If it can't be told.
  */
 export async function isLocked(path: string): Promise<boolean> {
-  try {
-    const file = await Deno.open(path, { read: true, write: true });
-    const free = await tryLock(file);
-    if (free) file.close();
-    return !free;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
+  const file = await Deno.open(path, { read: true, write: true });
+  const free = await tryLock(file);
+  if (free) file.close();
+  return !free;
 }
 
 /** "run 2026…-3f9a2c (pid 123 on host, since …)". */

@@ -60,7 +60,7 @@ export async function lockVm(
   const present = await readMark(qmp, LOCK);
   let dead: VmHolder | null = null;
   if (present !== null) {
-    dead = await deadHolder(present);
+    dead = await deadHolder(present, holder.lockFile);
     log.warn("{holder} died and left this VM locked: taking over", {
       holder: describeHolder(dead),
     });
@@ -71,7 +71,7 @@ export async function lockVm(
   } catch (error) {
     // Somebody was faster, between our look and our attempt.
     const now = error instanceof QmpCommandError ? await readMark(qmp, LOCK) : null;
-    throw now === null ? error : await lockedBy(now);
+    throw now === null ? error : lockedBy(now);
   }
   const unlock = async () => {
     // With the connection gone the mark stays; the next run finds its holder dead.
@@ -87,7 +87,7 @@ export async function lockVm(
  */
 export async function refuseLockedVm(qmp: QmpClient): Promise<void> {
   const present = await readMark(qmp, LOCK);
-  if (present !== null) await deadHolder(present);
+  if (present !== null) await deadHolder(present, null);
 }
 
 /** Takes away the lock of a run whose connection broke, over a new one. */
@@ -96,12 +96,22 @@ export async function unlockVm(qmp: QmpClient, holder: VmHolder): Promise<void> 
   if (present?.run === holder.run) await removeMark(qmp, LOCK);
 }
 
-async function deadHolder(text: string): Promise<VmHolder> {
+/** @param ownLockFile Held by us, so that nobody else can hold it: a holder that names it is dead. */
+async function deadHolder(text: string, ownLockFile: string | null): Promise<VmHolder> {
   const holder = parseVmHolder(text);
-  if (!holder || holder.host !== Deno.hostname()) throw await lockedBy(text);
-  const alive = await isLocked(holder.lockFile).catch(() => true);
-  if (alive) throw await lockedBy(text);
-  return holder;
+  if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
+  try {
+    const isOurs = ownLockFile !== null && await isSameFile(holder.lockFile, ownLockFile);
+    if (isOurs || !await isLocked(holder.lockFile)) return holder;
+  } catch {
+    // It can't be asked (another user's, another mount namespace's): it may live.
+  }
+  throw lockedBy(text);
+}
+
+async function isSameFile(a: string, b: string): Promise<boolean> {
+  const [one, other] = await Promise.all([Deno.stat(a), Deno.stat(b)]);
+  return one.dev === other.dev && one.ino === other.ino;
 }
 
 function lockedBy(text: string): LockedError {
