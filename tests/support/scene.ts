@@ -14,6 +14,8 @@ const MIB = 1 << 20;
 export interface Scene extends AsyncDisposable {
   dir: TempDir;
   vm: Vm;
+  /** Another QMP socket of the VM. */
+  secondSocket: string;
   /** Does not exist at first. */
   target: string;
   /** The `backup` command line for this VM and target. */
@@ -43,7 +45,12 @@ export async function scene(options: SceneOptions = {}): Promise<Scene> {
     format: "qcow2",
     sizeBytes: options.diskBytes ?? 64 * MIB,
   }));
-  const start = () => startVm({ dir: dir.path, disks: specs, ...options.vm });
+  const secondSocket = dir.join("second.qmp");
+  const qemuArgs = [
+    ...["-qmp", `unix:${secondSocket},server=on,wait=off`],
+    ...(options.vm?.qemuArgs ?? []),
+  ];
+  const start = () => startVm({ dir: dir.path, disks: specs, ...options.vm, qemuArgs });
   let vm = await start();
   stack.defer(() => vm[Symbol.asyncDispose]());
   for (const [i, { id }] of specs.entries()) {
@@ -59,6 +66,7 @@ export async function scene(options: SceneOptions = {}): Promise<Scene> {
     get vm() {
       return vm;
     },
+    secondSocket,
     target,
     backupArgs: (level, ...more) => [
       ...["backup", "--socket", vm.socket, "--level", level, "--target", target],

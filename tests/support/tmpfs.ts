@@ -1,0 +1,40 @@
+/**
+ * A small file system of its own, to be filled up. Needs root.
+ *
+ * @module
+ */
+
+import { join } from "@std/path";
+
+export interface Tmpfs extends AsyncDisposable {
+  /** Leaves no byte free. */
+  fill(): Promise<void>;
+  /** Gives back what `fill()` took. */
+  empty(): Promise<void>;
+}
+
+/** Mounts a tmpfs of this size on a new folder. */
+export async function mountTmpfs(path: string, sizeBytes: number): Promise<Tmpfs> {
+  await Deno.mkdir(path, { recursive: true });
+  await command("mount", "-t", "tmpfs", "-o", `size=${sizeBytes},mode=0700`, "tmpfs", path);
+  const filler = join(path, ".filler");
+  return {
+    async fill() {
+      using file = await Deno.open(filler, { create: true, append: true });
+      const block = new Uint8Array(4096).fill(1);
+      try {
+        while (true) await file.write(block);
+      } catch (error) {
+        if (!String(error).includes("No space")) throw error;
+      }
+    },
+    empty: () => Deno.remove(filler),
+    // Lazily: a QEMU may still have files open in it.
+    [Symbol.asyncDispose]: () => command("umount", "--lazy", path),
+  };
+}
+
+async function command(name: string, ...args: string[]): Promise<void> {
+  const { success, stderr } = await new Deno.Command(name, { args }).output();
+  if (!success) throw new Error(`${name} failed: ${new TextDecoder().decode(stderr)}`);
+}
