@@ -13,8 +13,13 @@ import type { DiskPlan, Plan } from "./plan.ts";
 /** The bitmap that tells the job what to copy; it lies on the snapshot's node and goes with it. */
 const JOB_BITMAP = "qmpbackup-job";
 
-/** Small chunks find zeroes that larger ones don't; many workers make up for their number. */
-const JOB_PERF = { "max-workers": 64, "max-chunk": 65536 };
+/**
+ * Small chunks find zeroes that larger ones don't; many workers make up for their number. A chunk
+ * can't be smaller than a cluster of the target.
+ */
+function jobPerf({ disk }: DiskPlan) {
+  return { "max-workers": 64, "max-chunk": Math.max(65536, disk.clusterSizeBytes ?? 0) };
+}
 
 /** The target's file, with a name of its own so that the target can be reopened on top of it. */
 export function fileNode(name: string, path: string) {
@@ -81,7 +86,7 @@ export function backupJob({ request, features }: Plan, disk: DiskPlan): QmpArgum
     speed: request.speedLimitBytesPerSecond,
     compress: request.compress,
     "auto-dismiss": false,
-    ...(features.backupPerf ? { "x-perf": JOB_PERF } : {}),
+    ...(features.backupPerf ? { "x-perf": jobPerf(disk) } : {}),
   };
   if (disk.level !== "inc" || disk.previousBitmap === null) {
     return { actions: [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }] };

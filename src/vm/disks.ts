@@ -101,9 +101,9 @@ export function disksOf(
   const disks: Disk[] = [];
   const leftOut: LeftOut[] = [];
   for (const device of devices) {
-    const label = device.device || device.inserted?.["node-name"] || device.qdev;
     if (!device.inserted) {
-      leftOut.push({ device: label, reason: "the drive is empty" });
+      const name = device.device || lastName(device.qdev);
+      leftOut.push({ device: name, reason: "the drive is empty" });
       continue;
     }
     const node = formatNode(device.inserted, nodes, graph);

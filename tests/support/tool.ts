@@ -31,7 +31,9 @@ export async function tool(args: string[], signal?: AbortSignal): Promise<ToolRe
 export async function succeed(args: string[], signal?: AbortSignal): Promise<ToolResult> {
   const result = await tool(args, signal);
   if (result.code !== 0) {
-    throw new Error(`qmpbackup ${args.join(" ")} ended with ${result.code}:\n${result.stderr}`);
+    throw new Error(
+      `qmpbackup ${args.join(" ")} ended with ${result.code}:\n${result.stderr}${result.stdout}`,
+    );
   }
   return result;
 }
