@@ -22,9 +22,11 @@ const ROOT = fromFileUrl(new URL("..", import.meta.url));
 const OUTPUT = join(ROOT, "qmpbackup");
 const CACHE = join(ROOT, ".build");
 
-/** What the program may do; baked into the binary. A unix socket needs its path read and written. */
-const PERMISSIONS = [
+/** How the program runs and what it may do; baked into the binary. A unix socket needs its path read and written. */
+const BAKED_IN = [
   "--no-prompt",
+  // It would lie in /tmp under a name that anybody can guess.
+  "--no-code-cache",
   "--allow-read",
   "--allow-write",
   "--allow-net",
@@ -102,7 +104,7 @@ function denoCompile(
   binary: string,
   options: RunOptions,
 ): Promise<boolean> {
-  const flags = ["--quiet", ...NOTHING_ELSE, ...PERMISSIONS, "--output", binary];
+  const flags = ["--quiet", ...NOTHING_ELSE, ...BAKED_IN, "--output", binary];
   return run([...deno, "compile", ...flags, script], options);
 }
 

@@ -10,6 +10,7 @@ import {
   until,
   untilSwitched,
 } from "../support/scene.ts";
+import { compare } from "../support/qemu_img.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { mountTmpfs } from "../support/tmpfs.ts";
 
@@ -161,7 +162,6 @@ Deno.test("backup auto takes a full of the disk that was added, and increments o
   await s.assertRestores("inc");
   const out = s.dir.join("disk2.out");
   await succeed(["restore", "merge", "--dir", join(s.target, "disk2"), "--targetfile", out]);
-  const { compare } = await import("../support/qemu_img.ts");
   await compare(s.dir.join("vd2.raw"), "raw", out, "qcow2");
 });
 

@@ -1,0 +1,39 @@
+import { assertEquals, assertMatch } from "@std/assert";
+import { fromFileUrl } from "@std/path";
+import { compare } from "../support/qemu_img.ts";
+import { scene } from "../support/scene.ts";
+
+const ROOT = fromFileUrl(new URL("../../", import.meta.url));
+
+async function run(program: string, args: string[], env: Record<string, string>): Promise<string> {
+  const command = new Deno.Command(program, {
+    args,
+    cwd: ROOT,
+    env,
+    clearEnv: true,
+    stdin: "null",
+  });
+  const { code, stdout, stderr } = await command.output();
+  const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  assertEquals(code, 0, decode(stderr));
+  return decode(stdout);
+}
+
+Deno.test("the compiled binary backs up, takes an increment and restores", async () => {
+  const printed = await run(Deno.execPath(), ["run", "-A", ".ci/compile.ts"], Deno.env.toObject());
+  assertMatch(printed, /[0-9a-f]{64}/);
+  await using s = await scene();
+  // As on a bare hypervisor: no home, nothing but a path to qemu-img.
+  const binary = (...args: string[]) => run(`${ROOT}qmpbackup`, args, { PATH: "/usr/bin:/bin" });
+  assertMatch(await binary("--version"), /^qmpbackup \d+\.\d+\.\d+\n$/);
+  for (const level of ["full", "inc"]) {
+    await s.vm.write("vd1", level.length, 1 << 20, 1 << 20);
+    await s.remember(level);
+    await binary(...s.backupArgs(level));
+    const out = s.dir.join(`${level}.out`);
+    await binary("restore", "merge", "--dir", s.target, "--target-dir", out);
+    for (const i of [0, 1]) {
+      await compare(s.dir.join(`${level}.vd${i}.raw`), "raw", `${out}/disk${i}.qcow2`, "qcow2");
+    }
+  }
+});
