@@ -173,8 +173,8 @@ export class DiskSession {
 function explainOpen(error: unknown, path: string, what: string, option: string): unknown {
   if (!(error instanceof QmpCommandError)) return error;
   return new Failure(
-    `QEMU can't open the ${what} "${path}": ${error.desc}. QEMU may run as another user or see ` +
-      `other folders than we do: let its user write there, or name another folder with ${option}`,
+    `QEMU can't open the ${what} "${path}": ${error.desc}. QEMU may run as another user, or see ` +
+      `other folders than we do: run qmpbackup as QEMU's user, or name another folder with ${option}`,
     { cause: error },
   );
 }

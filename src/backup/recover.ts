@@ -9,6 +9,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import { basename, join } from "@std/path";
+import { restorePoints } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
 import { isBackupBitmap, PARTIAL_SUFFIX, tagOf } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
@@ -70,10 +71,11 @@ export async function recoverBitmaps(
  * locked by the caller, so that a record that says "running" is a dead run's.
  */
 export async function recoverTarget(target: Target): Promise<void> {
+  const kept = new Set(restorePoints(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state === "running")) {
     for (const disk of run.disks) {
       for (const path of leftoversOf(target.path, run, disk)) {
-        if (!await exists(path)) continue;
+        if (kept.has(path) || !await exists(path)) continue;
         log.warn("Removing {path} of a run that died", { path });
         await Deno.remove(path);
       }

@@ -7,7 +7,7 @@
 import { statfsSync } from "node:fs";
 import { dirname } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
-import { Failure } from "../errors.ts";
+import { Failure, UsageError } from "../errors.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 
 /** Bytes that a run will want in a folder. */
@@ -90,13 +90,22 @@ export async function checkSpace(plan: Plan): Promise<string[]> {
 async function findRooms(claims: Claim[]): Promise<Room[]> {
   const rooms = new Map<number, Room>();
   for (const claim of claims) {
-    const { dev } = await Deno.stat(claim.folder);
+    const dev = await deviceOf(claim.folder);
     const room = rooms.get(dev) ?? { folder: claim.folder, claims: [], freeBytes: 0 };
     room.claims.push(claim);
     room.freeBytes = freeBytes(claim.folder);
     rooms.set(dev, room);
   }
   return [...rooms.values()];
+}
+
+async function deviceOf(folder: string): Promise<number> {
+  try {
+    return (await Deno.stat(folder)).dev;
+  } catch (error) {
+    const words = error instanceof Error ? error.message : String(error);
+    throw new UsageError(`The folder "${folder}" can't be used: ${words}`, { cause: error });
+  }
 }
 
 /** Deno has no statfs of its own; the promise kind is missing in Deno 2.4. */

@@ -53,6 +53,12 @@ const Message = v.object({
   data: v.optional(v.record(v.string(), v.unknown())),
 });
 
+/**
+ * How long a QEMU that has just let a command time out gets for the next one: what must be put back is
+ * many commands, and a QEMU that hangs answers none of them.
+ */
+const IMPATIENT_TIMEOUT_MS = 2_000;
+
 /** `query-qmp-schema` is 0.3 MB; nothing QEMU says comes near this. */
 const MAX_MESSAGE_BYTES = 64 << 20;
 
@@ -81,6 +87,8 @@ export class QmpClient implements AsyncDisposable {
   #nextId = 1;
   #end: Error | null = null;
   #version = "";
+  /** A command timed out, and QEMU has said nothing since. */
+  #isSilent = false;
 
   private constructor(
     readonly conn: Deno.Conn,
@@ -141,10 +149,12 @@ export class QmpClient implements AsyncDisposable {
   ): Promise<unknown> {
     if (this.#end) return Promise.reject(this.#end);
     const id = this.#nextId++;
-    const timeoutMs = options?.timeoutMs ?? this.options.timeoutMs;
+    const patienceMs = this.#isSilent ? IMPATIENT_TIMEOUT_MS : Infinity;
+    const timeoutMs = Math.min(options?.timeoutMs ?? this.options.timeoutMs, patienceMs);
     const answer = Promise.withResolvers<unknown>();
     const timer = setTimeout(() => {
       this.#pending.delete(id);
+      this.#isSilent = true;
       answer.reject(
         new QmpTimeoutError(
           `QEMU did not answer "${command}" within ${timeoutMs / 1000} s: does it hang`,
@@ -215,6 +225,7 @@ export class QmpClient implements AsyncDisposable {
   }
 
   #receive(message: unknown) {
+    this.#isSilent = false;
     log.debug("← {text}", () => ({ text: JSON.stringify(message) }));
     if (this.#version === "" && v.is(Greeting, message)) {
       this.#greeting.resolve(message);

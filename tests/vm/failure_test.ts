@@ -40,8 +40,8 @@ async function fullThenChanges(s: Scene) {
 }
 
 /** The next increment must hold what the failed one would have held, and what came after. */
-async function nextIncrementHoldsAll(s: Scene, bitmaps = 1) {
-  await assertNothingLeft(s.vm, bitmaps);
+async function nextIncrementHoldsAll(s: Scene, bitmaps: number | null = 1) {
+  if (bitmaps !== null) await assertNothingLeft(s.vm, bitmaps);
   await s.vm.write("vd0", 0x61, 30 * MIB, MIB);
   await s.remember("inc");
   await succeed(s.backupArgs("inc"));
@@ -136,13 +136,31 @@ Deno.test("backup says how many bytes are missing before it writes any", async (
   await assertNothingLeft(s.vm, 0);
 });
 
-Deno.test("backup tells when QEMU can't write the target", async () => {
-  await using s = await scene();
-  // QEMU sees another folder there than we do: here, one that it has no file in.
-  const { code, stderr } = await tool(s.backupArgs("full", "--fleece-dir", "/proc"));
+Deno.test("backup tells when QEMU, as another user, can't write the target", async () => {
+  await using s = await scene({ vm: { qemuArgs: ["-runas", "nobody"] } });
+  const { code, stderr } = await tool(s.backupArgs("full"));
   assertEquals(code, 1);
-  assertStringIncludes(stderr, "/proc");
+  assertMatch(
+    stderr,
+    /QEMU can't open the target ".*": .*Permission denied.*run qmpbackup as QEMU's/,
+  );
   await assertNothingLeft(s.vm, 0);
+  assertEquals(await filesOf(s.target), []);
+});
+
+Deno.test("backup gives up within its time-out when QEMU hangs, and QEMU puts all back later", async () => {
+  await using s = await scene();
+  await fullThenChanges(s);
+  const failing = tool(s.backupArgs("inc", ...SLOW, "--timeout", "1"));
+  await untilSwitched(s.vm);
+  s.vm.kill("SIGSTOP");
+  const start = performance.now();
+  const { code, stderr } = await failing;
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "does it hang");
+  assertEquals(performance.now() - start < 30_000, true);
+  s.vm.kill("SIGCONT");
+  await nextIncrementHoldsAll(s, null);
 });
 
 Deno.test("backup auto takes a full of the disk that was added, and increments of the others", async () => {
