@@ -22,12 +22,9 @@ export async function backup({ values, io, progress, signal }: CommandContext): 
     quiesce: values.quiesce ?? false,
     signal,
     toolVersion: VERSION,
-    onPlan: ({ disks, leftOut }) => {
+    onPlan: ({ disks }) => {
       for (const { disk, level, reason } of disks) {
         log.info("Disk {name}: {level} ({reason})", { name: disk.name, level, reason });
-      }
-      for (const { device, reason } of leftOut) {
-        log.info("Left out: {device} ({reason})", { device, reason });
       }
     },
     onProgress: ({ disk }, job) =>
