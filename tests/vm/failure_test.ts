@@ -136,8 +136,15 @@ Deno.test("backup says how many bytes are missing before it writes any", async (
   await assertNothingLeft(s.vm, 0);
 });
 
+/** The option has another name since QEMU 9.1. */
+async function asNobody(): Promise<string[]> {
+  const { stdout } = await new Deno.Command("qemu-system-x86_64", { args: ["-help"] }).output();
+  const isOld = new TextDecoder().decode(stdout).includes("-runas");
+  return isOld ? ["-runas", "nobody"] : ["-run-with", "user=nobody"];
+}
+
 Deno.test("backup tells when QEMU, as another user, can't write the target", async () => {
-  await using s = await scene({ vm: { qemuArgs: ["-runas", "nobody"] } });
+  await using s = await scene({ vm: { qemuArgs: await asNobody() } });
   const { code, stderr } = await tool(s.backupArgs("full"));
   assertEquals(code, 1);
   assertMatch(
