@@ -19,7 +19,7 @@ import { Progress } from "./cli/progress.ts";
 import { jsonLine } from "./cli/report.ts";
 import { printable } from "./cli/text.ts";
 import { VERSION } from "./cli/version.ts";
-import { exitCodeOf, Failure, messageOf, UsageError } from "./errors.ts";
+import { exitCodeOf, Failure, messageOf } from "./errors.ts";
 
 const log = getLogger(["qmpbackup"]);
 
@@ -83,11 +83,14 @@ function report(error: unknown, io: Io, json: boolean): number {
   const message = printable(messageOf(error));
   if (json) io.stdout(jsonLine("error", { message, exit_code: exitCode }));
   else io.stderr(`Error: ${message}\n`);
-  if (error instanceof UsageError) return exitCode;
-  if (
-    !(error instanceof Failure) && error instanceof Error && !(error instanceof SuppressedError)
-  ) {
+  if (isBug(error)) {
     io.stderr(`${error.stack ?? ""}\nThis is a bug of qmpbackup: please report it\n`);
   }
   return exitCode;
+}
+
+/** What the operating system refuses (it bears a code such as "ENOSPC") is no bug. */
+function isBug(error: unknown): error is Error {
+  return error instanceof Error && !(error instanceof Failure) &&
+    !(error instanceof SuppressedError) && !("code" in error && typeof error.code === "string");
 }

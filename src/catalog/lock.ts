@@ -67,14 +67,20 @@ async function readHolder(path: string): Promise<Holder | null> {
 
 /** Closes the file where the lock can't be had, if the runtime lets it. */
 async function tryLock(file: Deno.FsFile): Promise<boolean> {
-  if ("tryLock" in file) {
-    const got = await file.tryLock(true);
+  // Deno 2.4 and its types don't know `tryLock()`.
+  const lockable: Pick<Deno.FsFile, "lock"> & { tryLock?(exclusive: boolean): Promise<boolean> } =
+    file;
+  if (lockable.tryLock) {
+    const got = await lockable.tryLock(true);
     if (!got) file.close();
     return got;
   }
-  const waiting = (file as Deno.FsFile).lock(true).then(() => true, () => false);
-  return await Promise.race([
-    waiting,
-    delay(LOCK_WAIT_MS, { persistent: false }).then(() => false),
-  ]);
+  const waiting = lockable.lock(true).then(() => true, () => false);
+  const pause = new AbortController();
+  const tooLong = delay(LOCK_WAIT_MS, { signal: pause.signal }).then(() => false, () => false);
+  try {
+    return await Promise.race([waiting, tooLong]);
+  } finally {
+    pause.abort();
+  }
 }

@@ -5,7 +5,7 @@
  */
 
 import { join } from "@std/path";
-import { UsageError } from "../errors.ts";
+import { messageOf, UsageError } from "../errors.ts";
 import { exists, syncPath, writeDurably } from "./durable.ts";
 import { isChainId, LOCK_FILE, RECORDS_FOLDER, RUNS_FOLDER, UUID_FILE } from "./names.ts";
 import { formatRecord, parseRecord, RecordError, type RunRecord } from "./record.ts";
@@ -120,13 +120,20 @@ async function readRuns(path: string): Promise<RunRecord[]> {
       runs.push(parseRecord(join(folder, name), await readSmall(join(folder, name))));
     }
   } catch (error) {
+    if (error instanceof Deno.errors.NotADirectory && (await Deno.stat(path)).isDirectory) {
+      throw new RecordError(`"${folder}" is no folder of ours`, { cause: error });
+    }
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
   return runs.sort((a, b) => a.sequence - b.sequence);
 }
 
 async function readSmall(path: string): Promise<string> {
-  const { size, isFile } = await Deno.stat(path);
+  const { size, isFile } = await Deno.stat(path).catch((error) => {
+    // A link that leads nowhere: what it stood for must not be taken for missing.
+    if (error instanceof Deno.errors.PermissionDenied) throw error;
+    throw new RecordError(`"${path}" can't be read: ${messageOf(error)}`, { cause: error });
+  });
   if (!isFile || size > MAX_RECORD_BYTES) {
     throw new RecordError(`"${path}" is no file of ours: it is too large, or no regular file`);
   }

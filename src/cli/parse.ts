@@ -73,6 +73,7 @@ function otherNames({ short, aliases = [] }: Flag): string[] {
 function refuseUnknown(arg: string, key?: string) {
   // Words that are no flags are looked at later, as the subcommand.
   if (key === undefined || !arg.startsWith("-") || arg === "-") return true;
+  if (/^-\d/.test(arg)) throw new UsageError(`"${arg}": no flag takes a negative number`);
   const names = flagEntries.flatMap(([name, flag]) => [name, ...(flag.aliases ?? [])]);
   const flag = arg.replace(/=.*$/s, "");
   throw new UsageError(`Unknown flag "${flag}": did you mean "--${closestString(key, names)}"`);

@@ -36,7 +36,7 @@ interface Request {
 
 interface Waiter {
   /** Whether this is the answer waited for; others are dropped. */
-  accepts(value: unknown): boolean;
+  accepts(answer: v.InferOutput<typeof Answer>): boolean;
   resolve(value: unknown): void;
   reject(error: Error): void;
 }
@@ -78,7 +78,16 @@ export class GuestAgent implements AsyncDisposable {
    */
   async execute(command: string): Promise<unknown> {
     if (this.#outOfSync) await this.#sync();
-    return await this.#exchange({ execute: command }, () => true);
+    return await this.#exchange([{ execute: command }], () => true);
+  }
+
+  /**
+   * As `execute()`, but sent even to an agent that hangs: it works its commands off in order, and
+   * finds this one when it goes on. It may be sent twice.
+   */
+  async executeAhead(command: string): Promise<unknown> {
+    if (this.#outOfSync) await this.#sync({ execute: command });
+    return await this.#exchange([{ execute: command }], () => true);
   }
 
   async [Symbol.asyncDispose]() {
@@ -86,15 +95,19 @@ export class GuestAgent implements AsyncDisposable {
     await this.#reading;
   }
 
-  async #sync() {
+  async #sync(...ahead: Request[]) {
     const id = crypto.getRandomValues(new Uint32Array(1))[0] as number;
-    await this.#send(DELIMITER);
-    const isOurs = (value: unknown) => value === id;
-    await this.#exchange({ execute: "guest-sync-delimited", arguments: { id } }, isOurs);
+    const sync = { execute: "guest-sync-delimited", arguments: { id } };
+    // Errors are not ours: qemu-ga sends one for the delimiter itself.
+    await this.#exchange([...ahead, sync], ({ return: value }) => value === id, DELIMITER);
     this.#outOfSync = false;
   }
 
-  async #exchange(message: Request, accepts: Waiter["accepts"]): Promise<unknown> {
+  async #exchange(
+    requests: Request[],
+    accepts: Waiter["accepts"],
+    prefix = new Uint8Array(),
+  ): Promise<unknown> {
     if (this.#end) throw this.#end;
     const answer = Promise.withResolvers<unknown>();
     this.#waiter = { accepts, ...answer };
@@ -102,13 +115,16 @@ export class GuestAgent implements AsyncDisposable {
       this.#outOfSync = true;
       answer.reject(
         new AgentError(
-          `The guest agent did not answer "${message.execute}" within ${this.timeoutMs / 1000} s`,
+          `The guest agent did not answer "${requests[0]?.execute}" within ${
+            this.timeoutMs / 1000
+          } s`,
         ),
       );
     }, this.timeoutMs);
-    log.debug("→ {text}", { text: JSON.stringify(message) });
-    this.#send(new TextEncoder().encode(JSON.stringify(message) + "\n"))
-      .catch((error) => this.#fail(String(error)));
+    const text = requests.map((request) => JSON.stringify(request) + "\n").join("");
+    log.debug("→ {text}", { text });
+    this.#send(new Uint8Array([...prefix, ...new TextEncoder().encode(text)]))
+      .catch((error) => this.#fail(`The guest agent's connection broke: ${error}`));
     try {
       return await answer.promise;
     } finally {
@@ -137,9 +153,10 @@ export class GuestAgent implements AsyncDisposable {
     log.debug("← {text}", { text: JSON.stringify(message) });
     const answer = v.safeParse(Answer, message);
     if (!answer.success || !this.#waiter) return;
+    if (!this.#waiter.accepts(answer.output)) return;
     const { error, return: value } = answer.output;
     if (error) this.#waiter.reject(new AgentError(`The guest agent refused: ${error.desc}`));
-    else if (this.#waiter.accepts(value)) this.#waiter.resolve(value);
+    else this.#waiter.resolve(value);
   }
 
   #fail(words: string) {
@@ -189,8 +206,8 @@ export async function freeze(agent: GuestAgent): Promise<Freeze> {
  */
 export async function thaw(agent: GuestAgent): Promise<void> {
   try {
-    await agent.execute("guest-fsfreeze-thaw");
+    await agent.executeAhead("guest-fsfreeze-thaw");
   } catch {
-    await agent.execute("guest-fsfreeze-thaw");
+    await agent.executeAhead("guest-fsfreeze-thaw");
   }
 }

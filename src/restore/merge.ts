@@ -84,17 +84,20 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
 }
 
 async function refuseExisting(targetFile: string) {
-  for (const path of [targetFile, targetFile + PARTIAL_SUFFIX]) {
-    if (!await exists(path)) continue;
+  if (await exists(targetFile)) {
     throw new UsageError(
-      path === targetFile
-        ? `"${path}" exists already, and is not overwritten: name another file`
-        : `"${path}" was left by a restore that did not end: remove it`,
+      `"${targetFile}" exists already, and is not overwritten: name another file`,
     );
   }
-  if (!await exists(dirname(targetFile))) {
-    throw new UsageError(`The folder "${dirname(targetFile)}" does not exist`);
-  }
+  await refuseLeftover(targetFile + PARTIAL_SUFFIX);
+  const folder = dirname(targetFile);
+  if (!await exists(folder)) throw new UsageError(`The folder "${folder}" does not exist`);
+  if (!(await Deno.stat(folder)).isDirectory) throw new UsageError(`"${folder}" is no folder`);
+}
+
+async function refuseLeftover(path: string) {
+  if (!await exists(path)) return;
+  throw new UsageError(`"${path}" was left by a restore that did not end: remove it`);
 }
 
 async function checkLayer({ path, parent }: Layer, { skipCheck, signal }: MergeOptions) {
@@ -130,6 +133,7 @@ async function convert(
   await using made = new AsyncDisposableStack();
   for (const [index, { source, isLast }] of passes.entries()) {
     const output = isLast ? partial : between(index + 1);
+    await refuseLeftover(output);
     made.defer(() => removeFile(output));
     const as = isLast ? format : "qcow2";
     await qemuImg(["convert", "-p", "-W", "-m", "16", "-O", as, source, output], {

@@ -7,7 +7,8 @@
 
 import { basename, dirname, join, resolve } from "@std/path";
 import { chainOf, type Point, restorePoints } from "../catalog/chains.ts";
-import { type ImageName, parseImageName, PARTIAL_SUFFIX } from "../catalog/names.ts";
+import { exists } from "../catalog/durable.ts";
+import { type ImageName, parseImageName, PARTIAL_SUFFIX, RUNS_FOLDER } from "../catalog/names.ts";
 import { readTarget, type Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
 
@@ -54,9 +55,13 @@ export async function pointsOfDisk(dir: string): Promise<RestorePoint[]> {
         "disk's folder with --dir, or restore all of them with --target-dir",
     );
   }
-  const above = await readTarget(dirname(dir));
-  const points = (await pointsOfTarget(above)).filter(({ folder }) => folder === basename(dir));
-  if (points.length > 0) return points;
+  const above = dirname(dir);
+  // A folder that was copied alone may lie beside anything.
+  if (await exists(join(above, RUNS_FOLDER))) {
+    const points = (await pointsOfTarget(await readTarget(above)))
+      .filter(({ folder }) => folder === basename(dir));
+    if (points.length > 0) return points;
+  }
   await refusePartials(dir, []);
   return pointsOfNames(dir, await listFiles(dir));
 }

@@ -9,7 +9,7 @@ import type { Values } from "../parse.ts";
 import { backupText, jsonLine } from "../report.ts";
 import { VERSION } from "../version.ts";
 import type { CommandContext } from "./context.ts";
-import { qmpTarget } from "./qmp_target.ts";
+import { qmpTarget, timeoutMsOf } from "./qmp_target.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
 
@@ -18,7 +18,7 @@ export async function backup({ values, io, progress, signal }: CommandContext): 
   const record = await backUp(requestOf(values), {
     ...qmpTarget(values),
     agentSocket: agentSocketOf(values),
-    agentTimeoutMs: (values["agent-timeout"] ?? 10) * 1000,
+    agentTimeoutMs: timeoutMsOf("agent-timeout", values["agent-timeout"] ?? 10),
     quiesce: values.quiesce ?? false,
     signal,
     toolVersion: VERSION,

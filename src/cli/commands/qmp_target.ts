@@ -13,10 +13,22 @@ const GREETING_TIMEOUT_MS = 5_000;
  */
 export function qmpTarget(values: Values): { socket: Address; qmpOptions: QmpOptions } {
   if (values.socket === undefined) throw new UsageError("The VM's --socket is needed for this");
-  const timeoutMs = (values.timeout ?? 30) * 1000;
-  if (timeoutMs === 0) throw new UsageError("--timeout must be 1 or more");
+  const timeoutMs = timeoutMsOf("timeout", values.timeout ?? 30);
   return {
     socket: parseAddress(values.socket),
     qmpOptions: { timeoutMs, greetingTimeoutMs: Math.min(timeoutMs, GREETING_TIMEOUT_MS) },
   };
+}
+
+/** The longest that a timer can wait, 24 days; one that is asked for more fires at once. */
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
+/**
+ * A flag's seconds as milliseconds.
+ *
+ * @throws {UsageError} If they are none.
+ */
+export function timeoutMsOf(flag: string, seconds: number): number {
+  if (seconds === 0) throw new UsageError(`--${flag} must be 1 or more`);
+  return Math.min(seconds * 1000, MAX_TIMEOUT_MS);
 }

@@ -1,0 +1,398 @@
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertNotMatch,
+  assertStringIncludes,
+} from "@std/assert";
+import { fromFileUrl } from "@std/path";
+import { EXIT_CODES } from "../../src/errors.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { answer, greet } from "./_fake_qmp.ts";
+import { contentsOf, firstDifference, inParallel, KIB, makeLayer, names } from "./_images.ts";
+import { serve, within } from "./_peer.ts";
+
+const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
+const CHILD_MS = 20_000;
+
+interface Result {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+function command(args: string[], env: Record<string, string> = {}, cwd?: string): Deno.Command {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", MAIN, ...args],
+    env,
+    ...(cwd ? { cwd } : {}),
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  });
+}
+
+async function output(command: Deno.Command | Deno.ChildProcess): Promise<Result> {
+  const { code, stdout, stderr } = await within(CHILD_MS, command.output());
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  return { code, stdout: text(stdout), stderr: text(stderr) };
+}
+
+function qmpbackup(args: string[], env?: Record<string, string>, cwd?: string): Promise<Result> {
+  return output(command(args, env, cwd));
+}
+
+/** One sentence for people, and no trace of our insides. */
+function assertSentence({ stdout, stderr }: Result) {
+  assertEquals(stdout, "");
+  assertMatch(stderr, /^Error: [^\n]+\n$/);
+  assertNotMatch(stderr, /\n\s+at |bug of qmpbackup|undefined|\[object/);
+}
+
+/** Command lines that are wrong in themselves, by the words that say what is. */
+const WRONG: [words: string, ...args: string[]][] = [
+  ["Name a subcommand: backup, restore merge, info, cleanup"],
+  ['Unknown subcommand "bakcup": did you mean "backup"', "bakcup"],
+  ['Unknown subcommand "restore"', "restore"],
+  ['Unknown subcommand "info now"', "info", "now"],
+  ['Unknown flag "--sokcet": did you mean "--socket"', "info", "--sokcet", "/run/vm"],
+  ['Unknown flag "--tagret": did you mean "--target"', "backup", "--tagret=/b"],
+  ['Unknown flag "-x"', "info", "-x"],
+  ['"info" takes no --level', "info", "--show", "blockdev", "--socket", "q", "-l", "full"],
+  ['"backup" needs --socket', "backup", "-l", "full", "-t", "b"],
+  ['"backup" needs --level', "backup", "--socket", "q", "-t", "b"],
+  ['"backup" needs --target', "backup", "--socket", "q", "-l", "full"],
+  ["--socket needs a value: PATH", "info", "--show", "blockdev", "--socket"],
+  ["--socket needs a value: PATH", "backup", "--socket", "-l", "full", "-t", "b"],
+  ["--target needs a value: DIR", "backup", "--socket", "q", "-l", "full", "--target="],
+  ["--include needs a value: A,B", ...backup("-i", ",")],
+  ["--level is one of copy, full, inc, auto", "backup", "--socket", "q", "-t", "b", "-l", "half"],
+  ["--include and --exclude don't go together", ...backup("-i", "a", "-e", "b")],
+  ['--speed-limit takes a whole number, 0 or more, not "-5"', ...backup("--speed-limit=-5")],
+  ['"-5"', ...backup("--speed-limit", "-5")],
+  ['--speed-limit takes a whole number, 0 or more, not "1.5"', ...backup("--speed-limit", "1.5")],
+  ['--speed-limit takes a whole number, 0 or more, not "10M"', ...backup("--speed-limit", "10M")],
+  ["--timeout must be 1 or more", ...backup("--timeout", "0")],
+  ["--agent-timeout must be 1 or more", ...backup("--agent-socket", "a", "--agent-timeout", "0")],
+  ["--quiesce needs --agent-socket", ...backup("--quiesce")],
+  ['--uuid "../../x": only letters', ...backup("--uuid", "../../x")],
+  ['"tcp:host" is no TCP address', "info", "--show", "blockdev", "--socket", "tcp:host"],
+  ['"tcp:h:99999" is no TCP address', "info", "--show", "bitmaps", "--socket", "tcp:h:99999"],
+  ["--show is one of blockdev, bitmaps, backups", "info", "--show", "disks"],
+  ["--show backups needs --dir", "info", "--show", "backups"],
+  ["holds no records of backups", "info", "--show", "backups", "--dir", "none"],
+  ["The VM's --socket is needed for this", "info", "--show", "blockdev"],
+  ['"cleanup" needs --remove-bitmap', "cleanup", "--socket", "q"],
+  ["needs either --targetfile or --target-dir", "restore", "merge", "--dir", "."],
+  ["does not exist", "restore", "merge", "--dir", "none", "--targetfile", "out"],
+  ["There are no backups in", "restore", "merge", "--dir", ".", "--targetfile", "out"],
+  ["holds no records of runs", "restore", "merge", "--dir", ".", "--target-dir", "out"],
+  ["--format is one of qcow2, raw", "restore", "merge", "--dir", ".", "--format", "vmdk"],
+];
+
+function backup(...more: string[]): string[] {
+  return ["backup", "--socket", "q", "-l", "full", "-t", "b", ...more];
+}
+
+Deno.test("`main` ends with 2 and a sentence on a wrong command line, and makes nothing", async (t) => {
+  await using dir = await tempDir();
+  const results = await inParallel(WRONG, ([, ...args]) => qmpbackup(args, {}, dir.path));
+  for (const [index, result] of results.entries()) {
+    const [words, ...args] = WRONG[index] as [string, ...string[]];
+    await t.step(`qmpbackup ${args.join(" ")}`, () => {
+      assertSentence(result);
+      assertStringIncludes(result.stderr, words);
+      assertEquals(result.code, 2);
+    });
+  }
+  assertEquals(await names(dir.path), []);
+});
+
+Deno.test("`main` ends with 2 on a directory that is not for backups, and leaves it", async (t) => {
+  await using dir = await tempDir();
+  await using peer = serve(dir.join("qmp"), async (peer) => {
+    await greet(peer);
+    await peer.untilClosed();
+  });
+  assert(peer.address.transport === "unix");
+  await Deno.mkdir(dir.join("photos", "2026"), { recursive: true });
+  await Deno.writeTextFile(dir.join("file"), "mine");
+  await makeLayer(dir.join("photos", "FULL-1-d"), 64 * KIB, []);
+  const start = ["backup", "--socket", peer.address.path, "-l", "auto", "-t"];
+  const restore = ["restore", "merge", "--dir", dir.join("photos"), "--targetfile"];
+  const cases: [words: string, ...args: string[]][] = [
+    ['holds "', ...start, dir.join("photos")],
+    [`"${dir.join("file")}" is no directory`, ...start, dir.join("file")],
+    ["is no directory", ...start, dir.join("file", "below")],
+    ["is no directory", "info", "--show", "backups", "--dir", dir.join("file")],
+    ["is no directory", "restore", "merge", "--dir", dir.join("file"), "--targetfile", "out"],
+    ["exists already, and is not overwritten", ...restore, dir.join("file")],
+    [dir.join("file"), ...restore, dir.join("file", "below")],
+    ["does not exist", ...restore, dir.join("none", "out")],
+    ["--until", ...restore, dir.join("out"), "--until", "yesterday"],
+  ];
+  const results = await inParallel(cases, ([, ...args]) => qmpbackup(args, {}, dir.path));
+  for (const [index, result] of results.entries()) {
+    const [words, ...args] = cases[index] as [string, ...string[]];
+    await t.step(`qmpbackup ${args.join(" ").replaceAll(dir.path, "DIR")}`, () => {
+      assertSentence(result);
+      assertStringIncludes(result.stderr, words);
+      assertEquals(result.code, 2);
+    });
+  }
+  assertEquals(await names(dir.path), ["file", "photos", "qmp"]);
+  assertEquals(await names(dir.join("photos")), ["2026", "FULL-1-d"]);
+  assertEquals(await Deno.readTextFile(dir.join("file")), "mine");
+});
+
+Deno.test("`main` ends with 1 and a sentence if the VM can't be reached", async (t) => {
+  await using dir = await tempDir();
+  await using held = serve(dir.join("held"), (peer) => peer.untilClosed());
+  await using web = serve(dir.join("web"), async (peer) => {
+    await peer.send("HTTP/1.1 400 Bad Request\r\n\r\n");
+    await peer.untilClosed();
+  });
+  assert(held.address.transport === "unix" && web.address.transport === "unix");
+  const info = ["info", "--show", "blockdev", "--timeout", "1", "--socket"];
+  const start = ["backup", "-l", "auto", "-t", dir.join("target"), "--timeout", "1", "--socket"];
+  const cleanup = ["cleanup", "--remove-bitmap", "--timeout", "1", "--socket"];
+  const cases: [words: string, ...args: string[]][] = [
+    [`"${dir.join("none")}" does not exist`, ...start, dir.join("none")],
+    [`"${dir.join("none")}" does not exist`, ...info, dir.join("none")],
+    [`"${dir.join("none")}" does not exist`, ...cleanup, dir.join("none")],
+    ["another client holds this socket", ...start, held.address.path],
+    [`On "${web.address.path}"`, ...info, web.address.path],
+    ["can't be reached", ...info, `/${"x".repeat(300)}`],
+  ];
+  const results = await inParallel(cases, ([, ...args]) => qmpbackup(args));
+  for (const [index, result] of results.entries()) {
+    const [words, ...args] = cases[index] as [string, ...string[]];
+    await t.step(`qmpbackup ${args.join(" ").replaceAll(dir.path, "DIR")}`, () => {
+      assertSentence(result);
+      assertStringIncludes(result.stderr, words);
+      assertEquals(result.code, 1);
+    });
+  }
+  assertEquals(await names(dir.path), ["held", "web"]);
+});
+
+Deno.test("`main` shows no trace of its insides where the file system refuses", async (t) => {
+  await using dir = await tempDir();
+  await Deno.symlink("loop", dir.join("loop"));
+  const long = "x".repeat(300);
+  const cases = [
+    ["info", "--show", "backups", "--dir", dir.join("loop")],
+    ["info", "--show", "backups", "--dir", dir.join(long)],
+    ["restore", "merge", "--dir", dir.join(long), "--targetfile", dir.join("out")],
+    ["restore", "merge", "--dir", dir.path, "--targetfile", dir.join(long)],
+  ];
+  const results = await inParallel(cases, (args) => qmpbackup(args));
+  for (const [index, result] of results.entries()) {
+    const line = cases[index]?.join(" ").replaceAll(dir.path, "DIR").replace(long, "LONG");
+    await t.step(`qmpbackup ${line}`, () => {
+      assertSentence(result);
+      assert(result.code === 1 || result.code === 2, `${result.code}`);
+    });
+  }
+  assertEquals(await names(dir.path), ["loop"]);
+});
+
+Deno.test("`main --help` ends with 0, and lists flags, exit codes and examples", async (t) => {
+  const commands = ["", "backup", "restore merge", "restore", "info", "cleanup"];
+  const lines = commands.flatMap((name) => [`${name} --help`.trim(), `-h ${name}`.trim()]);
+  const results = await inParallel(lines, (line) => qmpbackup(line.split(" ")));
+  for (const [index, { code, stdout, stderr }] of results.entries()) {
+    const line = lines[index] as string;
+    await t.step(`qmpbackup ${line}`, () => {
+      assertEquals([code, stderr], [0, ""]);
+      assertMatch(stdout, /^Usage: qmpbackup /m);
+      assertMatch(stdout, /^Exit codes:$/m);
+      for (const each of Object.keys(EXIT_CODES)) {
+        assertMatch(stdout, new RegExp(`^  ${each} `, "m"));
+      }
+      assertMatch(stdout, /^ +--json/m);
+      for (const each of stdout.split("\n")) assert(each.length <= 100, each);
+      if (line === "--help" || line === "-h") {
+        for (const name of commands) assertStringIncludes(stdout, name);
+      } else {
+        assertMatch(stdout, /^Examples:\n {2}# .+\n {2}qmpbackup /m);
+      }
+    });
+  }
+});
+
+Deno.test("`main --version` prints the version of deno.json", async () => {
+  const config = await Deno.readTextFile(new URL("../../deno.json", import.meta.url));
+  const { version } = JSON.parse(config);
+  const result = await qmpbackup(["--version"]);
+  assertEquals(result, { code: 0, stdout: `qmpbackup ${version}\n`, stderr: "" });
+});
+
+Deno.test("`main --json` tells an error as one JSON object", async (t) => {
+  await using dir = await tempDir();
+  const cases: [code: number, words: string, ...args: string[]][] = [
+    [2, 'Unknown flag "--sokcet"', "--json", "info", "--sokcet", "x"],
+    [2, '"backup" needs --level', "backup", "--socket", "q", "-t", "b", "--json"],
+    [2, "does not exist", ...[
+      "restore",
+      "merge",
+      "--json",
+      "--dir",
+      "none",
+      "--targetfile",
+      "out",
+    ]],
+    [1, "does not exist", "info", "--json", "--show", "blockdev", "--socket", "none"],
+  ];
+  const results = await inParallel(cases, ([, , ...args]) => qmpbackup(args, {}, dir.path));
+  for (const [index, result] of results.entries()) {
+    const [code, words, ...args] = cases[index] as [number, string, ...string[]];
+    await t.step(`qmpbackup ${args.join(" ")}`, () => {
+      assertEquals([result.code, result.stderr], [code, ""]);
+      assertMatch(result.stdout, /^\{.*\}\n$/);
+      const { message, ...rest } = JSON.parse(result.stdout);
+      assertEquals(rest, { message_type: "error", exit_code: code });
+      assertStringIncludes(message, words);
+    });
+  }
+  assertEquals(await names(dir.path), []);
+});
+
+Deno.test("`main` lets no name drive the terminal", async () => {
+  const { code, stderr } = await qmpbackup(["info", "--show", "backups", "--dir", "/\x1b[2Jx\n"]);
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, "\\x1b[2Jx\\x0a");
+  assert(!stderr.includes("\x1b"));
+});
+
+/** A disk's folder with a full backup and an increment. */
+async function backupFolder(path: string): Promise<Uint8Array> {
+  await Deno.mkdir(path);
+  await makeLayer(`${path}/FULL-1-d`, 128 * KIB, [[0, 64 * KIB, 0x11]]);
+  await makeLayer(`${path}/INC-2-d`, 128 * KIB, [[32 * KIB, 64 * KIB, 0x22]], {
+    clusterBytes: 4096,
+  });
+  return contentsOf(128 * KIB, [[0, 64 * KIB, 0x11], [32 * KIB, 64 * KIB, 0x22]]);
+}
+
+Deno.test("`main restore merge` restores, with relative paths and as JSON", async () => {
+  await using dir = await tempDir();
+  const expected = await backupFolder(dir.join("disk0"));
+  const line = "restore merge --dir disk0 --targetfile out --format raw --json";
+  const { code, stdout } = await qmpbackup(line.split(" "), {}, dir.path);
+  assertEquals(code, 0);
+  const { message_type, state, disks } = JSON.parse(stdout);
+  assertEquals([message_type, state], ["summary", "done"]);
+  assertEquals([disks[0].targetFile, disks[0].images], [await Deno.realPath(dir.join("out")), 2]);
+  assertEquals(firstDifference(await Deno.readFile(dir.join("out")), expected), null);
+});
+
+Deno.test("`main restore merge` says how to install qemu-img where it is missing", async () => {
+  await using dir = await tempDir();
+  await backupFolder(dir.join("disk0"));
+  const args = ["restore", "merge", "--dir", dir.join("disk0"), "--targetfile", dir.join("out")];
+  const result = await qmpbackup(args, { PATH: dir.path });
+  assertSentence(result);
+  assertEquals(result.code, 1);
+  assertStringIncludes(result.stderr, "qemu-img is not installed");
+  assertEquals(await names(dir.path), ["disk0"]);
+});
+
+for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]] as const) {
+  Deno.test(`\`main restore merge\` ends with ${code} on ${signal}, and leaves nothing`, async () => {
+    await using dir = await tempDir();
+    await backupFolder(dir.join("disk0"));
+    // One that is still at work when the signal comes.
+    const script = `#!/bin/sh
+      if [ "$1" != convert ]; then exec /usr/bin/env PATH="$REAL_PATH" qemu-img "$@"; fi
+      for file; do :; done
+      : > "$file"
+      exec /bin/sleep 60`;
+    await Deno.mkdir(dir.join("bin"));
+    await Deno.writeTextFile(dir.join("bin", "qemu-img"), script, { mode: 0o755 });
+    await Deno.mkdir(dir.join("out"));
+    using watcher = Deno.watchFs(dir.join("out"));
+    const target = dir.join("out", "disk0.qcow2");
+    const child = command(
+      ["restore", "merge", "--dir", dir.join("disk0"), "--targetfile", target],
+      {
+        PATH: dir.join("bin"),
+        REAL_PATH: Deno.env.get("PATH") ?? "",
+      },
+    ).spawn();
+    const result = output(child);
+    await within(CHILD_MS, watcher[Symbol.asyncIterator]().next());
+    child.kill(signal);
+    const { code: ended, stderr } = await result;
+    assertStringIncludes(stderr, `Stopped by ${signal}`);
+    assertEquals(ended, code);
+    assertEquals(await names(dir.join("out")), []);
+  });
+}
+
+Deno.test("`main` takes a time-out of many days for what it is", async () => {
+  await using dir = await tempDir();
+  await using _ = serve(dir.join("qmp"), (peer) => answer(peer, {}));
+  // 2 ** 31 milliseconds are 25 days: a timer that is asked for more fires at once.
+  const line = `info --show blockdev --timeout 3000000 --socket ${dir.join("qmp")}`;
+  const { code, stderr } = await qmpbackup(line.split(" "));
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, 'QEMU refused "query-block"');
+});
+
+Deno.test({
+  name: "`main` colours its log on a terminal, and not with NO_COLOR",
+  // util-linux: what makes a terminal of a pipe.
+  ignore: !await runs("script"),
+  async fn() {
+    await using dir = await tempDir();
+    await backupFolder(dir.join("disk0"));
+    const [plain, coloured] = await inParallel(
+      [{ NO_COLOR: "1" }, { NO_COLOR: "" }],
+      async (env) => {
+        const target = dir.join(`out${env.NO_COLOR}`);
+        const args = [
+          "restore",
+          "merge",
+          "--debug",
+          "--dir",
+          dir.join("disk0"),
+          "--targetfile",
+          target,
+        ];
+        const line = [Deno.execPath(), "run", "-A", MAIN, ...args].join(" ");
+        const inTerminal = new Deno.Command("script", {
+          args: ["-qec", line, "/dev/null"],
+          env: { ...env, TERM: "xterm-256color" },
+          stdin: "null",
+          stdout: "piped",
+          stderr: "piped",
+        });
+        return (await output(inTerminal)).stdout;
+      },
+    );
+    const dim = "\x1b[2m";
+    for (const text of [plain, coloured]) assertStringIncludes(text ?? "", "qemu-img");
+    assert(coloured?.includes(dim));
+    assert(!plain?.includes(dim));
+  },
+});
+
+Deno.test("`main` never colours what is no terminal", async () => {
+  await using dir = await tempDir();
+  await backupFolder(dir.join("disk0"));
+  const line = "restore merge --debug --dir disk0 --targetfile out";
+  const { code, stdout, stderr } = await qmpbackup(line.split(" "), {}, dir.path);
+  assertEquals(code, 0);
+  assertStringIncludes(stderr, "DEBUG qemu-img");
+  assert(!(stdout + stderr).includes("\x1b"));
+});
+
+async function runs(program: string): Promise<boolean> {
+  try {
+    const command = new Deno.Command(program, { args: ["--version"], stdin: "null" });
+    return (await command.output()).success;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,177 @@
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { StoppedError } from "../../src/errors.ts";
+import { QmpClient } from "../../src/qmp/client.ts";
+import { endJob, JobError, waitForJob } from "../../src/qmp/jobs.ts";
+import type { Job } from "../../src/qmp/queries.ts";
+import { ConnectionError } from "../../src/wire/address.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { answer, Refusal } from "./_fake_qmp.ts";
+import { type Peer, serve, within } from "./_peer.ts";
+
+const SOON_MS = 2_000;
+/** Longer than any test: what must be woken by something else. */
+const NEVER_MS = 60_000;
+
+function job(status: string, more: Partial<Job> = {}): Job {
+  return {
+    id: "j",
+    type: "backup",
+    status,
+    "current-progress": 0,
+    "total-progress": 100,
+    ...more,
+  };
+}
+
+interface Fake extends AsyncDisposable {
+  qmp: QmpClient;
+  /** The commands that QEMU got, but for `qmp_capabilities`. */
+  received: string[];
+}
+
+/** A client of a fake; `look` is the answer to each `query-jobs`, from the first on. */
+async function connected(
+  look: (count: number, peer: Peer, received: string[]) => Job[] | Promise<Job[]>,
+  answers: Record<string, () => unknown> = {},
+): Promise<Fake> {
+  await using stack = new AsyncDisposableStack();
+  const dir = stack.use(await tempDir());
+  const received: string[] = [];
+  let looks = 0;
+  const noted = Object.entries({ "job-cancel": () => ({}), "job-dismiss": () => ({}), ...answers })
+    .map(([name, give]) => [name, () => (received.push(name), give())]);
+  const peer = stack.use(serve(dir.join("qmp"), (peer) =>
+    answer(peer, {
+      ...Object.fromEntries(noted),
+      "query-jobs": () => (received.push("query-jobs"), look(++looks, peer, received)),
+    })));
+  const qmp = stack.use(await QmpClient.connect(peer.address, { timeoutMs: 5_000 }));
+  const kept = stack.move();
+  return { qmp, received, [Symbol.asyncDispose]: () => kept.disposeAsync() };
+}
+
+Deno.test("`waitForJob()` looks until the job has concluded, and shows each look", async () => {
+  const states = ["created", "running", "pending", "concluded"];
+  await using fake = await connected((count) => [
+    job("running", { id: "other" }),
+    job(states[count - 1] as string, { "current-progress": count }),
+  ]);
+  const seen: string[] = [];
+  const done = await within(
+    SOON_MS,
+    waitForJob(fake.qmp, "j", {
+      intervalMs: 1,
+      onProgress: (job) => void seen.push(`${job.status} ${job["current-progress"]}`),
+    }),
+  );
+  assertEquals(seen, ["created 1", "running 2", "pending 3", "concluded 4"]);
+  assertEquals(done.error, undefined);
+});
+
+Deno.test("`waitForJob()` returns a job that failed, with its error", async () => {
+  await using fake = await connected(() => [job("concluded", { error: "No space left" })]);
+  const { error } = await within(SOON_MS, waitForJob(fake.qmp, "j"));
+  assertEquals(error, "No space left");
+});
+
+Deno.test("`waitForJob()` is woken by the event of its job, not by another's", async () => {
+  await using fake = await connected(async (count, peer) => {
+    if (count > 1) return [job("concluded")];
+    // They come before the answer: the look that they announce must not be missed.
+    const say = (id: string) => ({ event: "JOB_STATUS_CHANGE", data: { id, status: "concluded" } });
+    await peer.send(say("other"));
+    await peer.send(say("j"));
+    return [job("running")];
+  });
+  await within(SOON_MS, waitForJob(fake.qmp, "j", { intervalMs: NEVER_MS }));
+  assertEquals(fake.received, ["query-jobs", "query-jobs"]);
+});
+
+Deno.test("`waitForJob()` fails if the job vanishes", async () => {
+  await using fake = await connected((count) => count === 1 ? [job("running")] : []);
+  const wait = assertRejects(() => waitForJob(fake.qmp, "j", { intervalMs: 1 }), JobError);
+  assertStringIncludes((await within(SOON_MS, wait)).message, '"j" has vanished');
+});
+
+Deno.test("`waitForJob()` throws the reason if it is aborted, and leaves the job", async () => {
+  await using fake = await connected(() => [job("running")]);
+  const stop = new AbortController();
+  const options = {
+    intervalMs: NEVER_MS,
+    signal: stop.signal,
+    onProgress: () => queueMicrotask(() => stop.abort(new StoppedError("SIGINT"))),
+  };
+  const wait = assertRejects(() => waitForJob(fake.qmp, "j", options), StoppedError, "SIGINT");
+  await within(SOON_MS, wait);
+  assertEquals(fake.received, ["query-jobs"]);
+});
+
+Deno.test("`waitForJob()` asks nothing if it is aborted before", async () => {
+  await using fake = await connected(() => [job("running")]);
+  const signal = AbortSignal.abort(new StoppedError("SIGTERM"));
+  await within(
+    SOON_MS,
+    assertRejects(() => waitForJob(fake.qmp, "j", { signal }), StoppedError),
+  );
+  assertEquals(fake.received, []);
+});
+
+Deno.test("`waitForJob()` fails at once if the connection is lost while it waits", async () => {
+  const looked = Promise.withResolvers<Peer>();
+  await using fake = await connected((_count, peer) => {
+    looked.resolve(peer);
+    return [job("running")];
+  });
+  const onProgress = () => void looked.promise.then((peer) => peer.hangUp());
+  const wait = () => waitForJob(fake.qmp, "j", { intervalMs: NEVER_MS, onProgress });
+  await within(SOON_MS, assertRejects(wait, ConnectionError));
+});
+
+Deno.test("`endJob()` does nothing where there is no job", async () => {
+  await using fake = await connected(() => [job("running", { id: "other" })]);
+  await within(SOON_MS, endJob(fake.qmp, "j"));
+  assertEquals(fake.received, ["query-jobs"]);
+});
+
+Deno.test("`endJob()` cancels, waits and dismisses", async () => {
+  await using fake = await connected((count) => [job(count < 4 ? "running" : "concluded")]);
+  await within(SOON_MS, endJob(fake.qmp, "j"));
+  const looks = Array(3).fill("query-jobs");
+  assertEquals(fake.received, ["query-jobs", "job-cancel", ...looks, "job-dismiss"]);
+});
+
+Deno.test("`endJob()` just dismisses a job that has concluded", async () => {
+  await using fake = await connected(() => [job("concluded")]);
+  await within(SOON_MS, endJob(fake.qmp, "j"));
+  assertEquals(fake.received, ["query-jobs", "job-dismiss"]);
+});
+
+Deno.test("`endJob()` dismisses a job that concludes before it can be cancelled", async () => {
+  await using fake = await connected((count) => [job(count === 1 ? "running" : "concluded")], {
+    "job-cancel": () => {
+      throw new Refusal("Job 'j' in state 'concluded' cannot accept command verb 'cancel'");
+    },
+  });
+  await within(SOON_MS, endJob(fake.qmp, "j"));
+  assertEquals(fake.received.at(-1), "job-dismiss");
+});
+
+Deno.test("`endJob()` is content if the job goes by itself when cancelled", async () => {
+  await using fake = await connected((count) => count === 1 ? [job("running")] : []);
+  await within(SOON_MS, endJob(fake.qmp, "j"));
+  assertEquals(fake.received.includes("job-dismiss"), false);
+});
+
+Deno.test("`endJob()` gives up a job that does not end", async () => {
+  await using fake = await connected(() => [job("aborting")]);
+  const end = assertRejects(() => endJob(fake.qmp, "j", 200), JobError, "does not end");
+  await within(SOON_MS, end);
+});
+
+Deno.test("`endJob()` fails if the connection is lost", async () => {
+  await using fake = await connected((count, peer) => {
+    if (count > 1) peer.hangUp();
+    return [job("running")];
+  });
+  await within(SOON_MS, assertRejects(() => endJob(fake.qmp, "j"), ConnectionError));
+});
