@@ -78,9 +78,9 @@ async function tryLock(file: Deno.FsFile): Promise<boolean> {
   const waiting = lockable.lock(true).then(() => true, () => false);
   const pause = new AbortController();
   const tooLong = delay(LOCK_WAIT_MS, { signal: pause.signal }).then(() => false, () => false);
-  try {
-    return await Promise.race([waiting, tooLong]);
-  } finally {
-    pause.abort();
-  }
+  const got = await Promise.race([waiting, tooLong]);
+  pause.abort();
+  // What we no longer wait for may still come, and must not be kept.
+  if (!got) waiting.then(() => file.close());
+  return got;
 }
