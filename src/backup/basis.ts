@@ -4,7 +4,6 @@
  * @module
  */
 
-import { join } from "@std/path";
 import type { Point } from "../catalog/chains.ts";
 import type { Disk } from "../vm/disks.ts";
 
@@ -17,17 +16,17 @@ export type Basis =
  * recorded every change since.
  *
  * @param last The disk's last full or incremental backup in this target.
- * @param fileExists Whether a file, relative to the target, is there.
+ * @param isComplete Whether an image, relative to the target, is there with all that it builds on.
  */
 export function basisOf(
   disk: Disk,
   last: Point | undefined,
-  fileExists: (file: string) => boolean,
+  isComplete: (file: string) => boolean,
 ): Basis {
   const not = (reason: string): Basis => ({ usable: false, reason });
   if (!last) return not("no backup of this disk in the target yet");
   const { file, bitmap: name, granularityBytes, virtualSizeBytes } = last.disk;
-  if (!fileExists(file)) return not(`the last backup "${join(file)}" is missing`);
+  if (!isComplete(file)) return not(`the last backup "${file}" or what it builds on is missing`);
   const bitmap = disk.bitmaps.find((bitmap) => bitmap.name === name);
   if (name === null || !bitmap) {
     return not(`its bitmap "${name}" is gone (QEMU was killed, or the disk got another image)`);

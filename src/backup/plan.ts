@@ -5,7 +5,7 @@
  */
 
 import { join } from "@std/path";
-import { lastInChain, type Point, restorePoints } from "../catalog/chains.ts";
+import { type Point, restorePoints } from "../catalog/chains.ts";
 import {
   bitmapName,
   diskFileName,
@@ -22,6 +22,7 @@ import type { Features } from "../qmp/schema.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
 import { basisOf } from "./basis.ts";
+import { foldersOf, isComplete, lastBackup } from "./continuity.ts";
 import type { BackupRequest, Level } from "./request.ts";
 import { selectDisks } from "./select.ts";
 
@@ -102,12 +103,19 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
   }
   const points = restorePoints(target.runs);
   const seconds = imageTime(facts);
+  const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
+  const folders = foldersOf(lasts);
   const disks = selected.map((disk, index): DiskPlan => {
-    const last = lastInChain(points, disk.id);
-    const folder = last?.disk.folder ?? disk.name;
+    const last = lasts.get(disk);
+    const folder = folders.get(disk) ?? disk.name;
     const files = facts.files.get(folder) ?? [];
     refusePartial(target.path, folder, files);
-    const level = levelOf(request.level, disk, last, (file) => isListed(facts.files, file));
+    const level = levelOf(
+      request.level,
+      disk,
+      last,
+      (file) => isComplete(points, file, facts.files),
+    );
     const name = imageName(level.level, seconds, diskFileName(disk.source));
     const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ??
       join(target.path, RECORDS_FOLDER);
@@ -129,7 +137,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
         snapshot: node("snap"),
       },
       fleeceFile: join(beside, `qmpbackup-${tag}-${index}.fleece`),
-      configFile: configName(disk, selected),
+      configFile: configName(disk, facts.disks),
     };
   });
   return {
@@ -181,7 +189,7 @@ function levelOf(
   asked: Level,
   disk: Disk,
   last: Point | undefined,
-  fileExists: (file: string) => boolean,
+  isWhole: (file: string) => boolean,
 ): Pick<DiskPlan, "level" | "reason" | "parent" | "previousBitmap" | "estimateBytes"> {
   const whole = { parent: null, previousBitmap: null, estimateBytes: disk.allocatedBytes };
   if (asked === "copy") return { ...whole, level: "copy", reason: "asked for" };
@@ -192,7 +200,7 @@ function levelOf(
     );
   }
   if (asked === "full") return { ...whole, level: "full", reason: "asked for" };
-  const basis = basisOf(disk, last, fileExists);
+  const basis = basisOf(disk, last, isWhole);
   if (basis.usable) {
     return {
       level: "inc",
@@ -227,11 +235,6 @@ function imageTime({ startedAt, files }: Facts): number {
     (time, used) => Math.max(time, used + 1),
     Math.floor(startedAt.getTime() / 1000),
   );
-}
-
-function isListed(files: Map<string, string[]>, path: string): boolean {
-  const slash = path.lastIndexOf("/");
-  return files.get(path.slice(0, slash))?.includes(path.slice(slash + 1)) ?? false;
 }
 
 function refusePartial(target: string, folder: string, files: string[]) {

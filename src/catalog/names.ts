@@ -66,7 +66,7 @@ function lastPart(filename: string): string {
   const legacyRbd = /^rbd:([^:@]+)/.exec(filename);
   if (legacyRbd) return legacyRbd[1] as string;
   const url = /^[a-z0-9+]+:\/\/(.*)$/s.exec(filename);
-  return (url?.[1] ?? filename).replace(/[?#].*$/s, "");
+  return url ? (url[1] as string).replace(/[?#].*$/s, "") : filename;
 }
 
 /** What names the storage in block driver options, looked for from the outside in. */
@@ -94,11 +94,12 @@ function namingValue(options: unknown, depth: number): string | null {
 
 /**
  * Makes a file name that is safe everywhere: no folder, no control character, no colon (QEMU reads
- * what stands before one as a protocol), not too long.
+ * what stands before one as a protocol), no end that makes an image look like something else, not too
+ * long.
  */
 function safeName(path: string): string {
   const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
-  const clean = base.replace(/[\p{Cc}:\\/\ufffd]/gu, "_");
+  const clean = base.replace(/[\p{Cc}:\\/\ufffd]/gu, "_").replace(/\.(?=(partial|config)$)/, "_");
   if (clean === "" || clean === "." || clean === "..") return "disk";
   return shorten(clean);
 }

@@ -30,6 +30,9 @@ function isInsideTarget(path: string): boolean {
   return names.length <= 2 && names.every(isName);
 }
 
+/** A run's id is the name of its record's file. */
+const RunId = v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9-]*$/, "is no run's id"));
+
 const sizeBytes = v.pipe(v.number(), v.minValue(0));
 const time = v.pipe(v.string(), v.isoTimestamp());
 
@@ -65,7 +68,7 @@ export type DiskRecord = v.InferOutput<typeof DiskRecord>;
 const RunRecord = v.object({
   format: v.literal(FORMAT),
   version: v.literal(VERSION),
-  id: v.string(),
+  id: RunId,
   /** Counts the target's runs: their order, whatever the clock did. */
   sequence: v.pipe(v.number(), v.integer(), v.minValue(1)),
   level: v.picklist(["full", "inc", "copy", "auto"]),

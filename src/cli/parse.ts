@@ -41,7 +41,7 @@ const flagEntries = Object.entries(FLAGS) as [FlagName, Flag][];
  * @throws {UsageError} If it is wrong, with what is near it where there is something.
  */
 export function parse(argv: readonly string[]): Parsed {
-  const given = parseArgs(argv, {
+  const given = parseArgs(argv.flatMap(spellOut), {
     boolean: namesOf((flag) => flag.kind === "switch"),
     string: ["_", ...namesOf((flag) => flag.kind !== "switch")],
     collect: namesOf((flag) => flag.kind === "list"),
@@ -60,6 +60,21 @@ export function parse(argv: readonly string[]): Parsed {
   const command = commandOf(given._.map(String), values as Values);
   if (command) checkFlags(command, values as Values);
   return { command, values: values as Values };
+}
+
+/** Makes two words of `-lfull`, and refuses `--compress=no`, which would mean yes. */
+function spellOut(word: string): string[] {
+  const [, short, rest = ""] = /^-([a-z])([^=].*)$/s.exec(word) ?? [];
+  const flag = flagEntries.map(([, flag]) => flag).find((flag) => short && flag.short === short);
+  if (flag && flag.kind !== "switch") return [`-${short}`, rest];
+  const [, name = "", value = ""] = /^--([\w-]+)=(.*)$/s.exec(word) ?? [];
+  const isSwitch = flagEntries.some(([known, { kind, aliases = [] }]) =>
+    kind === "switch" && [known, ...aliases].includes(name)
+  );
+  if (isSwitch && !["true", "false"].includes(value)) {
+    throw new UsageError(`--${name} takes no value`);
+  }
+  return [word];
 }
 
 function namesOf(isWanted: (flag: Flag) => boolean): string[] {

@@ -46,7 +46,7 @@ export function describe(track: Track): string {
   const { name, doneBytes, totalBytes } = track;
   const percent = totalBytes === 0 ? 100 : Math.floor(doneBytes / totalBytes * 100);
   const rate = rateOf(track);
-  const left = rate && doneBytes < totalBytes
+  const left = rate !== null && rate > 0 && doneBytes < totalBytes
     ? `${clock((totalBytes - doneBytes) / rate)} left`
     : "";
   const speed = rate === null ? "" : `${size(Math.max(rate, 0))}/s`;
@@ -59,9 +59,9 @@ export function draw(tracks: Track[], columns: number): string[] {
   return tracks.map((track) => {
     const words = describe(track);
     const room = columns - [...words].length - 4;
-    const share = track.totalBytes === 0 ? 1 : track.doneBytes / track.totalBytes;
+    const share = track.totalBytes === 0 ? 1 : Math.min(1, track.doneBytes / track.totalBytes);
     const width = Math.min(30, room);
-    if (width < 5) return [...words].slice(0, columns - 1).join("");
+    if (width < 5) return [...words].slice(0, Math.max(0, columns - 1)).join("");
     const filled = Math.round(share * width);
     return `[${"#".repeat(filled)}${".".repeat(width - filled)}] ${words}`;
   });

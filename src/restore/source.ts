@@ -169,16 +169,23 @@ export function pickPoint(points: RestorePoint[], until: string | null): Restore
 }
 
 /**
- * Reads a time as people write it: local, unless it ends in a zone; a day means its end.
+ * Reads a time as people write it, and as `info` prints it: local, unless it ends in a zone; a day
+ * means its end, and so does a second.
  *
  * @returns UTC milliseconds, or null if it is no time.
  */
 export function parseTime(text: string): number | null {
-  const match = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(Z|[+-]\d\d:?\d\d)?)?$/
-    .exec(text);
+  const match =
+    /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(?: ?(Z|[+-]\d\d:?\d\d))?)?$/.exec(
+      text,
+    );
   if (!match) return null;
-  const [, day, time = "23:59:59.999", zone = ""] = match;
-  const timeMs = Date.parse(`${day}T${time}${zone}`);
+  const [, day = "", time = "23:59:59", zone = ""] = match;
+  // The 31st of November would be read as the 1st of December.
+  const midnight = Date.parse(`${day}T00:00Z`);
+  if (Number.isNaN(midnight) || !new Date(midnight).toISOString().startsWith(day)) return null;
+  const end = /^\d\d:\d\d:\d\d$/.test(time) ? ".999" : "";
+  const timeMs = Date.parse(`${day}T${time}${end}${zone}`);
   return Number.isNaN(timeMs) ? null : timeMs;
 }
 

@@ -142,7 +142,9 @@ function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
     device: device.device,
     rootNode: root["node-name"],
     node: nodeName,
-    name: nodeName.startsWith("#") ? device.device || lastName(device.qdev) : nodeName,
+    name: nodeName === "" || nodeName.startsWith("#")
+      ? device.device || lastName(device.qdev)
+      : nodeName,
     source: node.file,
     format: node.drv,
     readOnly: node.ro,

@@ -19,7 +19,7 @@ export type Address =
 export function parseAddress(text: string): Address {
   if (text === "") throw new UsageError("The socket's name is empty");
   if (!text.startsWith("tcp:")) return { transport: "unix", path: resolve(text) };
-  const match = /^tcp:(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text);
+  const match = /^tcp:(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);
   if (!match || port < 1 || port > 65535) {
     throw new UsageError(`"${text}" is no TCP address: write tcp:HOST:PORT`);
@@ -29,7 +29,9 @@ export function parseAddress(text: string): Address {
 
 /** The address as the user wrote it, for messages. */
 export function formatAddress(address: Address): string {
-  return address.transport === "unix" ? address.path : `tcp:${address.hostname}:${address.port}`;
+  if (address.transport === "unix") return address.path;
+  const { hostname, port } = address;
+  return `tcp:${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
 /** The peer could not be reached, or the connection to it is gone. */

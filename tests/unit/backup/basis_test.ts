@@ -1,0 +1,84 @@
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import { basisOf } from "../../../src/backup/basis.ts";
+import type { DiskRecord } from "../../../src/catalog/record.ts";
+import type { Disk } from "../../../src/vm/disks.ts";
+import { aDisk, aDiskRecord, aDiskWithBitmap, aRun } from "../_fixtures.ts";
+
+const isThere = () => true;
+
+function pointOf(change: Partial<DiskRecord> = {}) {
+  const disk = aDiskRecord("disk0", change);
+  return { run: aRun([disk]), disk };
+}
+
+/** Why an increment of the disk can't be taken; "" if it can. */
+function reasonAgainst(disk: Disk, change: Partial<DiskRecord> = {}): string {
+  const basis = basisOf(disk, pointOf(change), isThere);
+  return basis.usable ? "" : basis.reason;
+}
+
+Deno.test("basisOf() takes a bitmap that has recorded since the last backup", () => {
+  const last = pointOf();
+  assertEquals(basisOf(aDiskWithBitmap(), last, isThere), {
+    usable: true,
+    last,
+    bitmap: last.disk.bitmap as string,
+    dirtyBytes: 3 << 16,
+  });
+});
+
+Deno.test("basisOf() refuses a disk without a backup", () => {
+  assertEquals(basisOf(aDiskWithBitmap(), undefined, isThere), {
+    usable: false,
+    reason: "no backup of this disk in the target yet",
+  });
+});
+
+Deno.test("basisOf() refuses where the last backup's file is missing", () => {
+  const last = pointOf();
+  const basis = basisOf(aDiskWithBitmap(), last, (file) => file !== last.disk.file);
+  const reason = basis.usable ? "" : basis.reason;
+  assertStringIncludes(reason, `the last backup "${last.disk.file}"`);
+  assertStringIncludes(reason, "missing");
+});
+
+Deno.test("basisOf() refuses a disk whose bitmap is gone", () => {
+  assertStringIncludes(reasonAgainst(aDisk()), "is gone");
+});
+
+Deno.test("basisOf() refuses another run's bitmap", () => {
+  const bitmap = "qmpbackup-disk0-another-chain";
+  assertStringIncludes(reasonAgainst(aDiskWithBitmap(), { bitmap }), `"${bitmap}" is gone`);
+});
+
+Deno.test("basisOf() refuses where the last backup has no bitmap", () => {
+  assertStringIncludes(reasonAgainst(aDiskWithBitmap(), { bitmap: null }), "is gone");
+});
+
+Deno.test("basisOf() refuses an inconsistent bitmap", () => {
+  const disk = aDiskWithBitmap("disk0", { inconsistent: true, recording: false });
+  assertStringIncludes(reasonAgainst(disk), "is inconsistent");
+});
+
+Deno.test("basisOf() refuses a bitmap that does not record", () => {
+  const disk = aDiskWithBitmap("disk0", { recording: false });
+  assertStringIncludes(reasonAgainst(disk), "does not record");
+});
+
+Deno.test("basisOf() refuses a bitmap in use", () => {
+  assertStringIncludes(reasonAgainst(aDiskWithBitmap("disk0", { busy: true })), "is in use");
+});
+
+Deno.test("basisOf() refuses a bitmap of another granularity", () => {
+  const disk = aDiskWithBitmap("disk0", { granularityBytes: 4096 });
+  assertStringIncludes(reasonAgainst(disk), "another granularity (4096)");
+});
+
+Deno.test("basisOf() refuses a disk that has shrunk", () => {
+  const disk = { ...aDiskWithBitmap(), virtualSizeBytes: (16 << 20) - 512 };
+  assertEquals(reasonAgainst(disk), "the disk has shrunk");
+});
+
+Deno.test("basisOf() takes a disk that has grown", () => {
+  assertEquals(reasonAgainst({ ...aDiskWithBitmap(), virtualSizeBytes: 32 << 20 }), "");
+});

@@ -1,0 +1,161 @@
+import { assertEquals } from "@std/assert";
+import {
+  backupJob,
+  fileNode,
+  filterNode,
+  fleeceNode,
+  readOnlyTarget,
+  snapshotNode,
+  targetNode,
+} from "../../../src/backup/nodes.ts";
+import { type DiskPlan, type Facts, planBackup } from "../../../src/backup/plan.ts";
+import type { BackupRequest } from "../../../src/backup/request.ts";
+import {
+  aDiskRecord,
+  aDiskWithBitmap,
+  aRequest,
+  aRun,
+  CHAIN,
+  factsAfter,
+  OLD_TAG,
+  someFacts,
+} from "../_fixtures.ts";
+
+interface Action {
+  type: string;
+  data: Record<string, unknown>;
+}
+
+/** The actions of the transaction for the first disk. */
+function actionsOf(facts: Facts, change: Partial<BackupRequest> = {}): Action[] {
+  const plan = planBackup(aRequest(change), facts);
+  return backupJob(plan, plan.disks[0] as DiskPlan)["actions"] as Action[];
+}
+
+const afterFull = factsAfter([aRun([aDiskRecord()])], [aDiskWithBitmap()]);
+
+Deno.test("backupJob() copies all of the snapshot for a full backup", () => {
+  assertEquals(actionsOf(someFacts()), [{
+    type: "blockdev-backup",
+    data: {
+      "job-id": "qmpbackup.f00dcafe.disk0",
+      device: "qmpbackup-f00dcafe-0-snap",
+      target: "qmpbackup-f00dcafe-0-target",
+      speed: 0,
+      compress: false,
+      "auto-dismiss": false,
+      "x-perf": { "max-workers": 64, "max-chunk": 65536 },
+      sync: "full",
+    },
+  }]);
+});
+
+Deno.test("backupJob() copies all of the snapshot for a copy", () => {
+  const actions = actionsOf(afterFull, { level: "copy" });
+  assertEquals(actions.map(({ type, data }) => [type, data["sync"]]), [[
+    "blockdev-backup",
+    "full",
+  ]]);
+});
+
+Deno.test("backupJob() merges the disk's bitmap into the job's own for an increment", () => {
+  const [add, merge] = actionsOf(afterFull);
+  const node = "qmpbackup-f00dcafe-0-snap";
+  assertEquals(add, {
+    type: "block-dirty-bitmap-add",
+    data: { node, name: "qmpbackup-job", granularity: 65536, disabled: true },
+  });
+  assertEquals(merge, {
+    type: "block-dirty-bitmap-merge",
+    data: {
+      node,
+      target: "qmpbackup-job",
+      bitmaps: [{ node: "disk0", name: `qmpbackup-disk0-${OLD_TAG}-${CHAIN}` }],
+    },
+  });
+});
+
+Deno.test("backupJob() copies by the job's own bitmap and leaves it as it is", () => {
+  const { sync, bitmap, "bitmap-mode": mode } = actionsOf(afterFull)[2]?.data ?? {};
+  assertEquals([sync, bitmap, mode], ["bitmap", "qmpbackup-job", "never"]);
+});
+
+Deno.test("backupJob() clears no bitmap", () => {
+  const types = actionsOf(afterFull).map(({ type }) => type);
+  assertEquals(types, [
+    "block-dirty-bitmap-add",
+    "block-dirty-bitmap-merge",
+    "blockdev-backup",
+  ]);
+});
+
+Deno.test("backupJob() passes speed and compression on", () => {
+  const [job] = actionsOf(someFacts(), { speedLimitBytesPerSecond: 5000, compress: true });
+  assertEquals([job?.data["speed"], job?.data["compress"]], [5000, true]);
+});
+
+Deno.test("backupJob() leaves out x-perf where QEMU does not know it", () => {
+  const features = { fleecing: true, backupPerf: false, preallocate: true };
+  assertEquals("x-perf" in (actionsOf({ ...someFacts(), features })[0]?.data ?? {}), false);
+});
+
+Deno.test("backupJob() copies in chunks no smaller than the target's clusters", () => {
+  const disk = { ...aDiskWithBitmap(), clusterSizeBytes: 2 << 20 };
+  assertEquals(actionsOf(someFacts([disk]))[0]?.data["x-perf"], {
+    "max-workers": 64,
+    "max-chunk": 2 << 20,
+  });
+});
+
+Deno.test("filterNode() fails the backup, not the guest's write", () => {
+  assertEquals(filterNode("cbw", "disk0", "fleece"), {
+    driver: "copy-before-write",
+    "node-name": "cbw",
+    file: "disk0",
+    target: "fleece",
+    "on-cbw-error": "break-snapshot",
+  });
+});
+
+Deno.test("snapshotNode() reads through the filter", () => {
+  assertEquals(snapshotNode("snap", "cbw"), {
+    driver: "snapshot-access",
+    "node-name": "snap",
+    file: "cbw",
+  });
+});
+
+Deno.test("targetNode() hides the parent from the job", () => {
+  assertEquals(targetNode("target", "file"), {
+    driver: "qcow2",
+    "node-name": "target",
+    file: "file",
+    backing: null,
+    discard: "unmap",
+    "detect-zeroes": "unmap",
+  });
+});
+
+Deno.test("readOnlyTarget() reopens the target with the options that QEMU takes then", () => {
+  const nodes = { target: "target", file: "file", fleece: "", filter: "", snapshot: "" };
+  assertEquals(readOnlyTarget(nodes), {
+    options: [{
+      driver: "qcow2",
+      "node-name": "target",
+      file: "file",
+      backing: null,
+      discard: "unmap",
+      "read-only": true,
+    }],
+  });
+});
+
+Deno.test("fileNode() and fleeceNode() take a path as it is", () => {
+  const path = "/vm/json:{:odd'name";
+  assertEquals(fileNode("file", path).filename, path);
+  assertEquals(fleeceNode("fleece", path).file, {
+    driver: "file",
+    filename: path,
+    discard: "unmap",
+  });
+});

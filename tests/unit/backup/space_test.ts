@@ -1,0 +1,58 @@
+import { assert, assertEquals } from "@std/assert";
+import { planBackup } from "../../../src/backup/plan.ts";
+import { claimsOf, type Room, shortages } from "../../../src/backup/space.ts";
+import { aDisk, aRequest, someFacts } from "../_fixtures.ts";
+
+const MIB = 1 << 20;
+/** 256 clusters of 10 bytes, and 1 MiB for the rest. */
+const METADATA = 2560 + MIB;
+
+Deno.test("claimsOf() claims each disk's room in the target and beside the disk", () => {
+  assertEquals(claimsOf(planBackup(aRequest(), someFacts())), [
+    {
+      folder: "/backup/vm1",
+      what: 'the backup of "disk0"',
+      sizeBytes: 5 * MIB + METADATA,
+    },
+    {
+      folder: "/vm",
+      what: 'the fleece of "disk0"',
+      sizeBytes: MIB / 2 + METADATA,
+    },
+  ]);
+});
+
+Deno.test("claimsOf() claims the fleece's room where --fleece-dir says", () => {
+  const plan = planBackup(aRequest({ fleeceDir: "/ssd" }), someFacts());
+  assertEquals(claimsOf(plan).map(({ folder }) => folder), ["/backup/vm1", "/ssd"]);
+});
+
+Deno.test("claimsOf() claims more for smaller clusters", () => {
+  const sizeOf = (clusterSizeBytes: number | null) =>
+    claimsOf(planBackup(aRequest(), someFacts([aDisk("disk0", { clusterSizeBytes })])))[0]
+      ?.sizeBytes ?? 0;
+  assert(sizeOf(4096) > sizeOf(65536));
+  assertEquals(sizeOf(null), sizeOf(65536));
+});
+
+const claim = (what: string, sizeBytes: number) => ({ folder: "/backup", what, sizeBytes });
+const room = (freeBytes: number, ...sizes: number[]): Room => ({
+  folder: "/backup",
+  claims: sizes.map((sizeBytes, index) => claim(`the backup of "disk${index}"`, sizeBytes)),
+  freeBytes,
+});
+
+Deno.test("shortages() has nothing to say where all fits to the last byte", () => {
+  assertEquals(shortages([room(300, 100, 200)]), []);
+});
+
+Deno.test("shortages() names claims, needed and free bytes where a byte is missing", () => {
+  assertEquals(shortages([room(4095, 2048, 2048)]), [
+    'The file system of "/backup" is too full for the backup of "disk0", the backup of "disk1": ' +
+    "4096 bytes (4 kiB) are needed, 4095 bytes (4 kiB) are free",
+  ]);
+});
+
+Deno.test("shortages() looks at each file system by itself", () => {
+  assertEquals(shortages([room(100, 50), room(0, 1), room(0)]).length, 1);
+});

@@ -1,0 +1,64 @@
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { type Command, type CommandName, COMMANDS, FLAGS } from "../../../src/cli/flags.ts";
+import { commandHelp, programHelp } from "../../../src/cli/help.ts";
+import { EXIT_CODES } from "../../../src/errors.ts";
+
+const commands = Object.entries(COMMANDS) as [CommandName, Command][];
+const texts: [string, string][] = [
+  ["programHelp()", programHelp()],
+  ...commands.map(([name]): [string, string] => [`commandHelp("${name}")`, commandHelp(name)]),
+];
+
+for (const [call, text] of texts) {
+  Deno.test(`${call} keeps to 100 columns`, () => {
+    // An example is to be copied: it stays in one line.
+    const long = text.split("\n").filter((line) => line.length > 100 && !/^ {2}\S/.test(line));
+    assertEquals(long, []);
+  });
+
+  Deno.test(`${call} ends in one line end, and has no space before one`, () => {
+    assert(/\S\n$/.test(text));
+    assertEquals(text.split("\n").filter((line) => line !== line.trimEnd()), []);
+  });
+
+  Deno.test(`${call} lists all exit codes`, () => {
+    for (const [code, meaning] of Object.entries(EXIT_CODES)) {
+      assertStringIncludes(text, `  ${code.padEnd(6)}${meaning}\n`);
+    }
+  });
+}
+
+for (const [name, { summary, required, optional, examples }] of commands) {
+  Deno.test(`programHelp() lists "${name}"`, () => {
+    assertStringIncludes(programHelp(), `  ${name.padEnd(26)}${summary}\n`);
+  });
+
+  Deno.test(`commandHelp("${name}") lists each flag once`, () => {
+    const lines = commandHelp(name).split("\n").filter((line) => /^ {2}(-\w, | {4})--/.test(line));
+    const flags = lines.map((line) => /--([\w-]+)/.exec(line)?.[1]);
+    assertEquals(flags, [...required, ...optional, "debug", "json", "help", "version"]);
+  });
+
+  Deno.test(`commandHelp("${name}") shows the examples`, () => {
+    for (const { does, line } of examples) {
+      assertStringIncludes(commandHelp(name), `  # ${does}\n  ${line}\n`);
+    }
+  });
+}
+
+Deno.test("commandHelp() shows what is needed in the usage line", () => {
+  assertStringIncludes(
+    commandHelp("backup"),
+    "\nUsage: qmpbackup backup --socket PATH --level {copy,full,inc,auto} --target DIR [FLAGS]\n",
+  );
+});
+
+Deno.test("commandHelp() shows short flags", () => {
+  assertStringIncludes(commandHelp("backup"), "\n  -t, --target DIR          where the backups go");
+});
+
+Deno.test("COMMANDS uses every flag of the table", () => {
+  const used = commands.flatMap(([, { required, optional }]) => [...required, ...optional]);
+  const known: string[] = [...used, "debug", "json", "help", "version"];
+  assertEquals(Object.keys(FLAGS).filter((name) => !known.includes(name)), []);
+});

@@ -1,0 +1,225 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { COMMANDS } from "../../../src/cli/flags.ts";
+import { parse, type Values } from "../../../src/cli/parse.ts";
+import { UsageError } from "../../../src/errors.ts";
+
+const BACKUP = ["backup", "--socket", "/s", "--level", "full", "--target", "/t"];
+
+/** The values of a backup's command line with these words at its end. */
+function valuesWith(...words: string[]): Values {
+  return parse([...BACKUP, ...words]).values;
+}
+
+function assertRefused(argv: string[], message: string) {
+  assertThrows(() => parse(argv), UsageError, message);
+}
+
+Deno.test("parse() takes subcommand and flags", () => {
+  assertEquals(parse(BACKUP), {
+    command: "backup",
+    values: { socket: "/s", level: "full", target: "/t" },
+  });
+});
+
+Deno.test("parse() takes flags before the subcommand too", () => {
+  const argv = ["--debug", "--socket", "/s", "backup", "--level", "full", "--target", "/t"];
+  assertEquals(parse(argv), {
+    command: "backup",
+    values: { debug: true, socket: "/s", level: "full", target: "/t" },
+  });
+});
+
+Deno.test("parse() takes a subcommand of two words", () => {
+  assertEquals(parse(["restore", "merge", "--dir", "/d"]).command, "restore merge");
+});
+
+Deno.test("parse() takes --flag=value", () => {
+  assertEquals(parse(["info", "--show=backups", "--dir=-odd"]).values, {
+    show: "backups",
+    dir: "-odd",
+  });
+});
+
+Deno.test("parse() takes short flags", () => {
+  assertEquals(parse(["backup", "--socket", "/s", "-l", "inc", "-t", "/t"]).values, {
+    socket: "/s",
+    level: "inc",
+    target: "/t",
+  });
+});
+
+Deno.test("parse() takes a short flag's value without a space, as the reference does", () => {
+  assertEquals(parse(["backup", "--socket", "/s", "-linc", "-t/t", "-idisk0"]).values, {
+    socket: "/s",
+    level: "inc",
+    target: "/t",
+    include: ["disk0"],
+  });
+});
+
+for (const name of ["--remove-bitmap", "--remove-bitmaps"]) {
+  Deno.test(`parse() takes the spelling ${name}`, () => {
+    const { values } = parse(["cleanup", "--socket", "/s", name]);
+    assertEquals(values, { socket: "/s", "remove-bitmap": true });
+  });
+}
+
+Deno.test("parse() takes the last of a flag given twice", () => {
+  assertEquals(valuesWith("--level", "inc").level, "inc");
+});
+
+Deno.test("parse() keeps a value that looks like a number as it is", () => {
+  assertEquals(valuesWith("--uuid", "007", "--include", "0x10"), {
+    socket: "/s",
+    level: "full",
+    target: "/t",
+    uuid: "007",
+    include: ["0x10"],
+  });
+});
+
+Deno.test("parse() leaves out flags that are not given", () => {
+  assertEquals(Object.keys(valuesWith()), ["socket", "level", "target"]);
+});
+
+const LISTS: [string[], string[]][] = [
+  [["-i", "a"], ["a"]],
+  [["--include", "a,b"], ["a", "b"]],
+  [["-i", "a", "--include", "b,c"], ["a", "b", "c"]],
+  [["-i", " a , b ,"], ["a", "b"]],
+  [["-i", "#block1,/machine/x[0]"], ["#block1", "/machine/x[0]"]],
+];
+for (const [words, names] of LISTS) {
+  Deno.test(`parse() reads the list ${JSON.stringify(words)}`, () => {
+    assertEquals(valuesWith(...words).include, names);
+  });
+}
+
+for (const value of ["", ",", " , "]) {
+  Deno.test(`parse() refuses the list "${value}"`, () => {
+    assertRefused([...BACKUP, "--exclude", value], "--exclude needs a value: A,B");
+  });
+}
+
+for (const [text, count] of [["0", 0], ["50000000", 50000000], ["007", 7]] as const) {
+  Deno.test(`parse() reads the number "${text}"`, () => {
+    assertEquals(valuesWith("--speed-limit", text)["speed-limit"], count);
+  });
+}
+
+for (const text of ["1.5", "1e3", "0x10", "10M", "-5", "99999999999999999999", " 5", "NaN"]) {
+  Deno.test(`parse() refuses the number "${text}"`, () => {
+    assertRefused(
+      [...BACKUP, `--speed-limit=${text}`],
+      `--speed-limit takes a whole number, 0 or more, not "${text}"`,
+    );
+  });
+}
+
+Deno.test("parse() refuses a negative number, and does not take it for a flag", () => {
+  assertRefused([...BACKUP, "--speed-limit", "-5"], "negative number");
+});
+
+Deno.test("parse() refuses a number that is empty", () => {
+  assertRefused([...BACKUP, "--speed-limit", ""], "--speed-limit needs a value: BYTES");
+});
+
+Deno.test("parse() refuses a flag at the end without its value", () => {
+  assertRefused([...BACKUP, "--uuid"], "--uuid needs a value: ID");
+});
+
+Deno.test("parse() does not take the next flag for a value", () => {
+  const argv = ["backup", "--socket", "/s", "--level", "--target", "/t"];
+  assertRefused(argv, "--level needs a value: copy, full, inc, auto");
+});
+
+Deno.test("parse() refuses an unknown level, with the known ones", () => {
+  assertRefused(
+    [...BACKUP, "--level", "incremental"],
+    '--level is one of copy, full, inc, auto, not "incremental"',
+  );
+});
+
+const UNKNOWN: [string, string, string][] = [
+  ["--levl", "--levl", "--level"],
+  ["--levle=full", "--levle", "--level"],
+  ["--speed_limit", "--speed_limit", "--speed-limit"],
+  ["--no-compress", "--no-compress", "--compress"],
+  ["--target.x", "--target.x", "--target"],
+  ["--jsn", "--jsn", "--json"],
+];
+for (const [word, flag, nearest] of UNKNOWN) {
+  Deno.test(`parse() refuses ${word} and names ${nearest}`, () => {
+    assertRefused([...BACKUP, word], `Unknown flag "${flag}": did you mean "${nearest}"`);
+  });
+}
+
+for (const word of ["-x", "--__proto__", "--constructor", "--=x"]) {
+  Deno.test(`parse() refuses ${word}`, () => assertRefused([...BACKUP, word], "Unknown flag"));
+}
+
+Deno.test("parse() refuses a value for a switch", () => {
+  assertRefused([...BACKUP, "--compress=no"], "--compress");
+});
+
+Deno.test("parse() takes a switch that is switched off", () => {
+  assertEquals("compress" in valuesWith("--compress=false"), false);
+});
+
+Deno.test("parse() refuses a flag of another subcommand", () => {
+  assertRefused([...BACKUP, "--dir", "/d"], '"backup" takes no --dir');
+});
+
+for (const flag of ["socket", "level", "target"]) {
+  Deno.test(`parse() refuses a backup without --${flag}`, () => {
+    const at = BACKUP.indexOf(`--${flag}`);
+    assertRefused(BACKUP.toSpliced(at, 2), `"backup" needs --${flag}`);
+  });
+}
+
+Deno.test("parse() refuses a cleanup that does not say of what", () => {
+  assertRefused(["cleanup", "--socket", "/s"], '"cleanup" needs --remove-bitmap');
+});
+
+Deno.test("parse() refuses no subcommand, with all of them", () => {
+  assertRefused([], "Name a subcommand: backup, restore merge, info, cleanup");
+});
+
+const NO_COMMANDS: [string[], string][] = [
+  [["007"], 'Unknown subcommand "007"'],
+  [["bakup"], 'Unknown subcommand "bakup": did you mean "backup"'],
+  [["restore"], 'Unknown subcommand "restore": did you mean "restore merge"'],
+  [["restore", "marge"], 'Unknown subcommand "restore marge": did you mean "restore merge"'],
+  [[...BACKUP, "/t2"], 'Unknown subcommand "backup /t2": did you mean "backup"'],
+  [[...BACKUP, "--", "--json"], 'Unknown subcommand "backup --json": did you mean "backup"'],
+  [[...BACKUP, "-"], 'Unknown subcommand "backup -": did you mean "backup"'],
+];
+for (const [argv, message] of NO_COMMANDS) {
+  Deno.test(`parse() refuses the words ${JSON.stringify(argv.slice(-2))}`, () => {
+    assertRefused(argv, message);
+  });
+}
+
+for (const flag of ["help", "version"] as const) {
+  Deno.test(`parse() takes --${flag} alone`, () => {
+    assertEquals(parse([`--${flag}`]), { command: null, values: { [flag]: true } });
+  });
+}
+
+Deno.test("parse() takes --help of a subcommand without what it needs", () => {
+  assertEquals(parse(["backup", "-h"]), { command: "backup", values: { help: true } });
+});
+
+Deno.test("parse() takes --help of the only kind of restore there is", () => {
+  assertEquals(parse(["restore", "--help"]).command, "restore merge");
+});
+
+for (const [name, { examples }] of Object.entries(COMMANDS)) {
+  for (const { line } of examples) {
+    Deno.test(`parse() takes the example: ${line}`, () => {
+      const words = [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, a, b]) => a ?? b ?? "");
+      assertEquals(words.shift(), "qmpbackup");
+      assertEquals(parse(words).command as string, name);
+    });
+  }
+}

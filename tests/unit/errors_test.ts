@@ -1,0 +1,63 @@
+import { assertEquals } from "@std/assert";
+import {
+  EXIT_CODES,
+  exitCodeOf,
+  Failure,
+  LockedError,
+  messageOf,
+  STOP_SIGNALS,
+  StoppedError,
+  type StopSignal,
+  UsageError,
+} from "../../src/errors.ts";
+
+const CODES: [unknown, number][] = [
+  [new Failure("x"), 1],
+  [new UsageError("x"), 2],
+  [new LockedError("x"), 11],
+  [new StoppedError("SIGHUP"), 129],
+  [new StoppedError("SIGINT"), 130],
+  [new StoppedError("SIGTERM"), 143],
+  [new TypeError("x"), 1],
+  ["text", 1],
+  [undefined, 1],
+];
+for (const [error, code] of CODES) {
+  Deno.test(`exitCodeOf() gives ${code} for ${error}`, () => {
+    assertEquals(exitCodeOf(error), code);
+  });
+}
+
+Deno.test("EXIT_CODES has every code that an error can give", () => {
+  const known = Object.keys(EXIT_CODES).map(Number);
+  assertEquals(CODES.map(([, code]) => code).filter((code) => !known.includes(code)), []);
+});
+
+Deno.test("StoppedError says which signal it was", () => {
+  for (const signal of Object.keys(STOP_SIGNALS) as StopSignal[]) {
+    assertEquals(new StoppedError(signal).message, `Stopped by ${signal}`);
+  }
+});
+
+Deno.test("Failure and its kinds bear their names", () => {
+  const errors = [new Failure(""), new UsageError(""), new LockedError("")];
+  assertEquals(errors.map(({ name }) => name), ["Failure", "UsageError", "LockedError"]);
+});
+
+Deno.test("messageOf() gives an error's sentence", () => {
+  assertEquals(messageOf(new Failure("The disk is full")), "The disk is full");
+});
+
+Deno.test("messageOf() gives what is thrown without being an error", () => {
+  assertEquals(messageOf("oops"), "oops");
+});
+
+Deno.test("messageOf() gives the first error before those of the cleanup", () => {
+  const first = new Failure("The job failed");
+  const inner = new SuppressedError(new Failure("no node"), first);
+  const outer = new SuppressedError(new Failure("no lock"), inner);
+  assertEquals(
+    messageOf(outer),
+    "The job failed; and while cleaning up: no node; and while cleaning up: no lock",
+  );
+});

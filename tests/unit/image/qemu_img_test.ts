@@ -1,0 +1,72 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { parseImageFacts, QemuImgError } from "../../../src/image/qemu_img.ts";
+
+/** What qemu-img 7.2 says of an overlay. */
+const OVERLAY = {
+  "backing-filename-format": "qcow2",
+  "virtual-size": 16777216,
+  filename: "over.qcow2",
+  "cluster-size": 65536,
+  format: "qcow2",
+  "actual-size": 200704,
+  "format-specific": {
+    type: "qcow2",
+    data: {
+      compat: "1.1",
+      "compression-type": "zlib",
+      "lazy-refcounts": false,
+      "refcount-bits": 16,
+      corrupt: false,
+      "extended-l2": false,
+    },
+  },
+  "full-backing-filename": "base.qcow2",
+  "backing-filename": "base.qcow2",
+  "dirty-flag": false,
+};
+
+const factsOf = (info: unknown) => parseImageFacts(JSON.stringify(info, null, 4) + "\n");
+
+Deno.test("parseImageFacts() reads what qemu-img prints", () => {
+  assertEquals(factsOf(OVERLAY), {
+    format: "qcow2",
+    virtualSizeBytes: 16777216,
+    allocatedBytes: 200704,
+    backing: "base.qcow2",
+    dataFile: null,
+  });
+});
+
+Deno.test("parseImageFacts() finds no parent where there is none", () => {
+  const { "backing-filename": _, "full-backing-filename": _full, ...info } = OVERLAY;
+  assertEquals(factsOf(info).backing, null);
+});
+
+Deno.test("parseImageFacts() finds an external data file", () => {
+  const data = { ...OVERLAY["format-specific"].data, "data-file": "ext.raw" };
+  assertEquals(
+    factsOf({ ...OVERLAY, "format-specific": { type: "qcow2", data } }).dataFile,
+    "ext.raw",
+  );
+});
+
+Deno.test("parseImageFacts() reads a raw image, which has no more to say", () => {
+  assertEquals(factsOf({ format: "raw", "virtual-size": 512, filename: "r" }), {
+    format: "raw",
+    virtualSizeBytes: 512,
+    allocatedBytes: 0,
+    backing: null,
+    dataFile: null,
+  });
+});
+
+Deno.test("parseImageFacts() refuses a text", () => {
+  assertThrows(() => parseImageFacts("image: over.qcow2"), QemuImgError, "no JSON");
+});
+
+for (const info of [null, [], {}, { ...OVERLAY, "virtual-size": "16M" }, { "virtual-size": 1 }]) {
+  const text = JSON.stringify(info).slice(0, 30);
+  Deno.test(`parseImageFacts() refuses JSON of another shape: ${text}`, () => {
+    assertThrows(() => factsOf(info), QemuImgError, "unknown shape");
+  });
+}
