@@ -9,6 +9,7 @@ import { backup } from "./cli/commands/backup.ts";
 import { cleanup } from "./cli/commands/cleanup.ts";
 import type { CommandContext } from "./cli/commands/context.ts";
 import { info } from "./cli/commands/info.ts";
+import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
 import type { CommandName } from "./cli/flags.ts";
 import { commandHelp, programHelp } from "./cli/help.ts";
@@ -26,6 +27,9 @@ const log = getLogger(["qmpbackup"]);
 const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   backup,
   "restore merge": restoreMerge,
+  "restore rebase": restoreInPlace("rebase"),
+  "restore commit": restoreInPlace("commit"),
+  "restore snapshotrebase": restoreInPlace("snapshotrebase"),
   info,
   cleanup,
 };

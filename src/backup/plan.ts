@@ -5,7 +5,7 @@
  */
 
 import { join } from "@std/path";
-import { type Point, restorePoints } from "../catalog/chains.ts";
+import { images, type Point, restorePoints } from "../catalog/chains.ts";
 import {
   bitmapName,
   diskFileName,
@@ -114,7 +114,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
       request.level,
       disk,
       last,
-      (file) => isComplete(points, file, facts.files),
+      (file) => isComplete(images(target.runs), file, facts.files),
     );
     const name = imageName(level.level, seconds, diskFileName(disk.source));
     const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ??

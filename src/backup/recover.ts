@@ -9,7 +9,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import { basename, join } from "@std/path";
-import { restorePoints } from "../catalog/chains.ts";
+import { images } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
 import { isBackupBitmap, PARTIAL_SUFFIX, tagOf } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
@@ -71,7 +71,7 @@ export async function recoverBitmaps(
  * locked by the caller, so that a record that says "running" is a dead run's.
  */
 export async function recoverTarget(target: Target): Promise<void> {
-  const kept = new Set(restorePoints(target.runs).map(({ disk }) => join(target.path, disk.file)));
+  const kept = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state === "running")) {
     for (const disk of run.disks) {
       for (const path of leftoversOf(target.path, run, disk)) {

@@ -20,10 +20,16 @@ export interface Point {
 
 /** All restore points of a target, oldest first. */
 export function restorePoints(runs: RunRecord[]): Point[] {
+  return images(runs).filter(({ disk }) => disk.result === "done");
+}
+
+/** All images that belong to a chain, oldest first: restore points, and what others build on. */
+export function images(runs: RunRecord[]): Point[] {
   return runs
     .toSorted((a, b) => a.sequence - b.sequence)
     .flatMap((run) =>
-      run.disks.filter(({ result }) => result === "done").map((disk) => ({ run, disk }))
+      run.disks.filter(({ result }) => result === "done" || result === "superseded")
+        .map((disk) => ({ run, disk }))
     );
 }
 
@@ -35,11 +41,12 @@ export function lastInChain(points: Point[], diskId: string): Point | undefined 
 /**
  * The images that make up a restore point, the full backup first.
  *
+ * @param all What `images()` lists.
  * @param file The point's image, relative to the target.
  * @throws {ChainError} If a link leads nowhere or in a circle.
  */
-export function chainOf(points: Point[], file: string): Point[] {
-  const byFile = new Map(points.map((point) => [point.disk.file, point]));
+export function chainOf(all: Point[], file: string): Point[] {
+  const byFile = new Map(all.map((point) => [point.disk.file, point]));
   const chain: Point[] = [];
   for (let next: string | null = file; next !== null;) {
     const point = byFile.get(next);

@@ -60,7 +60,11 @@ const DiskRecord = v.object({
   virtualSizeBytes: sizeBytes,
   /** What the image takes on the disk. */
   bytesWritten: sizeBytes,
-  result: v.picklist(["pending", "done", "failed", "cancelled"]),
+  /**
+   * "superseded": the image is no point of its own any more, since an increment was committed into it
+   * or another image has taken its name; others may build on it.
+   */
+  result: v.picklist(["pending", "done", "failed", "cancelled", "superseded"]),
   error: v.nullable(v.string()),
 });
 export type DiskRecord = v.InferOutput<typeof DiskRecord>;

@@ -91,6 +91,13 @@ export const FLAGS = {
     help: "an image's name, a run's id, or a time such as \"2026-11-22 23:00\" (newest)",
   },
   format: { kind: "choice", choices: ["qcow2", "raw"], help: "of the new file (qcow2)" },
+  filter: {
+    kind: "text",
+    value: "TEXT",
+    help: "only the images whose name contains this, where disks share a folder",
+  },
+  "rate-limit": { kind: "count", value: "BYTES", help: "bytes per second; 0 is no limit" },
+  "dry-run": { kind: "switch", help: "print the commands, run none" },
   "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
 
   show: { kind: "choice", choices: ["blockdev", "bitmaps", "backups"], help: "what to show" },
@@ -106,6 +113,7 @@ export type FlagName = keyof typeof FLAGS;
 /** Taken by every subcommand, before or after its name. */
 export const GLOBAL_FLAGS = ["debug", "json", "help", "version"] as const;
 const VM_FLAGS = ["socket", "timeout"] as const;
+const IN_PLACE_FLAGS = ["until", "filter", "rate-limit", "dry-run", "skip-check"] as const;
 
 export interface Command {
   summary: string;
@@ -138,7 +146,10 @@ export const COMMANDS = {
   "restore merge": {
     summary: "Restore a point in time into new files; the backups are only read",
     required: ["dir"],
-    optional: ["targetfile", "target-dir", "until", "format", "skip-check"],
+    optional: [
+      ...["targetfile", "target-dir", "until", "filter", "format", "rate-limit"] as const,
+      "skip-check",
+    ],
     examples: [
       {
         does: "The newest state of one disk",
@@ -148,6 +159,39 @@ export const COMMANDS = {
         does: "All disks as they were last evening",
         line: "qmpbackup restore merge --dir /backup/vm1 --target-dir /vm/restored " +
           '--until "2026-11-21 20:00"',
+      },
+    ],
+  },
+  "restore rebase": {
+    summary: "Link a chain's images in place, and `image` to the newest",
+    required: ["dir"],
+    optional: ["until", "filter", "dry-run", "skip-check"],
+    examples: [
+      {
+        does: "Make a chain of the reference's readable for any QEMU tool",
+        line: "qmpbackup restore rebase --dir /backup/vm1/disk0",
+      },
+    ],
+  },
+  "restore commit": {
+    summary: "Commit increments into their full backup and remove them, in place",
+    required: ["dir"],
+    optional: [...IN_PLACE_FLAGS],
+    examples: [
+      {
+        does: "See what would be done",
+        line: "qmpbackup restore commit --dir /backup/vm1/disk0 --dry-run",
+      },
+    ],
+  },
+  "restore snapshotrebase": {
+    summary: "As commit, with an internal snapshot for each point in time",
+    required: ["dir"],
+    optional: [...IN_PLACE_FLAGS],
+    examples: [
+      {
+        does: "One image that holds every point in time",
+        line: "qmpbackup restore snapshotrebase --dir /backup/vm1/disk0",
       },
     ],
   },

@@ -127,6 +127,7 @@ const Info = v.object({
   "virtual-size": v.number(),
   "actual-size": v.optional(v.number(), 0),
   "backing-filename": v.optional(v.string()),
+  snapshots: v.optional(v.array(v.object({ name: v.string() })), []),
   "format-specific": v.optional(
     v.object({
       data: v.optional(v.object({
@@ -145,6 +146,8 @@ export interface ImageFacts {
   backing: string | null;
   /** An external data file as it stands in the header, or null: our images have none. */
   dataFile: string | null;
+  /** The names of its internal snapshots. */
+  snapshots: string[];
 }
 
 /**
@@ -178,6 +181,7 @@ export function parseImageFacts(text: string): ImageFacts {
     allocatedBytes: info.output["actual-size"],
     backing: info.output["backing-filename"] ?? null,
     dataFile: info.output["format-specific"]?.data?.["data-file"] ?? null,
+    snapshots: info.output.snapshots.map(({ name }) => name),
   };
 }
 
@@ -190,8 +194,10 @@ const ONLY_LEAKS = 3;
  * @throws {QemuImgError} If it is damaged, with what `qemu-img` says.
  */
 export async function checkImage(path: string, options: RunOptions = {}): Promise<void> {
+  // Without its parent, which `check` would open, wherever a link leads.
+  const alone = { driver: "qcow2", file: { driver: "file", filename: path }, backing: null };
   try {
-    await qemuImg(["check", "-q", "-f", "qcow2", path], options);
+    await qemuImg(["check", "-q", `json:${JSON.stringify(alone)}`], options);
   } catch (error) {
     if (error instanceof QemuImgError && error.status === ONLY_LEAKS) return;
     throw error;

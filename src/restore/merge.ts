@@ -21,6 +21,8 @@ export interface MergeOptions {
   format: ImageFormat;
   /** Don't check each image's metadata first. */
   skipCheck: boolean;
+  /** 0 is no limit. */
+  rateLimitBytesPerSecond: number;
   signal: AbortSignal;
   onProgress(folder: string, doneBytes: number, totalBytes: number): void;
 }
@@ -56,8 +58,10 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
   for (const job of jobs) {
     await refuseExisting(job.targetFile);
     const layers = job.point.layers();
-    let virtualSizeBytes = 0;
-    for (const layer of layers) ({ virtualSizeBytes } = await checkLayer(layer, options));
+    const { virtualSizeBytes, backings } = await checkImages(layers, options);
+    for (const [i, layer] of layers.entries()) {
+      refuseOtherLink(layers.slice(0, i), layer, backings[i] ?? null, job.point.target !== null);
+    }
     checked.push({ job, layers, virtualSizeBytes });
   }
   const restored: Restored[] = [];
@@ -100,35 +104,64 @@ async function refuseLeftover(path: string) {
   throw new UsageError(`"${path}" was left by a restore that did not end: remove it`);
 }
 
-async function checkLayer({ path, parent }: Layer, { skipCheck, signal }: MergeOptions) {
-  if (!await exists(path)) {
-    throw new Failure(`The image "${path}" is missing: what builds on it can't be restored`);
+/**
+ * Looks whether the images of a chain are there and sound.
+ *
+ * @returns The virtual size of the last one.
+ * @throws {Failure} If one is missing or damaged, or keeps its data in another file.
+ */
+export async function checkImages(
+  layers: Layer[],
+  { skipCheck, signal }: Pick<MergeOptions, "skipCheck" | "signal">,
+): Promise<{ virtualSizeBytes: number; backings: (string | null)[] }> {
+  const backings: (string | null)[] = [];
+  let virtualSizeBytes = 0;
+  for (const { path } of layers) {
+    if (!await exists(path)) {
+      throw new Failure(`The image "${path}" is missing: what builds on it can't be restored`);
+    }
+    const facts = await imageFacts(path, { signal });
+    if (facts.dataFile !== null) {
+      throw new Failure(`"${path}" keeps its data in "${facts.dataFile}": no backup of ours does`);
+    }
+    if (!skipCheck) await checkImage(path, { signal });
+    virtualSizeBytes = facts.virtualSizeBytes;
+    backings.push(facts.backing);
   }
-  const facts = await imageFacts(path, { signal });
-  if (facts.dataFile !== null) {
-    throw new Failure(`"${path}" keeps its data in "${facts.dataFile}": no backup of ours does`);
-  }
-  const link = facts.backing === null ? null : resolve(dirname(path), facts.backing);
-  if (link !== null && link !== parent) {
-    throw new Failure(
-      `"${path}" is linked to "${link}", but ${
-        parent ? `builds on "${parent}"` : "is a full backup"
-      }: ` +
-        "the folder was changed, restore by hand with the order you know",
-    );
-  }
-  if (!skipCheck) await checkImage(path, { signal });
-  return facts;
+  return { virtualSizeBytes, backings };
+}
+
+/**
+ * The links in the headers may be missing, but they may not say something else than what gave the
+ * order. A record outweighs a link to an earlier image than the parent: that is what an interrupted
+ * `restore commit` leaves, and that image holds the parent's contents too.
+ */
+function refuseOtherLink(
+  earlier: Layer[],
+  { path, parent }: Layer,
+  backing: string | null,
+  isRecorded: boolean,
+) {
+  const link = backing === null ? null : resolve(dirname(path), backing);
+  if (link === null || link === parent) return;
+  if (isRecorded && earlier.some((layer) => layer.path === link)) return;
+  throw new Failure(
+    `"${path}" is linked to "${link}", but ${
+      parent ? `builds on "${parent}"` : "is a full backup"
+    }: the folder was changed. If its order is right, restore rebase links it anew; else restore by ` +
+      "hand with the order you know",
+  );
 }
 
 async function convert(
   layers: Layer[],
   targetFile: string,
-  { format, signal }: MergeOptions,
+  { format, signal, rateLimitBytesPerSecond }: MergeOptions,
   onPercent: (percent: number) => void,
 ) {
   const partial = targetFile + PARTIAL_SUFFIX;
   const between = (pass: number) => `${targetFile}.pass${pass}${PARTIAL_SUFFIX}`;
+  const limit = rateLimitBytesPerSecond > 0 ? ["-r", String(rateLimitBytesPerSecond)] : [];
   const passes = planPasses(layers.map(({ path }) => path), between);
   await using made = new AsyncDisposableStack();
   for (const [index, { source, isLast }] of passes.entries()) {
@@ -136,7 +169,7 @@ async function convert(
     await refuseLeftover(output);
     made.defer(() => removeFile(output));
     const as = isLast ? format : "qcow2";
-    await qemuImg(["convert", "-p", "-W", "-m", "16", "-O", as, source, output], {
+    await qemuImg(["convert", "-p", "-W", "-m", "16", ...limit, "-O", as, source, output], {
       signal,
       onPercent: (percent) => onPercent((index * 100 + percent) / passes.length),
     });

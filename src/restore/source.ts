@@ -6,9 +6,16 @@
  */
 
 import { basename, dirname, join, resolve } from "@std/path";
-import { chainOf, type Point, restorePoints } from "../catalog/chains.ts";
+import { chainOf, images, restorePoints } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
-import { type ImageName, parseImageName, PARTIAL_SUFFIX, RUNS_FOLDER } from "../catalog/names.ts";
+import {
+  type DiskLevel,
+  type ImageName,
+  parseImageName,
+  PARTIAL_SUFFIX,
+  RUNS_FOLDER,
+} from "../catalog/names.ts";
+import type { RunRecord } from "../catalog/record.ts";
 import { readTarget, type Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
 
@@ -18,6 +25,8 @@ export interface Layer {
   path: string;
   /** The parent that the record names, absolute; null for a full backup or a copy. */
   parent: string | null;
+  /** UTC milliseconds of the moment it holds. */
+  timeMs: number;
 }
 
 /** A point that can be restored. */
@@ -27,8 +36,11 @@ export interface RestorePoint {
   folder: string;
   /** UTC milliseconds; of the record, or of the name where there is none. */
   timeMs: number;
+  level: DiskLevel;
   /** The run it belongs to; null where there is no record. */
   runId: string | null;
+  /** The target whose records name it, absolute; null where there is no record. */
+  target: string | null;
   /**
    * The images of its chain, the full backup first.
    *
@@ -41,13 +53,15 @@ export interface RestorePoint {
  * Lists the points of one disk, oldest first.
  *
  * @param dir A disk's folder, or a target that holds one disk only. Absolute.
+ * @param filter Only the images whose name contains this: where the disks of a target share a folder.
  * @throws {UsageError} If there is nothing to restore, or several disks.
  * @throws {Failure} If the order of the images can't be told for sure.
  */
-export async function pointsOfDisk(dir: string): Promise<RestorePoint[]> {
+export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoint[]> {
+  const isWanted = (name: string) => name.includes(filter);
   const own = await readTarget(dir);
   if (own.hasRecords) {
-    const points = await pointsOfTarget(own);
+    const points = (await pointsOfTarget(own)).filter(({ name }) => isWanted(name));
     const folders = new Set(points.map(({ folder }) => folder));
     if (folders.size <= 1) return points;
     throw new UsageError(
@@ -59,11 +73,11 @@ export async function pointsOfDisk(dir: string): Promise<RestorePoint[]> {
   // A folder that was copied alone may lie beside anything.
   if (await exists(join(above, RUNS_FOLDER))) {
     const points = (await pointsOfTarget(await readTarget(above)))
-      .filter(({ folder }) => folder === basename(dir));
+      .filter(({ folder, name }) => folder === basename(dir) && isWanted(name));
     if (points.length > 0) return points;
   }
   await refusePartials(dir, []);
-  return pointsOfNames(dir, await listFiles(dir));
+  return pointsOfNames(dir, (await listFiles(dir)).filter(isWanted));
 }
 
 /** All points of a target with records, oldest first. */
@@ -75,21 +89,25 @@ export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
   for (const folder of new Set(points.map(({ disk }) => disk.folder))) {
     await refusePartials(join(target.path, folder), ours);
   }
-  return recordedPoints(target.path, points);
-}
-
-function recordedPoints(target: string, points: Point[]): RestorePoint[] {
+  const all = images(target.runs);
   return points.map(({ run, disk }) => ({
     name: basename(disk.file),
     folder: disk.folder,
-    timeMs: Date.parse(run.pointInTime ?? run.started),
+    timeMs: timeOf(run),
+    level: disk.level,
     runId: run.id,
+    target: target.path,
     layers: () =>
-      chainOf(points, disk.file).map((link) => ({
-        path: join(target, link.disk.file),
-        parent: link.disk.parent && join(target, link.disk.parent),
+      chainOf(all, disk.file).map((link) => ({
+        path: join(target.path, link.disk.file),
+        parent: link.disk.parent && join(target.path, link.disk.parent),
+        timeMs: timeOf(link.run),
       })),
   }));
+}
+
+function timeOf(run: RunRecord): number {
+  return Date.parse(run.pointInTime ?? run.started);
 }
 
 /**
@@ -98,27 +116,32 @@ function recordedPoints(target: string, points: Point[]): RestorePoint[] {
  * @throws {Failure} If they don't: two of one time, or an increment without a full backup before it.
  */
 export function pointsOfNames(dir: string, names: string[]): RestorePoint[] {
-  const images = names.flatMap((name) => {
+  const named = names.flatMap((name) => {
     const parsed = parseImageName(name);
     return parsed ? [{ name, ...parsed }] : [];
   }).sort((a, b) => a.unixSeconds - b.unixSeconds);
-  if (images.length === 0) throw new UsageError(`There are no backups in "${dir}"`);
+  if (named.length === 0) throw new UsageError(`There are no backups in "${dir}"`);
   const points: RestorePoint[] = [];
   let chain: Layer[] = [];
-  for (const [index, image] of images.entries()) {
-    refuseTie(dir, image, images[index + 1]);
+  for (const [index, image] of named.entries()) {
+    refuseTie(dir, image, named[index + 1]);
     const path = join(dir, image.name);
     const parent = chain.at(-1)?.path ?? null;
     if (image.level === "inc" && parent === null) {
       throw new Failure(`"${path}" is an increment, and there is no full backup before it`);
     }
-    const layers = image.level === "inc" ? [...chain, { path, parent }] : [{ path, parent: null }];
+    const timeMs = image.unixSeconds * 1000;
+    const layers = image.level === "inc"
+      ? [...chain, { path, parent, timeMs }]
+      : [{ path, parent: null, timeMs }];
     if (image.level !== "copy") chain = layers;
     points.push({
       name: image.name,
       folder: basename(dir),
-      timeMs: image.unixSeconds * 1000,
+      timeMs,
+      level: image.level,
       runId: null,
+      target: null,
       layers: () => layers,
     });
   }

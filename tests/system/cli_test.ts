@@ -51,7 +51,7 @@ function assertSentence({ stdout, stderr }: Result) {
 
 /** Command lines that are wrong in themselves, by the words that say what is. */
 const WRONG: [words: string, ...args: string[]][] = [
-  ["Name a subcommand: backup, restore merge, info, cleanup"],
+  ["Name a subcommand: backup, restore merge, restore rebase,"],
   ['Unknown subcommand "bakcup": did you mean "backup"', "bakcup"],
   ['Unknown subcommand "restore"', "restore"],
   ['Unknown subcommand "info now"', "info", "now"],
@@ -198,7 +198,8 @@ Deno.test("`main` shows no trace of its insides where the file system refuses", 
 });
 
 Deno.test("`main --help` ends with 0, and lists flags, exit codes and examples", async (t) => {
-  const commands = ["", "backup", "restore merge", "restore", "info", "cleanup"];
+  const restores = ["merge", "rebase", "commit", "snapshotrebase"].map((way) => `restore ${way}`);
+  const commands = ["", "backup", ...restores, "restore", "info", "cleanup"];
   const lines = commands.flatMap((name) => [`${name} --help`.trim(), `-h ${name}`.trim()]);
   const results = await inParallel(lines, (line) => qmpbackup(line.split(" ")));
   for (const [index, { code, stdout, stderr }] of results.entries()) {

@@ -61,6 +61,7 @@ function mergeOptions(options: Partial<MergeOptions> = {}): MergeOptions {
   return {
     format: "qcow2",
     skipCheck: false,
+    rateLimitBytesPerSecond: 0,
     signal: new AbortController().signal,
     onProgress: () => {},
     ...options,

@@ -15,6 +15,7 @@ export async function restoreMerge(
   const restored = await merge(await jobsOf(values, format), {
     format,
     skipCheck: values["skip-check"] ?? false,
+    rateLimitBytesPerSecond: values["rate-limit"] ?? 0,
     signal,
     onProgress: (folder, doneBytes, totalBytes) => progress.update(folder, doneBytes, totalBytes),
   });
@@ -32,7 +33,7 @@ async function jobsOf(values: Values, format: ImageFormat): Promise<MergeJob[]> 
     throw new UsageError('"restore merge" needs either --targetfile or --target-dir');
   }
   if (targetfile !== undefined) {
-    const point = pickPoint(await pointsOfDisk(dir), until);
+    const point = pickPoint(await pointsOfDisk(dir, values.filter), until);
     return [{ point, targetFile: resolve(targetfile) }];
   }
   return await jobsOfRun(dir, resolve(targetDir ?? "."), until, format);

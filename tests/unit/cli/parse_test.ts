@@ -182,7 +182,7 @@ Deno.test("parse() refuses a cleanup that does not say of what", () => {
 });
 
 Deno.test("parse() refuses no subcommand, with all of them", () => {
-  assertRefused([], "Name a subcommand: backup, restore merge, info, cleanup");
+  assertRefused([], "Name a subcommand: backup, restore merge, restore rebase,");
 });
 
 const NO_COMMANDS: [string[], string][] = [

@@ -34,6 +34,7 @@ Deno.test("parseImageFacts() reads what qemu-img prints", () => {
     allocatedBytes: 200704,
     backing: "base.qcow2",
     dataFile: null,
+    snapshots: [],
   });
 });
 
@@ -57,6 +58,7 @@ Deno.test("parseImageFacts() reads a raw image, which has no more to say", () =>
     allocatedBytes: 0,
     backing: null,
     dataFile: null,
+    snapshots: [],
   });
 });
 

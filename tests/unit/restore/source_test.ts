@@ -27,9 +27,9 @@ Deno.test("pointsOfNames() does not sort times as texts", () => {
 Deno.test("pointsOfNames() chains the increments to the full backup before them", () => {
   const [, , point] = pointsOfNames(DIR, [FULL, INC1, INC2]);
   assertEquals(point?.layers(), [
-    { path: `${DIR}/${FULL}`, parent: null },
-    { path: `${DIR}/${INC1}`, parent: `${DIR}/${FULL}` },
-    { path: `${DIR}/${INC2}`, parent: `${DIR}/${INC1}` },
+    { path: `${DIR}/${FULL}`, parent: null, timeMs: 1_000_000 },
+    { path: `${DIR}/${INC1}`, parent: `${DIR}/${FULL}`, timeMs: 2_000_000 },
+    { path: `${DIR}/${INC2}`, parent: `${DIR}/${INC1}`, timeMs: 3_000_000 },
   ]);
 });
 
@@ -77,7 +77,15 @@ Deno.test("pointsOfNames() refuses a folder without images", () => {
 });
 
 function aPoint(name: string, timeMs: number, runId: string | null = null): RestorePoint {
-  return { name, folder: "disk0", timeMs, runId, layers: () => [] };
+  return {
+    name,
+    folder: "disk0",
+    timeMs,
+    level: "full",
+    runId,
+    target: null,
+    layers: () => [],
+  };
 }
 
 const T0 = Date.parse("2026-11-20T12:00:00.400Z");

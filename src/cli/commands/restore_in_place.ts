@@ -1,0 +1,65 @@
+import { join, resolve } from "@std/path";
+import { takeLock } from "../../catalog/lock.ts";
+import { LOCK_FILE } from "../../catalog/names.ts";
+import { UsageError } from "../../errors.ts";
+import { imageFacts } from "../../image/qemu_img.ts";
+import { applySteps } from "../../restore/apply.ts";
+import { commandOf, planCommit, planRebase, shellText, type Step } from "../../restore/in_place.ts";
+import { checkImages } from "../../restore/merge.ts";
+import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
+import { jsonLine } from "../report.ts";
+import type { CommandContext } from "./context.ts";
+
+type Way = "rebase" | "commit" | "snapshotrebase";
+
+/** `qmpbackup restore rebase`, `commit` and `snapshotrebase`. */
+export function restoreInPlace(way: Way): (context: CommandContext) => Promise<number> {
+  return async ({ values, io, signal }) => {
+    const dir = resolve(values.dir ?? ".");
+    const target = (await pointsOfDisk(dir, values.filter))[0]?.target ?? null;
+    using _lock = target === null ? null : await takeLock(join(target, LOCK_FILE), holder());
+    const points = (await pointsOfDisk(dir, values.filter)).filter(({ level }) => level !== "copy");
+    const point = pickPoint(points, values.until ?? null);
+    const layers = point.layers();
+    if (layers.length < 2) {
+      throw new UsageError(`"${point.name}" in "${dir}" has no increment: there is nothing to do`);
+    }
+    await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
+    const steps = await planSteps(way, points, layers);
+    const rateLimitBytesPerSecond = values["rate-limit"] ?? 0;
+    const commands = steps.flatMap((step) => {
+      const argv = commandOf(step, rateLimitBytesPerSecond);
+      return argv ? [argv] : [];
+    });
+    const isDryRun = values["dry-run"] ?? false;
+    if (!isDryRun) await applySteps(steps, target, { rateLimitBytesPerSecond, signal });
+    if (values.json) {
+      const state = isDryRun ? "planned" : "done";
+      io.stdout(jsonLine("summary", { state, point: point.name, commands }));
+    } else if (isDryRun) {
+      for (const argv of commands) io.stdout(shellText(argv) + "\n");
+    } else {
+      io.stdout(`${way} of ${layers.length} images up to ${point.name}: done\n`);
+    }
+    return 0;
+  };
+}
+
+async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Promise<Step[]> {
+  if (way === "rebase") return planRebase(layers);
+  const last = layers.at(-1)?.path;
+  const following = points.flatMap((point) => point.layers())
+    .filter(({ parent }) => parent === last).map(({ path }) => path);
+  const full = layers[0] as Layer;
+  const snapshots = way === "commit" ? null : (await imageFacts(full.path)).snapshots;
+  return planCommit(layers, [...new Set(following)], snapshots);
+}
+
+function holder() {
+  return {
+    run: "of a restore in place",
+    host: Deno.hostname(),
+    pid: Deno.pid,
+    since: new Date().toISOString(),
+  };
+}

@@ -1,0 +1,156 @@
+import { assertEquals, assertMatch } from "@std/assert";
+import { join } from "@std/path";
+import { assertPlainConvert, filesOf, type Scene, scene } from "../support/scene.ts";
+import { compare, qemuImg } from "../support/qemu_img.ts";
+import { succeed, tool } from "../support/tool.ts";
+import { applySteps } from "../../src/restore/apply.ts";
+import { planCommit, type Step } from "../../src/restore/in_place.ts";
+import { pointsOfDisk } from "../../src/restore/source.ts";
+
+const MIB = 1 << 20;
+
+/** A full backup and three increments of one disk; what each held is in `m0.vd0.raw` and so on. */
+async function chain(): Promise<Scene> {
+  const s = await scene({ disks: 1 });
+  for (let i = 0; i < 4; i++) {
+    await s.vm.write("vd0", 0x30 + i, i * MIB, 2 * MIB);
+    await s.vm.zero("vd0", (i + 8) * MIB, MIB);
+    await s.remember(`m${i}`);
+    await succeed(s.backupArgs(i === 0 ? "full" : "inc"));
+  }
+  return s;
+}
+
+const images = async (s: Scene) =>
+  (await filesOf(s.target)).filter((file) => /^disk0\/(FULL|INC)/.test(file));
+
+async function newest(s: Scene, moment: string) {
+  const out = s.dir.join(`${moment}.${crypto.randomUUID()}`);
+  await succeed(["restore", "merge", "--dir", join(s.target, "disk0"), "--targetfile", out]);
+  await compare(s.dir.join(`${moment}.vd0.raw`), "raw", out, "qcow2");
+  await Deno.remove(out);
+}
+
+/** The chain must go on after a restore in place. */
+async function goesOn(s: Scene) {
+  await s.vm.write("vd0", 0x77, 33 * MIB, MIB);
+  await s.remember("next");
+  const { stdout } = await succeed(s.backupArgs("auto", "--json"));
+  assertEquals((JSON.parse(stdout) as { disks: { level: string }[] }).disks[0]?.level, "inc");
+  await newest(s, "next");
+}
+
+Deno.test("restore rebase links a chain anew, relative, and `image` to the newest", async () => {
+  await using s = await chain();
+  const files = await images(s);
+  // As the reference leaves a chain: without links.
+  for (const file of files) {
+    await qemuImg(["rebase", "-u", "-f", "qcow2", "-b", "", `${s.target}/${file}`]);
+  }
+  await succeed(["restore", "rebase", "--dir", `${s.target}/disk0`]);
+  const moved = s.dir.join("moved");
+  await Deno.rename(s.target, moved);
+  await assertPlainConvert(`${moved}/disk0/image`, s.dir.join("m3.vd0.raw"));
+});
+
+Deno.test("restore rebase --until links `image` to that point", async () => {
+  await using s = await chain();
+  const [, , second] = await images(s);
+  await succeed(["restore", "rebase", "--dir", `${s.target}/disk0`, "--until", second as string]);
+  await assertPlainConvert(`${s.target}/disk0/image`, s.dir.join("m2.vd0.raw"));
+  await newest(s, "m3");
+});
+
+Deno.test("restore commit leaves one image with the newest contents, and the chain goes on", async () => {
+  await using s = await chain();
+  const [full] = await images(s);
+  await succeed(["restore", "commit", "--dir", `${s.target}/disk0`]);
+  assertEquals(await images(s), [full]);
+  await assertPlainConvert(`${s.target}/${full}`, s.dir.join("m3.vd0.raw"));
+  await newest(s, "m3");
+  await goesOn(s);
+});
+
+Deno.test("restore commit --until keeps the increments after it", async () => {
+  await using s = await chain();
+  const [full, , second, third] = await images(s);
+  await succeed(["restore", "commit", "--dir", `${s.target}/disk0`, "--until", second as string]);
+  assertEquals(await images(s), [full, third]);
+  await assertPlainConvert(`${s.target}/${full}`, s.dir.join("m2.vd0.raw"));
+  await assertPlainConvert(`${s.target}/${third}`, s.dir.join("m3.vd0.raw"));
+  await newest(s, "m3");
+  await goesOn(s);
+});
+
+Deno.test("restore snapshotrebase keeps every point as an internal snapshot", async () => {
+  await using s = await chain();
+  await succeed(["restore", "snapshotrebase", "--dir", `${s.target}/disk0`]);
+  const [full, ...rest] = await images(s);
+  assertEquals(rest, []);
+  const listed = await qemuImg(["snapshot", "-l", `${s.target}/${full}`]);
+  assertMatch(listed, /FULL-BACKUP/);
+  const names = listed.match(/\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d/g) ?? [];
+  await assertPlainConvert(`${s.target}/${full}`, s.dir.join("m3.vd0.raw"));
+  for (const [name, moment] of [["FULL-BACKUP", "m0"], [names.at(-1) as string, "m3"]] as const) {
+    const raw = s.dir.join(`${moment}.snapshot`);
+    await qemuImg([
+      "convert",
+      "-l",
+      `snapshot.name=${name}`,
+      "-O",
+      "raw",
+      `${s.target}/${full}`,
+      raw,
+    ]);
+    await compare(raw, "raw", s.dir.join(`${moment}.vd0.raw`), "raw");
+  }
+  await goesOn(s);
+});
+
+Deno.test("restore commit can be stopped after every step, and run again", async () => {
+  const steps = await (async () => {
+    await using s = await chain();
+    const points = await pointsOfDisk(`${s.target}/disk0`);
+    return planCommit(points.at(-1)?.layers() ?? [], [], null).length;
+  })();
+  for (let n = 1; n < steps; n++) {
+    await using s = await chain();
+    const points = await pointsOfDisk(`${s.target}/disk0`);
+    const planned: Step[] = planCommit(points.at(-1)?.layers() ?? [], [], null);
+    const signal = new AbortController().signal;
+    await applySteps(planned.slice(0, n), s.target, { rateLimitBytesPerSecond: 0, signal });
+    await newest(s, "m3");
+    if ((await pointsOfDisk(`${s.target}/disk0`)).at(-1)?.layers().length !== 1) {
+      await succeed(["restore", "commit", "--dir", `${s.target}/disk0`]);
+    }
+    await newest(s, "m3");
+    await goesOn(s);
+  }
+});
+
+Deno.test("restore --dry-run prints the commands, runs none, and they do the same", async () => {
+  await using s = await chain();
+  const before = await images(s);
+  const { stdout } = await succeed([
+    "restore",
+    "commit",
+    "--dir",
+    `${s.target}/disk0`,
+    "--dry-run",
+  ]);
+  assertEquals(await images(s), before);
+  await newest(s, "m3");
+  const shell = new Deno.Command("sh", { args: ["-e", "-c", stdout] });
+  assertEquals((await shell.output()).code, 0, stdout);
+  await assertPlainConvert(`${s.target}/${before[0]}`, s.dir.join("m3.vd0.raw"));
+});
+
+Deno.test("restore in place of a folder without an increment is an error", async () => {
+  await using s = await scene({ disks: 1 });
+  await succeed(s.backupArgs("full"));
+  for (const way of ["rebase", "commit", "snapshotrebase"]) {
+    const { code, stderr } = await tool(["restore", way, "--dir", `${s.target}/disk0`]);
+    assertEquals(code, 2);
+    assertMatch(stderr, /has no increment: there is nothing to do/);
+  }
+});
