@@ -4,6 +4,8 @@
  * @module
  */
 
+import process from "node:process";
+import { basename } from "@std/path";
 import { run } from "./src/app.ts";
 import { processIo } from "./src/cli/io.ts";
 import { STOP_SIGNALS, StoppedError, type StopSignal } from "./src/errors.ts";
@@ -14,5 +16,7 @@ if (import.meta.main) {
     // A second signal changes nothing: undoing what was begun is bounded by its own time-outs.
     Deno.addSignalListener(signal, () => stop.abort(new StoppedError(signal)));
   }
-  Deno.exit(await run(Deno.args, processIo(), stop.signal));
+  // Deno.execPath() follows symbolic links; argv[0] is the name that was typed.
+  const calledAs = basename(process.argv0);
+  Deno.exit(await run(Deno.args, processIo(), stop.signal, calledAs));
 }

@@ -30,7 +30,7 @@ const BAKED_IN = [
   "--allow-read",
   "--allow-write",
   "--allow-net",
-  "--allow-run=qemu-img",
+  "--allow-run=qemu-img,logger",
   "--allow-sys=hostname,statfs",
   "--allow-env=NO_COLOR,TERM,PATH,COLUMNS,TZ",
 ];

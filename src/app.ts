@@ -5,6 +5,7 @@
  */
 
 import { getLogger } from "@logtape/logtape";
+import { resolve } from "@std/path";
 import { backup } from "./cli/commands/backup.ts";
 import { cleanup } from "./cli/commands/cleanup.ts";
 import type { CommandContext } from "./cli/commands/context.ts";
@@ -37,14 +38,21 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
 /**
  * Runs the program.
  *
+ * @param calledAs The name it was started under: `qmprestore` takes the reference's command line.
  * @param signal Aborted with a `StoppedError` when the program is to stop.
  * @returns The exit code. Never throws.
  */
-export async function run(argv: readonly string[], io: Io, signal: AbortSignal): Promise<number> {
+export async function run(
+  argv: readonly string[],
+  io: Io,
+  signal: AbortSignal,
+  calledAs = "qmpbackup",
+): Promise<number> {
   // Seen without parsing, since even a wrong command line is to be reported as JSON.
   const json = argv.includes("--json");
   try {
-    const { command, values } = parse(argv);
+    // The reference's program of that name is our subcommand `restore`.
+    const { command, values } = parse(calledAs === "qmprestore" ? ["restore", ...argv] : argv);
     if (values.version) {
       io.stdout(`qmpbackup ${VERSION}\n`);
       return 0;
@@ -53,7 +61,7 @@ export async function run(argv: readonly string[], io: Io, signal: AbortSignal):
       io.stdout(command ? commandHelp(command) : programHelp());
       return 0;
     }
-    return await runCommand(command, values, io, signal);
+    return await runCommand(command, values, { argv, io, signal });
   } catch (error) {
     return report(error, io, json);
   }
@@ -62,15 +70,22 @@ export async function run(argv: readonly string[], io: Io, signal: AbortSignal):
 async function runCommand(
   command: CommandName,
   values: Parsed["values"],
-  io: Io,
-  signal: AbortSignal,
+  { argv, io, signal }: { argv: readonly string[]; io: Io; signal: AbortSignal },
 ): Promise<number> {
-  using progress = new Progress(io, (line) => log.info("{line}", { line }));
+  const intervalMs = (values["progress-interval"] ?? 30) * 1000;
+  using progress = new Progress(io, (line) => log.info("{line}", { line }), intervalMs);
   const write = (text: string) => {
     progress.hide();
     io.stderr(text);
   };
-  await using _log = await startLog(write, { debug: values.debug ?? false, color: io.color });
+  await using _log = await startLog(write, {
+    debug: values.debug ?? false,
+    color: io.color,
+    file: values.logfile === undefined ? null : resolve(values.logfile),
+    syslog: values.syslog ?? false,
+    // The words of the reference, which scripts look for.
+    headline: `Version: ${VERSION} Arguments: ${argv.join(" ")}`,
+  });
   const onStop = () =>
     log.warn("{reason}: undoing what was begun", { reason: messageOf(signal.reason) });
   signal.addEventListener("abort", onStop);

@@ -12,6 +12,7 @@ export const EXIT_CODES = {
   0: "done",
   1: "failed, or some disks failed; a backup that was reported as done stays good",
   2: "wrong usage: nothing was touched",
+  3: "done, but with warnings (under --strict; 0 without)",
   11: "another run holds the target or the VM",
   129: "stopped by SIGHUP; everything was undone",
   130: "stopped by SIGINT; everything was undone",

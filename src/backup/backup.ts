@@ -29,8 +29,6 @@ export interface BackupContext {
   socket: Address;
   qmpOptions: QmpOptions;
   agentSocket: Address | null;
-  /** Freeze the guest's file systems even for one disk; for several it is done where it can be. */
-  quiesce: boolean;
   agentTimeoutMs: number;
   signal: AbortSignal;
   toolVersion: string;
@@ -60,7 +58,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const facts = await gatherFacts(qmp, target, tagOf(holder.run));
   const plan = planBackup(request, facts);
   context.onPlan(plan);
-  const warnings: string[] = [];
+  const warnings = [...plan.warnings];
   await using agent = await connectAgent(context, plan, warnings);
   try {
     return await runBackup(plan, { ...context, qmp, agent, warnings });
@@ -122,16 +120,17 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
 }
 
 async function connectAgent(
-  { agentSocket, agentTimeoutMs, quiesce }: BackupContext,
-  plan: Plan,
+  { agentSocket, agentTimeoutMs }: BackupContext,
+  { request: { quiesce }, disks, runId }: Plan,
   warnings: string[],
 ): Promise<GuestAgent | null> {
-  if (!agentSocket || !(quiesce || plan.disks.length > 1)) return null;
+  if (!agentSocket || (quiesce === "no" && disks.length === 1)) return null;
   try {
     return await GuestAgent.connect(agentSocket, agentTimeoutMs);
   } catch (error) {
+    if (quiesce === "require") throw error;
     warnings.push(
-      `The guest's file systems are not frozen for the run ${plan.runId}: ${messageOf(error)}`,
+      `The guest's file systems are not frozen for the run ${runId}: ${messageOf(error)}`,
     );
     return null;
   }

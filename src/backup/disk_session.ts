@@ -11,6 +11,7 @@
  * @module
  */
 
+import { delay } from "@std/async/delay";
 import { basename, join } from "@std/path";
 import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
@@ -86,9 +87,11 @@ export class DiskSession {
     if (error !== undefined) {
       throw new Failure(`The disk "${this.disk.disk.name}" could not be copied: ${error}`);
     }
+    const { request } = this.plan;
+    await delay(request.removeDelayMs, { signal: options.signal });
     // Flushed by us first: QEMU would do it in its main loop, and the guest would stand still.
     await syncPath(this.partial);
-    await this.qmp.execute("blockdev-reopen", readOnlyTarget(this.disk.nodes), {
+    await this.qmp.execute("blockdev-reopen", readOnlyTarget(this.disk.nodes, request), {
       timeoutMs: CLOSE_TIMEOUT_MS,
     });
     await this.#target.unwind();
@@ -120,7 +123,8 @@ export class DiskSession {
 
   async #openTarget() {
     const { disk, nodes, folder, parent } = this.disk;
-    await createFolder(this.plan.request.target, folder);
+    const { request } = this.plan;
+    await createFolder(request.target, folder);
     this.#result.push(`remove "${this.partial}"`, () => removeFile(this.partial));
     await createQcow2(this.partial, {
       virtualSizeBytes: disk.virtualSizeBytes,
@@ -129,8 +133,8 @@ export class DiskSession {
       backing: parent && basename(parent),
     });
     try {
-      await this.#addNode(this.#target, fileNode(nodes.file, this.partial));
-      await this.#addNode(this.#target, targetNode(nodes.target, nodes.file));
+      await this.#addNode(this.#target, fileNode(nodes.file, this.partial, request));
+      await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
     } catch (error) {
       throw explainOpen(error, this.partial, "target", "--target");
     }
@@ -160,7 +164,9 @@ export class DiskSession {
     } catch (error) {
       throw explainOpen(error, fleeceFile, "fleece", "--fleece-dir");
     }
-    await this.#addNode(this.#guest, filterNode(nodes.filter, disk.rootNode, nodes.fleece));
+    const { cbwTimeoutSeconds } = this.plan;
+    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, cbwTimeoutSeconds);
+    await this.#addNode(this.#guest, filter);
   }
 
   async #addNode(stack: UndoStack, options: { "node-name": string }) {

@@ -9,6 +9,7 @@
 
 import type { QmpArguments } from "../qmp/client.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
+import type { BackupRequest } from "./request.ts";
 
 /** The bitmap that tells the job what to copy; it lies on the snapshot's node and goes with it. */
 const JOB_BITMAP = "qmpbackup-job";
@@ -21,18 +22,29 @@ function jobPerf({ disk }: DiskPlan) {
   return { "max-workers": 64, "max-chunk": Math.max(65536, disk.clusterSizeBytes ?? 0) };
 }
 
+/** How a target is written, as far as a user says. */
+export type TargetOptions = Pick<BackupRequest, "directTarget" | "targetAio">;
+
 /** The target's file, with a name of its own so that the target can be reopened on top of it. */
-export function fileNode(name: string, path: string) {
-  return { driver: "file", "node-name": name, filename: path, discard: "unmap" };
+export function fileNode(name: string, path: string, { directTarget, targetAio }: TargetOptions) {
+  return {
+    driver: "file",
+    "node-name": name,
+    filename: path,
+    discard: "unmap",
+    ...(directTarget ? { cache: { direct: true } } : {}),
+    ...(targetAio ? { aio: targetAio } : {}),
+  };
 }
 
 /** The new image. `backing: null`: the parent in its header is for readers, the job must not see it. */
-export function targetNode(name: string, file: string) {
+export function targetNode(name: string, file: string, { directTarget }: TargetOptions) {
   return {
     driver: "qcow2",
     "node-name": name,
     file,
     backing: null,
+    ...(directTarget ? { cache: { direct: true } } : {}),
     discard: "unmap",
     "detect-zeroes": "unmap",
   };
@@ -42,8 +54,11 @@ export function targetNode(name: string, file: string) {
  * `blockdev-reopen` of the target as read-only: the one command that flushes a node and says whether
  * that went well.
  */
-export function readOnlyTarget({ target, file }: DiskPlan["nodes"]): QmpArguments {
-  const { "detect-zeroes": _, ...options } = targetNode(target, file);
+export function readOnlyTarget(
+  { target, file }: DiskPlan["nodes"],
+  how: TargetOptions,
+): QmpArguments {
+  const { "detect-zeroes": _, ...options } = targetNode(target, file, how);
   return { options: [{ ...options, "read-only": true }] };
 }
 
@@ -58,8 +73,14 @@ export function fleeceNode(name: string, path: string) {
 }
 
 /** `break-snapshot`: whatever is wrong with the fleece fails the backup, never the guest's write. */
-export function filterNode(name: string, disk: string, fleece: string) {
+export function filterNode(
+  name: string,
+  disk: string,
+  fleece: string,
+  timeoutSeconds: number | null,
+) {
   return {
+    ...(timeoutSeconds === null ? {} : { "cbw-timeout": timeoutSeconds }),
     driver: "copy-before-write",
     "node-name": name,
     file: disk,

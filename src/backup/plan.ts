@@ -81,6 +81,10 @@ export interface Plan {
   features: Features;
   disks: DiskPlan[];
   leftOut: LeftOut[];
+  /** As asked for, if this QEMU can count so far. */
+  cbwTimeoutSeconds: number | null;
+  /** What will not be done as it was asked for. */
+  warnings: string[];
 }
 
 /** The states of a VM in which its disks can be backed up: of `-S`, too. */
@@ -150,7 +154,23 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     features: facts.features,
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
+    ...cbwTimeout(request, facts.features),
   };
+}
+
+/** The longest `cbw-timeout` that every QEMU counts right. */
+const SAFE_CBW_TIMEOUT_SECONDS = 4;
+
+function cbwTimeout(
+  { cbwTimeoutSeconds: asked }: BackupRequest,
+  { longCbwTimeout }: Features,
+): Pick<Plan, "cbwTimeoutSeconds" | "warnings"> {
+  if (asked === null || longCbwTimeout || asked <= SAFE_CBW_TIMEOUT_SECONDS) {
+    return { cbwTimeoutSeconds: asked, warnings: [] };
+  }
+  const sentence = `This QEMU breaks snapshots early when --cbw-timeout is over ` +
+    `${SAFE_CBW_TIMEOUT_SECONDS}: it was left out`;
+  return { cbwTimeoutSeconds: null, warnings: [sentence] };
 }
 
 function refuseRunState(runState: string) {

@@ -14,6 +14,17 @@ import type { RunRecord } from "../catalog/record.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { pauseVm } from "../vm/marks.ts";
 
+export interface HoldOptions {
+  /** The guest's agent, if its file systems are to be frozen. */
+  agent: GuestAgent | null;
+  /** Whether to take no point in time where they can't be. */
+  require: boolean;
+  /** Whether to stop the guest even for one disk. */
+  pause: boolean;
+  /** Gets a sentence if the file systems could not be frozen. */
+  warn: (sentence: string) => void;
+}
+
 export interface PointInTime {
   at: Date;
   hold: RunRecord["hold"];
@@ -23,34 +34,33 @@ export interface PointInTime {
  * Runs all switches at one moment.
  *
  * @param switches One for each disk.
- * @param agent The guest's agent, if its file systems are to be frozen.
- * @param warn Gets a sentence if they could not be: the point in time is taken all the same.
+ * @throws {AgentError} If the file systems must be frozen and can't be; nothing was switched then.
  */
 export async function takePointInTime(
   qmp: QmpClient,
   switches: (() => Promise<void>)[],
-  agent: GuestAgent | null,
-  warn: (sentence: string) => void,
+  { agent, pause, require, warn }: HoldOptions,
 ): Promise<PointInTime> {
   const start = performance.now();
   let point: PointInTime, frozen: boolean;
   {
-    await using freeze = agent && await freezeOrWarn(agent, warn);
+    await using freeze = agent && await freezeGuest(agent, require, warn);
     frozen = freeze !== null;
-    point = await switchAll(qmp, switches);
+    point = await switchAll(qmp, switches, pause);
   }
   if (!frozen) return point;
   return { ...point, hold: { ...point.hold, frozenMs: millisecondsSince(start) } };
 }
 
-async function freezeOrWarn(
+async function freezeGuest(
   agent: GuestAgent,
+  require: boolean,
   warn: (sentence: string) => void,
 ): Promise<Freeze | null> {
   try {
     return await freeze(agent);
   } catch (error) {
-    if (!(error instanceof AgentError)) throw error;
+    if (require || !(error instanceof AgentError)) throw error;
     warn(`The guest's file systems were not frozen: ${error.message}`);
     return null;
   }
@@ -59,8 +69,9 @@ async function freezeOrWarn(
 async function switchAll(
   qmp: QmpClient,
   switches: (() => Promise<void>)[],
+  pauseAnyway: boolean,
 ): Promise<PointInTime> {
-  if (switches.length === 1) {
+  if (switches.length === 1 && !pauseAnyway) {
     await switches[0]?.();
     return { at: new Date(), hold: { kind: "none", pausedMs: 0, frozenMs: null } };
   }

@@ -22,4 +22,16 @@ export interface BackupRequest {
   compress: boolean;
   /** Absolute; null is beside each disk. */
   fleeceDir: string | null;
+  /** Freeze the guest's file systems: "try" goes on with a warning where that can't be done. */
+  quiesce: "no" | "try" | "require";
+  /** Stop the guest for the point in time, even for a single disk. */
+  pause: boolean;
+  /** How long a guest's write may wait for the fleece before the snapshot is given up; null is for ever. */
+  cbwTimeoutSeconds: number | null;
+  /** Past the host's page cache (O_DIRECT). */
+  directTarget: boolean;
+  /** How QEMU writes the target's file; null is its default. */
+  targetAio: "threads" | "io_uring" | null;
+  /** Between a disk's last byte and the closing of its image. */
+  removeDelayMs: number;
 }

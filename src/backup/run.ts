@@ -76,7 +76,12 @@ async function takeAndCopy(
   signal.throwIfAborted();
   const warn = (sentence: string) => void record.warnings.push(sentence);
   const switches = sessions.map((session) => () => session.switchOver());
-  const { at, hold } = await takePointInTime(qmp, switches, agent, warn);
+  const { at, hold } = await takePointInTime(qmp, switches, {
+    agent,
+    require: plan.request.quiesce === "require",
+    pause: plan.request.pause,
+    warn,
+  });
   record.pointInTime = at.toISOString();
   record.hold = hold;
   await Promise.all(sessions.map(async (session, index) => {

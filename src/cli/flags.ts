@@ -14,6 +14,8 @@ export interface Flag {
   /** What the help calls the value. */
   value?: string;
   choices?: readonly string[];
+  /** The value of a flag that may be given without one. */
+  implied?: string;
   /** Other spellings that people use. */
   aliases?: readonly string[];
 }
@@ -35,6 +37,8 @@ export const FLAGS = {
     help: "how long the agent may take to answer (10)",
   },
   timeout: { kind: "count", value: "SECONDS", help: "how long QEMU may take to answer (30)" },
+  logfile: { kind: "text", short: "L", value: "FILE", help: "append the log to FILE as well" },
+  syslog: { kind: "switch", help: "log to syslog as well (through logger)" },
   debug: { kind: "switch", help: "log every QMP message and command too" },
   json: { kind: "switch", help: "print results as JSON, one object a line" },
   help: { kind: "switch", short: "h", help: "print this help" },
@@ -76,7 +80,38 @@ export const FLAGS = {
     value: "DIR",
     help: "where QEMU keeps what the guest overwrites meanwhile (beside each disk)",
   },
-  quiesce: { kind: "switch", help: "freeze the guest's file systems, even for a single disk" },
+  quiesce: {
+    kind: "choice",
+    choices: ["try", "require"],
+    implied: "try",
+    help: "freeze the guest's file systems, even for a single disk; with =require it is an error " +
+      "where that can't be done, else a warning",
+  },
+  pause: { kind: "switch", help: "stop the guest for the point in time, even for a single disk" },
+  monthly: { kind: "switch", help: "the target is DIR/YYYY-MM: with auto, a chain a month" },
+  "remove-delay": {
+    kind: "count",
+    value: "SECONDS",
+    help: "wait before an image that is written is closed (0)",
+  },
+  "blockdev-disable-cache": { kind: "switch", help: "write past the host's page cache" },
+  "blockdev-aio": {
+    kind: "choice",
+    choices: ["threads", "io_uring"],
+    help: "how QEMU writes the images",
+  },
+  "cbw-timeout": {
+    kind: "count",
+    value: "SECONDS",
+    help: "how long a guest's write may wait for what it overwrites to be kept; after that the " +
+      "backup fails (no limit)",
+  },
+  "progress-interval": {
+    kind: "count",
+    value: "SECONDS",
+    help: "between two lines of progress, where there is no terminal (30)",
+  },
+  strict: { kind: "switch", help: "end with 3 where there were warnings" },
 
   dir: { kind: "text", value: "DIR", help: "a disk's folder, or the whole backup directory" },
   targetfile: { kind: "text", value: "FILE", help: "the new file; never overwritten" },
@@ -111,7 +146,7 @@ export const FLAGS = {
 export type FlagName = keyof typeof FLAGS;
 
 /** Taken by every subcommand, before or after its name. */
-export const GLOBAL_FLAGS = ["debug", "json", "help", "version"] as const;
+export const GLOBAL_FLAGS = ["logfile", "syslog", "debug", "json", "help", "version"] as const;
 const VM_FLAGS = ["socket", "timeout"] as const;
 const IN_PLACE_FLAGS = ["until", "filter", "rate-limit", "dry-run", "skip-check"] as const;
 
@@ -129,7 +164,9 @@ export const COMMANDS = {
     required: ["socket", "level", "target"],
     optional: [
       ...["timeout", "agent-socket", "agent-timeout", "quiesce", "include", "exclude"] as const,
-      ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir"] as const,
+      ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir", "pause"] as const,
+      ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
+      ...["cbw-timeout", "progress-interval", "strict"] as const,
     ],
     examples: [
       {

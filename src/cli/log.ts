@@ -1,11 +1,14 @@
 /**
- * The log on stderr: time, level, sentence.
+ * The log: time, level, sentence; on stderr, and where else the user wants it.
  *
  * @module
  */
 
-import { configure, dispose, getTextFormatter, type LogRecord } from "@logtape/logtape";
+import { configure, dispose, getTextFormatter, type LogRecord, type Sink } from "@logtape/logtape";
 import { bold, dim, red, yellow } from "@std/fmt/colors";
+import { dirname } from "@std/path";
+import { messageOf, UsageError } from "../errors.ts";
+import { startSyslog } from "./syslog.ts";
 import { localTime } from "./text.ts";
 
 const PAINT: Record<string, (text: string) => string> = {
@@ -15,29 +18,62 @@ const PAINT: Record<string, (text: string) => string> = {
   fatal: (text) => bold(red(text)),
 };
 
+export interface LogOptions {
+  /** Log QMP messages and commands too. */
+  debug: boolean;
+  color: boolean;
+  /** Append to this file as well; its folder is made. */
+  file: string | null;
+  /** Send to syslog as well. */
+  syslog: boolean;
+  /** The first line of the file: who runs, and how. */
+  headline: string;
+}
+
 /**
- * Sends the program's log to `write`, until disposed.
+ * Sends the program's log to `write` and where else the user wants it, until disposed.
  *
- * @param options.debug Log QMP messages and commands too.
+ * @throws {UsageError} If the file can't be written.
  */
 export async function startLog(
   write: (text: string) => void,
-  options: { debug: boolean; color: boolean },
+  options: LogOptions,
 ): Promise<AsyncDisposable> {
+  await using stack = new AsyncDisposableStack();
   const format = lineFormatter(options.color);
+  const sinks: Record<string, Sink> = { stderr: (record) => write(format(record)) };
+  if (options.file !== null) {
+    const file = stack.use(await openFile(options.file));
+    const plain = lineFormatter(false);
+    const append = (text: string) => void file.writeSync(new TextEncoder().encode(text));
+    append(`${localTime(new Date())} INFO ${options.headline}\n`);
+    sinks.file = (record) => append(plain(record));
+  }
+  if (options.syslog) sinks.syslog = stack.use(startSyslog());
+  const names = Object.keys(sinks);
+  const lowestLevel = options.debug ? "debug" : "info";
   await configure({
     reset: true,
-    sinks: { stderr: (record) => write(format(record)) },
+    sinks,
     loggers: [
-      {
-        category: ["qmpbackup"],
-        sinks: ["stderr"],
-        lowestLevel: options.debug ? "debug" : "info",
-      },
-      { category: ["logtape", "meta"], sinks: ["stderr"], lowestLevel: "warning" },
+      { category: ["qmpbackup"], sinks: names, lowestLevel },
+      { category: ["logtape", "meta"], sinks: names, lowestLevel: "warning" },
     ],
   });
-  return { [Symbol.asyncDispose]: () => dispose() };
+  stack.defer(() => dispose());
+  const started = stack.move();
+  return { [Symbol.asyncDispose]: () => started.disposeAsync() };
+}
+
+async function openFile(path: string): Promise<Deno.FsFile> {
+  try {
+    await Deno.mkdir(dirname(path), { recursive: true });
+    return await Deno.open(path, { append: true, create: true, mode: 0o600 });
+  } catch (error) {
+    throw new UsageError(`The log file "${path}" can't be written: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
 }
 
 /** "2026-11-22 23:11:35 +0100 INFO Sentence". Names in it can't drive the terminal ("bare"). */

@@ -67,6 +67,8 @@ function spellOut(word: string): string[] {
   const [, short, rest = ""] = /^-([a-z])([^=].*)$/s.exec(word) ?? [];
   const flag = flagEntries.map(([, flag]) => flag).find((flag) => short && flag.short === short);
   if (flag && flag.kind !== "switch") return [`-${short}`, rest];
+  const implied = flagEntries.find(([name, { implied }]) => implied && word === `--${name}`);
+  if (implied) return [`${word}=${implied[1].implied}`];
   const [, name = "", value = ""] = /^--([\w-]+)=(.*)$/s.exec(word) ?? [];
   const isSwitch = flagEntries.some(([known, { kind, aliases = [] }]) =>
     kind === "switch" && [known, ...aliases].includes(name)

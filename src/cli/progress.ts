@@ -20,9 +20,6 @@ export interface Track {
 
 /** The rate is taken over this time: long enough to be calm, short enough to follow. */
 const RATE_WINDOW_MS = 10_000;
-/** Elsewhere than on a terminal, a line is written that often. */
-const LINE_INTERVAL_MS = 30_000;
-
 /** A track with one more look at it. Pure. */
 export function advance(
   track: Track,
@@ -72,8 +69,16 @@ export class Progress implements Disposable {
   #drawnLines = 0;
   #lineAtMs: number;
 
-  /** @param say Writes a line where there is no terminal. */
-  constructor(readonly io: Io, readonly say: (line: string) => void, startMs = performance.now()) {
+  /**
+   * @param say Writes a line where there is no terminal.
+   * @param lineIntervalMs How often.
+   */
+  constructor(
+    readonly io: Io,
+    readonly say: (line: string) => void,
+    readonly lineIntervalMs: number,
+    startMs = performance.now(),
+  ) {
     this.#lineAtMs = startMs;
   }
 
@@ -83,7 +88,7 @@ export class Progress implements Disposable {
     this.#tracks.set(name, advance(track, doneBytes, totalBytes, nowMs));
     if (this.io.isTerminal) {
       this.#redraw();
-    } else if (nowMs - this.#lineAtMs >= LINE_INTERVAL_MS) {
+    } else if (nowMs - this.#lineAtMs >= this.lineIntervalMs) {
       this.#lineAtMs = nowMs;
       for (const each of this.#tracks.values()) this.say(describe(each));
     }

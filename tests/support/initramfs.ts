@@ -34,7 +34,7 @@ echo 0 >/proc/sys/vm/dirty_writeback_centisecs
 until port=$(grep -lx org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name); do sleep 0.1; done
 port=\${port%/name}
 while :; do
-  qemu-ga -m virtio-serial -p /dev/\${port##*/} -t /run
+  /sbin/qemu-ga -m virtio-serial -p /dev/\${port##*/} -t /run
   echo "qemu-ga ended with $?"
   sleep 1
 done
@@ -57,7 +57,7 @@ export async function makeInitramfs(root: string): Promise<Uint8Array<ArrayBuffe
   for (const [index, { name, data }] of (await modulesInOrder(found)).entries()) {
     files.set(`modules/${String(index).padStart(2, "0")}-${name}.ko`, data);
   }
-  const archive = new Blob([cpio(["dev", "proc", "sys", "run", "mnt", "tmp"], files)]);
+  const archive = cpio(["dev", "proc", "sys", "run", "mnt", "tmp"], files);
   const packed = archive.stream().pipeThrough(new CompressionStream("gzip"));
   return new Uint8Array(await new Response(packed).arrayBuffer());
 }
@@ -144,7 +144,10 @@ const EXECUTABLE = 0o100755;
 
 /** Packs files into the `newc` format of cpio, which the kernel reads. */
 function cpio(folders: readonly string[], files: ReadonlyMap<string, Uint8Array>): Blob {
-  const parents = [...files.keys()].map((path) => path.split("/").slice(0, -1).join("/"));
+  const parents = [...files.keys()].flatMap((path) => {
+    const names = path.split("/").slice(0, -1);
+    return names.map((_, index) => names.slice(0, index + 1).join("/"));
+  });
   const parts: BlobPart[] = [];
   let inode = 0;
   const add = (path: string, mode: number, data: Uint8Array) => {
@@ -155,7 +158,7 @@ function cpio(folders: readonly string[], files: ReadonlyMap<string, Uint8Array>
     parts.push(new Uint8Array(data), padding(data.length));
   };
   const nothing = new Uint8Array();
-  for (const path of new Set([...folders, ...parents])) if (path) add(path, FOLDER, nothing);
+  for (const path of new Set([...folders, ...parents])) add(path, FOLDER, nothing);
   for (const [path, data] of files) add(path, EXECUTABLE, data);
   add("TRAILER!!!", 0, nothing);
   return new Blob(parts);

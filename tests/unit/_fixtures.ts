@@ -115,6 +115,12 @@ export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
     speedLimitBytesPerSecond: 0,
     compress: false,
     fleeceDir: null,
+    quiesce: "no",
+    pause: false,
+    cbwTimeoutSeconds: null,
+    directTarget: false,
+    targetAio: null,
+    removeDelayMs: 0,
     ...change,
   };
 }
@@ -124,7 +130,7 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
   return {
     vm: { name: "vm1", uuid: "" },
     runState: "running",
-    features: { fleecing: true, backupPerf: true, preallocate: true },
+    features: { fleecing: true, backupPerf: true, longCbwTimeout: true },
     disks,
     leftOut: [],
     target: aTarget(),

@@ -1,5 +1,5 @@
 import { getLogger } from "@logtape/logtape";
-import { resolve } from "@std/path";
+import { join, resolve } from "@std/path";
 import { backUp } from "../../backup/backup.ts";
 import type { BackupRequest } from "../../backup/request.ts";
 import { isChainId } from "../../catalog/names.ts";
@@ -7,9 +7,13 @@ import { UsageError } from "../../errors.ts";
 import { parseAddress } from "../../wire/address.ts";
 import type { Values } from "../parse.ts";
 import { backupText, jsonLine } from "../report.ts";
+import { localTime } from "../text.ts";
 import { VERSION } from "../version.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget, timeoutMsOf } from "./qmp_target.ts";
+
+/** The exit code of a run that is done, but not as asked for, under `--strict`. */
+const WARNED = 3;
 
 const log = getLogger(["qmpbackup", "backup"]);
 
@@ -19,7 +23,6 @@ export async function backup({ values, io, progress, signal }: CommandContext): 
     ...qmpTarget(values),
     agentSocket: agentSocketOf(values),
     agentTimeoutMs: timeoutMsOf("agent-timeout", values["agent-timeout"] ?? 10),
-    quiesce: values.quiesce ?? false,
     signal,
     toolVersion: VERSION,
     onPlan: ({ disks }) => {
@@ -33,7 +36,8 @@ export async function backup({ values, io, progress, signal }: CommandContext): 
   progress.hide();
   for (const warning of record.warnings) log.warn("{warning}", { warning });
   io.stdout(values.json ? jsonLine("summary", record) : backupText(record));
-  return record.state === "done" ? 0 : 1;
+  if (record.state !== "done") return 1;
+  return values.strict && record.warnings.length > 0 ? WARNED : 0;
 }
 
 function requestOf(values: Values): BackupRequest {
@@ -44,9 +48,10 @@ function requestOf(values: Values): BackupRequest {
   if (uuid !== null && !isChainId(uuid)) {
     throw new UsageError(`--uuid "${uuid}": only letters, digits, ".", "_" and "-", 128 at most`);
   }
+  const target = resolve(values.target ?? ".");
   return {
     level: values.level ?? "auto",
-    target: resolve(values.target ?? "."),
+    target: values.monthly ? join(target, monthOf(new Date())) : target,
     include,
     exclude,
     includeRaw: values["include-raw"] ?? false,
@@ -54,7 +59,18 @@ function requestOf(values: Values): BackupRequest {
     speedLimitBytesPerSecond: values["speed-limit"] ?? 0,
     compress: values.compress ?? false,
     fleeceDir: values["fleece-dir"] === undefined ? null : resolve(values["fleece-dir"]),
+    quiesce: values.quiesce ?? "no",
+    pause: values.pause ?? false,
+    cbwTimeoutSeconds: values["cbw-timeout"] ?? null,
+    directTarget: values["blockdev-disable-cache"] ?? false,
+    targetAio: values["blockdev-aio"] ?? null,
+    removeDelayMs: (values["remove-delay"] ?? 0) * 1000,
   };
+}
+
+/** `YYYY-MM`, local time: a chain a month. */
+function monthOf(date: Date): string {
+  return localTime(date).slice(0, "YYYY-MM".length);
 }
 
 function agentSocketOf(values: Values) {

@@ -34,6 +34,8 @@ function actionsOf(facts: Facts, change: Partial<BackupRequest> = {}): Action[] 
 
 const afterFull = factsAfter([aRun([aDiskRecord()])], [aDiskWithBitmap()]);
 
+const PLAIN = { directTarget: false, targetAio: null };
+
 Deno.test("backupJob() copies all of the snapshot for a full backup", () => {
   assertEquals(actionsOf(someFacts()), [{
     type: "blockdev-backup",
@@ -95,7 +97,7 @@ Deno.test("backupJob() passes speed and compression on", () => {
 });
 
 Deno.test("backupJob() leaves out x-perf where QEMU does not know it", () => {
-  const features = { fleecing: true, backupPerf: false, preallocate: true };
+  const features = { fleecing: true, backupPerf: false, longCbwTimeout: true };
   assertEquals("x-perf" in (actionsOf({ ...someFacts(), features })[0]?.data ?? {}), false);
 });
 
@@ -108,7 +110,7 @@ Deno.test("backupJob() copies in chunks no smaller than the target's clusters", 
 });
 
 Deno.test("filterNode() fails the backup, not the guest's write", () => {
-  assertEquals(filterNode("cbw", "disk0", "fleece"), {
+  assertEquals(filterNode("cbw", "disk0", "fleece", null), {
     driver: "copy-before-write",
     "node-name": "cbw",
     file: "disk0",
@@ -126,7 +128,7 @@ Deno.test("snapshotNode() reads through the filter", () => {
 });
 
 Deno.test("targetNode() hides the parent from the job", () => {
-  assertEquals(targetNode("target", "file"), {
+  assertEquals(targetNode("target", "file", PLAIN), {
     driver: "qcow2",
     "node-name": "target",
     file: "file",
@@ -138,7 +140,7 @@ Deno.test("targetNode() hides the parent from the job", () => {
 
 Deno.test("readOnlyTarget() reopens the target with the options that QEMU takes then", () => {
   const nodes = { target: "target", file: "file", fleece: "", filter: "", snapshot: "" };
-  assertEquals(readOnlyTarget(nodes), {
+  assertEquals(readOnlyTarget(nodes, PLAIN), {
     options: [{
       driver: "qcow2",
       "node-name": "target",
@@ -152,10 +154,21 @@ Deno.test("readOnlyTarget() reopens the target with the options that QEMU takes 
 
 Deno.test("fileNode() and fleeceNode() take a path as it is", () => {
   const path = "/vm/json:{:odd'name";
-  assertEquals(fileNode("file", path).filename, path);
+  assertEquals(fileNode("file", path, PLAIN).filename, path);
   assertEquals(fleeceNode("fleece", path).file, {
     driver: "file",
     filename: path,
     discard: "unmap",
   });
+});
+
+Deno.test("fileNode() and targetNode() pass the user's cache and aio on", () => {
+  const how = { directTarget: true, targetAio: "io_uring" } as const;
+  const file = fileNode("file", "/t", how);
+  assertEquals([file.cache, file.aio], [{ direct: true }, "io_uring"]);
+  assertEquals(targetNode("target", "file", how).cache, { direct: true });
+});
+
+Deno.test("filterNode() passes the time-out on", () => {
+  assertEquals(filterNode("cbw", "disk0", "fleece", 3)["cbw-timeout"], 3);
 });

@@ -401,7 +401,7 @@ for (const runState of ["inmigrate", "shutdown", "io-error", "postmigrate", "gue
 }
 
 Deno.test("planBackup() refuses a QEMU without fleecing, with the version that has it", () => {
-  const features = { fleecing: false, backupPerf: true, preallocate: true };
+  const features = { fleecing: false, backupPerf: true, longCbwTimeout: true };
   assertThrows(() => diskOf(someFacts([aDisk()], { features })), Failure, "7.1 or newer");
 });
 

@@ -1,5 +1,11 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { type Command, type CommandName, COMMANDS, FLAGS } from "../../../src/cli/flags.ts";
+import {
+  type Command,
+  type CommandName,
+  COMMANDS,
+  FLAGS,
+  GLOBAL_FLAGS,
+} from "../../../src/cli/flags.ts";
 import { commandHelp, programHelp } from "../../../src/cli/help.ts";
 import { EXIT_CODES } from "../../../src/errors.ts";
 
@@ -36,7 +42,7 @@ for (const [name, { summary, required, optional, examples }] of commands) {
   Deno.test(`commandHelp("${name}") lists each flag once`, () => {
     const lines = commandHelp(name).split("\n").filter((line) => /^ {2}(-\w, | {4})--/.test(line));
     const flags = lines.map((line) => /--([\w-]+)/.exec(line)?.[1]);
-    assertEquals(flags, [...required, ...optional, "debug", "json", "help", "version"]);
+    assertEquals(flags, [...required, ...optional, ...GLOBAL_FLAGS]);
   });
 
   Deno.test(`commandHelp("${name}") shows the examples`, () => {
@@ -59,6 +65,6 @@ Deno.test("commandHelp() shows short flags", () => {
 
 Deno.test("COMMANDS uses every flag of the table", () => {
   const used = commands.flatMap(([, { required, optional }]) => [...required, ...optional]);
-  const known: string[] = [...used, "debug", "json", "help", "version"];
+  const known: string[] = [...used, ...GLOBAL_FLAGS];
   assertEquals(Object.keys(FLAGS).filter((name) => !known.includes(name)), []);
 });

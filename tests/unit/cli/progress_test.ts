@@ -100,7 +100,7 @@ Deno.test("draw() fills the bar where more is done than was expected", () => {
 
 Deno.test("Progress draws over what it drew before", () => {
   const io = fakeIo({ isTerminal: true });
-  const progress = new Progress(io, () => {}, 0);
+  const progress = new Progress(io, () => {}, 30_000, 0);
   progress.update("a", 0, 100, 0);
   progress.update("b", 0, 100, 0);
   io.err = "";
@@ -111,7 +111,7 @@ Deno.test("Progress draws over what it drew before", () => {
 
 Deno.test("Progress.hide() takes away what is drawn, once", () => {
   const io = fakeIo({ isTerminal: true });
-  const progress = new Progress(io, () => {}, 0);
+  const progress = new Progress(io, () => {}, 30_000, 0);
   progress.update("a", 0, 100, 0);
   io.err = "";
   progress.hide();
@@ -122,7 +122,7 @@ Deno.test("Progress.hide() takes away what is drawn, once", () => {
 Deno.test("Progress takes the display away when disposed", () => {
   const io = fakeIo({ isTerminal: true });
   {
-    using progress = new Progress(io, () => {}, 0);
+    using progress = new Progress(io, () => {}, 30_000, 0);
     progress.update("a", 0, 100, 0);
   }
   assert(io.err.endsWith("\x1b[1A\x1b[J"));
@@ -131,7 +131,7 @@ Deno.test("Progress takes the display away when disposed", () => {
 Deno.test("Progress keeps to the terminal's present width", () => {
   let columns = 80;
   const io = fakeIo({ isTerminal: true, columns: () => columns });
-  const progress = new Progress(io, () => {}, 0);
+  const progress = new Progress(io, () => {}, 30_000, 0);
   progress.update("a", 0, 100, 0);
   columns = 10;
   io.err = "";
@@ -142,7 +142,7 @@ Deno.test("Progress keeps to the terminal's present width", () => {
 Deno.test("Progress says a line for each disk now and then where there is no terminal", () => {
   const io = fakeIo();
   const lines: string[] = [];
-  const progress = new Progress(io, (line) => lines.push(line), 0);
+  const progress = new Progress(io, (line) => lines.push(line), 30_000, 0);
   progress.update("a", 10, 100, 1000);
   progress.update("b", 20, 100, 29_999);
   assertEquals(lines, []);

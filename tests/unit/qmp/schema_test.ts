@@ -27,34 +27,39 @@ function schemaOf(drivers: Record<string, string[]>, backupOptions: string[] = [
 }
 
 Deno.test("featuresOf() finds all in what QEMU 7.2 says", () => {
-  assertEquals(featuresOf(qemu72), {
+  assertEquals(featuresOf(qemu72, 7), {
     fleecing: true,
     backupPerf: true,
-    preallocate: true,
+    longCbwTimeout: false,
   });
 });
 
 Deno.test("featuresOf() finds nothing in an empty schema", () => {
-  assertEquals(featuresOf([]), { fleecing: false, backupPerf: false, preallocate: false });
+  assertEquals(featuresOf([], 7), { fleecing: false, backupPerf: false, longCbwTimeout: false });
 });
 
 Deno.test("featuresOf() wants on-cbw-error of the filter for fleecing", () => {
   const without = schemaOf({ "copy-before-write": ["target"], "snapshot-access": [] });
-  assertEquals(featuresOf(without).fleecing, false);
+  assertEquals(featuresOf(without, 7).fleecing, false);
   const withIt = schemaOf({ "copy-before-write": ["on-cbw-error"], "snapshot-access": [] });
-  assertEquals(featuresOf(withIt).fleecing, true);
+  assertEquals(featuresOf(withIt, 7).fleecing, true);
 });
 
 Deno.test("featuresOf() wants the snapshot-access driver for fleecing", () => {
   const schema = schemaOf({ "copy-before-write": ["on-cbw-error"] });
-  assertEquals(featuresOf(schema).fleecing, false);
+  assertEquals(featuresOf(schema, 7).fleecing, false);
 });
 
 Deno.test("featuresOf() looks for x-perf among the options of blockdev-backup", () => {
-  assertEquals(featuresOf(schemaOf({}, ["speed"])).backupPerf, false);
-  assertEquals(featuresOf(schemaOf({}, ["speed", "x-perf"])).backupPerf, true);
+  assertEquals(featuresOf(schemaOf({}, ["speed"]), 7).backupPerf, false);
+  assertEquals(featuresOf(schemaOf({}, ["speed", "x-perf"]), 7).backupPerf, true);
 });
 
-Deno.test("featuresOf() looks for the preallocate driver", () => {
-  assertEquals(featuresOf(schemaOf({ preallocate: [] })).preallocate, true);
+Deno.test("featuresOf() trusts long time-outs of the filter from QEMU 10 on", () => {
+  assertEquals([7, 9, 10, 11].map((major) => featuresOf([], major).longCbwTimeout), [
+    false,
+    false,
+    true,
+    true,
+  ]);
 });

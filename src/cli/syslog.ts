@@ -1,0 +1,43 @@
+/**
+ * Sends the log to syslog, through the program that every Linux has for that.
+ *
+ * @module
+ */
+
+import { getTextFormatter, type Sink } from "@logtape/logtape";
+import { UsageError } from "../errors.ts";
+
+/** What `logger --prio-prefix` wants before a line (syslog(3): facility user, then the severity). */
+const PRIORITY: Record<string, number> = { debug: 15, info: 14, warning: 12, error: 11, fatal: 10 };
+
+/** Hands lines to one `logger` (util-linux) that lives as long as the log: syslog has no file of ours. */
+export function startSyslog(): Sink & AsyncDisposable {
+  const child = spawnLogger();
+  const writer = child.stdin.getWriter();
+  const format = getTextFormatter({
+    timestamp: "none",
+    value: "bare",
+    format: ({ message, record }) => `<${PRIORITY[record.level] ?? 14}>${message}`,
+  });
+  const sink: Sink = (record) => {
+    writer.write(new TextEncoder().encode(format(record))).catch(() => {});
+  };
+  const close = async () => {
+    await writer.close().catch(() => {});
+    await child.status;
+  };
+  return Object.assign(sink, { [Symbol.asyncDispose]: close });
+}
+
+function spawnLogger(): Deno.ChildProcess {
+  try {
+    return new Deno.Command("logger", {
+      args: ["--tag", "qmpbackup", "--prio-prefix"],
+      stdin: "piped",
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+  } catch (error) {
+    throw new UsageError("--syslog needs the program logger (Debian: bsdutils)", { cause: error });
+  }
+}

@@ -1,0 +1,96 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assertNothingLeft, filesOf, scene } from "../support/scene.ts";
+import { succeed, tool } from "../support/tool.ts";
+
+const MIB = 1 << 20;
+
+interface Summary {
+  state: string;
+  warnings: string[];
+  hold: { kind: string; pausedMs: number; frozenMs: number | null };
+}
+
+Deno.test("--pause stops the guest for the point in time, even for a single disk", async () => {
+  await using s = await scene({ disks: 1, vm: { running: true } });
+  const { stdout } = await succeed(s.backupArgs("full", "--pause", "--json"));
+  assertEquals((JSON.parse(stdout) as Summary).hold.kind, "stop");
+  const events = s.vm.events.map(({ event }) => event);
+  assertEquals(events.filter((event) => /STOP|RESUME/.test(event)), ["STOP", "RESUME"]);
+});
+
+Deno.test("--monthly keeps a chain a month", async () => {
+  await using s = await scene({ disks: 1 });
+  await succeed(s.backupArgs("auto", "--monthly"));
+  await succeed(s.backupArgs("auto", "--monthly"));
+  const now = new Date();
+  const month = `${now.getFullYear()}-${String(now.getMonth() + 1).padStart(2, "0")}`;
+  const files = await filesOf(`${s.target}/${month}`);
+  assertEquals(files.filter((file) => /\/(FULL|INC)/.test(file)).length, 2);
+});
+
+Deno.test("--blockdev-disable-cache, --blockdev-aio and --remove-delay change how, not what", async () => {
+  await using s = await scene({ disks: 1 });
+  const start = performance.now();
+  await s.remember("full");
+  await succeed(
+    s.backupArgs(
+      "full",
+      "--blockdev-disable-cache",
+      "--blockdev-aio",
+      "threads",
+      "--remove-delay",
+      "1",
+    ),
+  );
+  assert(performance.now() - start > 1000);
+  await s.assertRestores("full");
+  await s.vm.write("vd0", 0x44, MIB, MIB);
+  await s.remember("inc");
+  await succeed(s.backupArgs("inc", "--blockdev-disable-cache"));
+  await s.assertRestores("inc");
+  await assertNothingLeft(s.vm, 1);
+});
+
+Deno.test("--cbw-timeout is passed on where QEMU counts it right, else left out with a warning", async () => {
+  await using s = await scene({ disks: 1 });
+  assertEquals((await tool(s.backupArgs("full", "--cbw-timeout", "3", "--strict"))).code, 0);
+  const { stdout, code } = await tool(
+    s.backupArgs("full", "--cbw-timeout", "45", "--strict", "--json"),
+  );
+  const { warnings, state } = JSON.parse(stdout) as Summary;
+  assertEquals(state, "done");
+  // 3 under --strict where there was a warning, as with QEMU 7.2.
+  assertEquals(code, warnings.length > 0 ? 3 : 0);
+  assertEquals(warnings.every((warning) => warning.includes("--cbw-timeout")), true);
+});
+
+Deno.test("--quiesce of an agent that is not there is a warning, and 3 under --strict", async () => {
+  await using s = await scene({ disks: 1 });
+  const agent = ["--agent-socket", s.dir.join("no.agent")];
+  const { stdout, stderr } = await succeed(s.backupArgs("full", "--quiesce", ...agent));
+  assertMatch(stderr, /WARNING The guest's file systems are not frozen/);
+  assertMatch(stdout, /Warning: The guest's file systems are not frozen/);
+  assertEquals((await tool(s.backupArgs("inc", "--quiesce", "--strict", ...agent))).code, 3);
+  const required = await tool(s.backupArgs("inc", "--quiesce=require", ...agent));
+  assertEquals(required.code, 1);
+  assertStringIncludes(required.stderr, "no.agent");
+  await assertNothingLeft(s.vm, 1);
+});
+
+Deno.test("--logfile makes its folder and starts with version and arguments", async () => {
+  await using s = await scene({ disks: 1 });
+  const path = s.dir.join("log/deep/backup.log");
+  await succeed(["--logfile", path, ...s.backupArgs("full")]);
+  await succeed(s.backupArgs("inc", "-L", path, "--debug"));
+  const lines = (await Deno.readTextFile(path)).trim().split("\n");
+  assertMatch(lines[0] as string, /INFO Version: \d+\.\d+\.\d+ Arguments: --logfile .* backup /);
+  assert(lines.some((line) => /INFO Disk disk0: inc/.test(line)));
+  assert(lines.some((line) => /DEBUG .*blockdev-add/.test(line)));
+});
+
+Deno.test("--progress-interval sets how often a line of progress is written", async () => {
+  await using s = await scene({ disks: 1 });
+  const args = s.backupArgs("full", "--speed-limit", String(20 * MIB), "--progress-interval", "1");
+  const { stderr } = await succeed(args);
+  assertMatch(stderr, /INFO disk0 +\d+%/);
+});
