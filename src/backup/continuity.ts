@@ -5,6 +5,7 @@
  * @module
  */
 
+import { basename, dirname } from "@std/path";
 import { ChainError, chainOf, lastInChain, type Point } from "../catalog/chains.ts";
 import { UUID_FILE } from "../catalog/names.ts";
 import type { Disk } from "../vm/disks.ts";
@@ -29,7 +30,10 @@ export function lastBackup(disk: Disk, disks: Disk[], points: Point[]): Point | 
 export function foldersOf(lasts: Map<Disk, Point | undefined>): Map<Disk, string> {
   const folders = new Map<Disk, string>();
   const taken = new Set([UUID_FILE]);
-  const known = (disk: Disk) => lasts.get(disk)?.disk.folder;
+  const known = (disk: Disk) => {
+    const folder = lasts.get(disk)?.disk.folder;
+    return folder === "." ? undefined : folder;
+  };
   // Those with a chain choose first.
   for (const disk of [...lasts.keys()].sort((a, b) => Number(!known(a)) - Number(!known(b)))) {
     const wanted = known(disk) ?? disk.name;
@@ -52,6 +56,5 @@ export function isComplete(points: Point[], file: string, files: Map<string, str
 }
 
 function isListed(files: Map<string, string[]>, path: string): boolean {
-  const slash = path.lastIndexOf("/");
-  return files.get(path.slice(0, slash))?.includes(path.slice(slash + 1)) ?? false;
+  return files.get(dirname(path))?.includes(basename(path)) ?? false;
 }

@@ -12,8 +12,8 @@
  */
 
 import { delay } from "@std/async/delay";
-import { basename, join } from "@std/path";
-import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
+import { basename, dirname, join } from "@std/path";
+import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure } from "../errors.ts";
@@ -101,14 +101,21 @@ export class DiskSession {
 
   /** Gives the finished image its name. It does not count before the run's record says so. */
   async publish(): Promise<void> {
+    const { replaces, link } = this.disk;
+    if (replaces) await this.#setAside();
     if (await exists(this.image)) throw new Failure(`"${this.image}" exists already`);
     this.#result.push(`remove "${this.image}"`, () => removeFile(this.image));
     await renameDurably(this.partial, this.image);
+    if (link === null) return;
+    const path = join(dirname(this.image), link);
+    this.#result.push(`remove "${path}"`, () => removeFile(path));
+    await replaceSymlink(path, basename(this.image));
   }
 
   /** The record is written: the image and the next bitmap stay, the spent bitmaps go. */
   async keep(): Promise<void> {
     this.#result.keep();
+    if (this.disk.replaces) await removeFile(this.#aside);
     for (const name of this.disk.spentBitmaps) {
       await removeBitmap(this.qmp, this.disk.disk.node, name);
     }
@@ -119,6 +126,16 @@ export class DiskSession {
     await this.#guest.unwind();
     await this.#target.unwind();
     await this.#result.unwind();
+  }
+
+  /** The image that the new one replaces, until that counts. */
+  get #aside(): string {
+    return `${this.image}.replaced`;
+  }
+
+  async #setAside() {
+    await Deno.rename(this.image, this.#aside);
+    this.#result.push(`put "${this.image}" back`, () => Deno.rename(this.#aside, this.image));
   }
 
   async #openTarget() {

@@ -35,7 +35,7 @@ export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): 
 /** Every folder that a disk of this run may use: its own by name, and those in the records. */
 async function listFolders(target: Target, disks: Disk[]): Promise<Map<string, string[]>> {
   const recorded = target.runs.flatMap((run) => run.disks.map(({ folder }) => folder));
-  const folders = new Set([...recorded, ...disks.map(({ name }) => name)]);
+  const folders = new Set([".", ...recorded, ...disks.map(({ name }) => name)]);
   const files = new Map<string, string[]>();
   for (const folder of folders) files.set(folder, await listFolder(join(target.path, folder)));
   return files;

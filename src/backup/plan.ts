@@ -13,6 +13,7 @@ import {
   imageName,
   parseImageName,
   PARTIAL_SUFFIX,
+  plainImageName,
   RECORDS_FOLDER,
   runId,
 } from "../catalog/names.ts";
@@ -51,6 +52,10 @@ export interface DiskPlan {
   folder: string;
   /** Relative to the target. */
   file: string;
+  /** An image of this name is there, and goes when the new one is done. */
+  replaces: boolean;
+  /** The name of a symbolic link to the image, beside it. */
+  link: string | null;
   /** The image it builds on, relative to the target and in the same folder. */
   parent: string | null;
   /** The bitmap that has recorded since the last backup: what an increment copies. */
@@ -111,16 +116,26 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
   const folders = foldersOf(lasts);
   const disks = selected.map((disk, index): DiskPlan => {
     const last = lasts.get(disk);
-    const folder = folders.get(disk) ?? disk.name;
-    const files = facts.files.get(folder) ?? [];
-    refusePartial(target.path, folder, files);
+    const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
+    refusePartial(target.path, last?.disk.folder ?? usualFolder, facts.files);
     const level = levelOf(
       request.level,
       disk,
       last,
       (file) => isComplete(images(target.runs), file, facts.files),
     );
-    const name = imageName(level.level, seconds, diskFileName(disk.source));
+    // An increment lies beside the image it builds on.
+    const folder = level.level === "inc" && last ? last.disk.folder : usualFolder;
+    refusePartial(target.path, folder, facts.files);
+    const uniqueName = uniqueFileName(disk, facts.disks);
+    const fileName = folder === "." ? uniqueName : diskFileName(disk.source);
+    const isNamedAsDisk = !request.timestamp && level.level !== "inc";
+    const name = isNamedAsDisk
+      ? plainImageName(fileName)
+      : imageName(level.level, seconds, fileName);
+    const file = folder === "." ? name : `${folder}/${name}`;
+    const replaces = facts.files.get(folder)?.includes(name) ?? false;
+    if (replaces) refuseBase(target, file);
     const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ??
       join(target.path, RECORDS_FOLDER);
     const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
@@ -128,7 +143,9 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
       disk,
       ...level,
       folder,
-      file: `${folder}/${name}`,
+      file,
+      replaces,
+      link: isNamedAsDisk && level.level === "full" && request.symlink ? `FULL-${name}` : null,
       spentBitmaps: level.level === "copy" ? [] : spentBitmaps(disk, target),
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
       granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
@@ -141,7 +158,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
         snapshot: node("snap"),
       },
       fleeceFile: join(beside, `qmpbackup-${tag}-${index}.fleece`),
-      configFile: configName(disk, facts.disks),
+      configFile: `${uniqueName}.config`,
     };
   });
   return {
@@ -257,8 +274,8 @@ function imageTime({ startedAt, files }: Facts): number {
   );
 }
 
-function refusePartial(target: string, folder: string, files: string[]) {
-  const partial = files.find((name) => name.endsWith(PARTIAL_SUFFIX));
+function refusePartial(target: string, folder: string, files: Facts["files"]) {
+  const partial = files.get(folder)?.find((name) => name.endsWith(PARTIAL_SUFFIX));
   if (!partial) return;
   throw new Failure(
     `"${join(target, folder, partial)}" was left by another program's unfinished backup: ` +
@@ -266,9 +283,22 @@ function refusePartial(target: string, folder: string, files: string[]) {
   );
 }
 
-/** Two disks may have files of one name: then the folder tells them apart. */
-function configName(disk: Disk, all: Disk[]): string {
+/**
+ * The name of a disk's file; two disks may have files of one name, then the disk's own name tells them
+ * apart.
+ */
+function uniqueFileName(disk: Disk, all: Disk[]): string {
   const name = diskFileName(disk.source);
   const shared = all.some((other) => other !== disk && diskFileName(other.source) === name);
-  return shared ? `${disk.name}.${name}.config` : `${name}.config`;
+  return shared ? `${disk.name}.${name}` : name;
+}
+
+/** Without a time in its name, a full backup takes the place of the last one. */
+function refuseBase(target: Target, file: string) {
+  const child = images(target.runs).find(({ disk }) => disk.parent === file);
+  if (!child) return;
+  throw new Failure(
+    `"${join(target.path, child.disk.file)}" builds on "${file}", which would be replaced: name ` +
+      "another target, or leave out --no-timestamp",
+  );
 }

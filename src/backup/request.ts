@@ -32,6 +32,12 @@ export interface BackupRequest {
   directTarget: boolean;
   /** How QEMU writes the target's file; null is its default. */
   targetAio: "threads" | "io_uring" | null;
+  /** A folder for each disk. */
+  subdir: boolean;
+  /** Full backups and copies bear level and time in their names, not just the name of the disk's file. */
+  timestamp: boolean;
+  /** Beside a full backup without a time, a link `FULL-<name>`. */
+  symlink: boolean;
   /** Between a disk's last byte and the closing of its image. */
   removeDelayMs: number;
 }

@@ -16,7 +16,7 @@ import { join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import { UUID_FILE } from "../catalog/names.ts";
 import { exists, writeDurably } from "../catalog/durable.ts";
-import { writeChainId, writeRun } from "../catalog/target.ts";
+import { supersede, writeChainId, writeRun } from "../catalog/target.ts";
 import { messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
 import type { QmpClient } from "../qmp/client.ts";
@@ -112,6 +112,7 @@ async function publish(
     const row = record.disks[index] as DiskRecord;
     if (row.result === "failed") continue;
     await session.publish();
+    if (session.disk.replaces) await supersede(target, row.file);
     await writeDurably(join(target, session.disk.configFile), configText(session.disk));
     row.result = "done";
   }
@@ -186,6 +187,7 @@ function draftRecord(plan: Plan, { qmp, toolVersion, warnings }: RunContext): Ru
 function draftDisk(disk: DiskPlan): DiskRecord {
   return {
     id: disk.disk.id,
+    name: disk.disk.name,
     folder: disk.folder,
     source: disk.disk.source,
     node: disk.disk.node,

@@ -51,3 +51,12 @@ export async function exists(path: string): Promise<boolean> {
 export async function removeFile(path: string): Promise<void> {
   if (await exists(path)) await Deno.remove(path);
 }
+
+/** Makes a symbolic link, in the place of one that is there. */
+export async function replaceSymlink(path: string, to: string): Promise<void> {
+  const fresh = `${path}.new`;
+  await removeFile(fresh);
+  await Deno.symlink(to, fresh);
+  await Deno.rename(fresh, path);
+  await syncPath(dirname(path));
+}

@@ -19,6 +19,8 @@ export const RECORDS_FOLDER = "_qmpbackup";
 export const RUNS_FOLDER = `${RECORDS_FOLDER}/runs`;
 export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 export const UUID_FILE = "uuid";
+/** The link to the newest image that `restore rebase` makes. */
+export const NEWEST_LINK = "image";
 export const PARTIAL_SUFFIX = ".partial";
 
 /** What a backup of a disk is: all of it, what changed since the last one, or all beside the chain. */
@@ -32,6 +34,12 @@ const MAX_DISK_FILE_NAME_BYTES = 200;
 /** `FULL-1763852400-disk.qcow2`. */
 export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: string): string {
   return `${PREFIX[level]}-${unixSeconds}-${diskFileName}`;
+}
+
+/** The name of an image without level and time: that of the disk's file, unless it means something. */
+export function plainImageName(diskFileName: string): string {
+  const taken = [UUID_FILE, RECORDS_FOLDER, NEWEST_LINK];
+  return taken.includes(diskFileName) ? `${diskFileName}_` : diskFileName;
 }
 
 export interface ImageName {

@@ -39,8 +39,10 @@ const time = v.pipe(v.string(), v.isoTimestamp());
 const DiskRecord = v.object({
   /** The disk's identity: the QOM path of its device. */
   id: v.string(),
-  /** Its folder, relative to the target. */
-  folder: InsideTarget,
+  /** What it was called. */
+  name: v.string(),
+  /** Its folder, relative to the target; "." is the target itself. */
+  folder: v.union([v.literal("."), InsideTarget]),
   /** The file behind it, as QEMU names it. */
   source: v.string(),
   /** The node its bitmap lies on. */

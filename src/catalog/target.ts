@@ -8,7 +8,13 @@ import { join } from "@std/path";
 import { messageOf, UsageError } from "../errors.ts";
 import { exists, syncPath, writeDurably } from "./durable.ts";
 import { isChainId, LOCK_FILE, RECORDS_FOLDER, RUNS_FOLDER, UUID_FILE } from "./names.ts";
-import { formatRecord, parseRecord, RecordError, type RunRecord } from "./record.ts";
+import {
+  type DiskRecord,
+  formatRecord,
+  parseRecord,
+  RecordError,
+  type RunRecord,
+} from "./record.ts";
 
 /** A record is some kilobytes; what is far larger is none. */
 const MAX_RECORD_BYTES = 16 << 20;
@@ -95,10 +101,34 @@ export async function writeChainId(path: string, chainId: string): Promise<void>
   await writeDurably(join(path, UUID_FILE), chainId);
 }
 
+/** Writes down that an image is no restore point any more, though it may be the base of others. */
+export async function supersede(path: string, file: string): Promise<void> {
+  await updateRows(path, (row) => {
+    if (row.file !== file || row.result !== "done") return false;
+    row.result = "superseded";
+    return true;
+  });
+}
+
 /** Makes a disk's folder, and makes it last. */
 export async function createFolder(target: string, folder: string): Promise<void> {
   await Deno.mkdir(join(target, folder), { recursive: true, mode: 0o700 });
   await syncPath(target);
+}
+
+/**
+ * Changes rows of the records, the later runs' first: then an interruption leaves no row whose parent
+ * is not recorded.
+ *
+ * @param change Returns whether it changed the row.
+ */
+export async function updateRows(
+  path: string,
+  change: (row: DiskRecord) => boolean,
+): Promise<void> {
+  for (const run of (await readRuns(path)).toReversed()) {
+    if (run.disks.map(change).includes(true)) await writeRun(path, run);
+  }
 }
 
 async function readChainId(path: string): Promise<string | null> {

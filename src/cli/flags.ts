@@ -88,6 +88,13 @@ export const FLAGS = {
       "where that can't be done, else a warning",
   },
   pause: { kind: "switch", help: "stop the guest for the point in time, even for a single disk" },
+  "no-subdir": { kind: "switch", help: "no folder for each disk" },
+  "no-timestamp": {
+    kind: "switch",
+    help: "full backups and copies are named as the disk; a new one replaces the last, unless " +
+      "increments build on it",
+  },
+  "no-symlink": { kind: "switch", help: "with --no-timestamp: no link FULL-<name> beside it" },
   monthly: { kind: "switch", help: "the target is DIR/YYYY-MM: with auto, a chain a month" },
   "remove-delay": {
     kind: "count",
@@ -166,7 +173,8 @@ export const COMMANDS = {
       ...["timeout", "agent-socket", "agent-timeout", "quiesce", "include", "exclude"] as const,
       ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir", "pause"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
-      ...["cbw-timeout", "progress-interval", "strict"] as const,
+      ...["cbw-timeout", "progress-interval", "no-subdir", "no-timestamp"] as const,
+      ...["no-symlink", "strict"] as const,
     ],
     examples: [
       {

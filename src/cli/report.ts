@@ -17,8 +17,8 @@ export function jsonLine(messageType: string, content: object): string {
 
 /** The result of `backup`. */
 export function backupText(record: RunRecord): string {
-  const rows = record.disks.map(({ folder, level, bytesWritten, file, result, reason, error }) => [
-    folder,
+  const rows = record.disks.map(({ name, level, bytesWritten, file, result, reason, error }) => [
+    name,
     level,
     result,
     result === "done" ? size(bytesWritten) : "-",
@@ -46,8 +46,8 @@ function holdText({ kind, pausedMs, frozenMs }: RunRecord["hold"]): string {
 
 /** The result of `restore merge`. */
 export function restoreText(restored: Restored[]): string {
-  const rows = restored.map(({ folder, pointInTime, images, virtualSizeBytes, targetFile }) => [
-    folder,
+  const rows = restored.map(({ disk, pointInTime, images, virtualSizeBytes, targetFile }) => [
+    disk,
     localTime(new Date(pointInTime)),
     String(images),
     size(virtualSizeBytes),
@@ -96,7 +96,7 @@ export function backupsText({ chainId, runs }: Target): string {
   const rows = runs.flatMap((run) =>
     run.disks.map((disk) => [
       localTime(new Date(run.pointInTime ?? run.started)),
-      disk.folder,
+      disk.name,
       disk.level,
       disk.result,
       disk.result === "done" ? size(disk.bytesWritten) : "-",

@@ -6,9 +6,9 @@
 
 import { getLogger } from "@logtape/logtape";
 import { dirname, relative } from "@std/path";
-import { removeFile, syncPath } from "../catalog/durable.ts";
-import type { DiskRecord, RunRecord } from "../catalog/record.ts";
-import { readTarget, type Target, writeRun } from "../catalog/target.ts";
+import { removeFile, replaceSymlink, syncPath } from "../catalog/durable.ts";
+import type { DiskRecord } from "../catalog/record.ts";
+import { supersede, updateRows } from "../catalog/target.ts";
 import { qemuImg } from "../image/qemu_img.ts";
 import { commandOf, shellText, type Step } from "./in_place.ts";
 
@@ -43,7 +43,8 @@ export async function applySteps(
 async function applyStep(step: Step, argv: string[], target: string | null, signal: AbortSignal) {
   switch (step.kind) {
     case "commit":
-      if (target) await updateRecords(target, (row, name) => supersede(row, name(step.base)));
+      // The full backup is about to hold more than its point in time.
+      if (target) await supersede(target, relative(target, step.base));
       await qemuImg(argv.slice(1), { signal });
       return await syncPath(step.base);
     case "link":
@@ -52,9 +53,9 @@ async function applyStep(step: Step, argv: string[], target: string | null, sign
       return await syncPath(step.path);
     case "record":
       if (!target) return;
-      return await updateRecords(
+      return await updateRows(
         target,
-        (row, name) => moveInto(row, name(step.path), name(step.base)),
+        (row) => moveInto(row, relative(target, step.path), relative(target, step.base)),
       );
     case "remove":
       await removeFile(step.path);
@@ -62,13 +63,6 @@ async function applyStep(step: Step, argv: string[], target: string | null, sign
     case "symlink":
       return await replaceSymlink(step.path, step.to);
   }
-}
-
-/** The full backup is about to hold more than its point in time. */
-function supersede(row: DiskRecord, base: string): boolean {
-  if (row.file !== base || row.result !== "done") return false;
-  row.result = "superseded";
-  return true;
 }
 
 /** The full backup holds an increment's contents now: its point lies there, and so does what builds on it. */
@@ -82,34 +76,4 @@ function moveInto(row: DiskRecord, file: string, base: string): boolean {
   if (row.parent !== file) return false;
   row.parent = base;
   return true;
-}
-
-/**
- * Changes rows of the records, the later runs' first: then an interruption leaves no row whose parent
- * is not recorded.
- *
- * @param change Returns whether it changed the row; gets the function that makes a path relative to
- * the target.
- */
-async function updateRecords(
-  target: string,
-  change: (row: DiskRecord, name: (path: string) => string) => boolean,
-): Promise<void> {
-  const { runs }: Target = await readTarget(target);
-  const name = (path: string) => relative(target, path);
-  for (const run of runs.toReversed()) {
-    if (changeRows(run, (row) => change(row, name))) await writeRun(target, run);
-  }
-}
-
-function changeRows(run: RunRecord, change: (row: DiskRecord) => boolean): boolean {
-  return run.disks.map(change).includes(true);
-}
-
-async function replaceSymlink(path: string, to: string) {
-  const fresh = `${path}.new`;
-  await removeFile(fresh);
-  await Deno.symlink(to, fresh);
-  await Deno.rename(fresh, path);
-  await syncPath(dirname(path));
 }

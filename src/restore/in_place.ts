@@ -9,7 +9,7 @@
  */
 
 import { basename, dirname, join, relative } from "@std/path";
-import { parseImageName } from "../catalog/names.ts";
+import { NEWEST_LINK, parseImageName } from "../catalog/names.ts";
 import type { Layer } from "./source.ts";
 
 export type Step =
@@ -65,7 +65,7 @@ export function planCommit(
 }
 
 function symlink(to: string): Step {
-  return { kind: "symlink", path: join(dirname(to), "image"), to: basename(to) };
+  return { kind: "symlink", path: join(dirname(to), NEWEST_LINK), to: basename(to) };
 }
 
 /**

@@ -24,7 +24,7 @@ export interface MergeOptions {
   /** 0 is no limit. */
   rateLimitBytesPerSecond: number;
   signal: AbortSignal;
-  onProgress(folder: string, doneBytes: number, totalBytes: number): void;
+  onProgress(disk: string, doneBytes: number, totalBytes: number): void;
 }
 
 /** One disk to restore. */
@@ -36,7 +36,7 @@ export interface MergeJob {
 
 /** What a restore made. */
 export interface Restored {
-  folder: string;
+  disk: string;
   point: string;
   pointInTime: string;
   images: number;
@@ -72,10 +72,10 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
       targetFile,
     });
     const onPercent = (percent: number) =>
-      options.onProgress(point.folder, percent / 100 * virtualSizeBytes, virtualSizeBytes);
+      options.onProgress(point.disk, percent / 100 * virtualSizeBytes, virtualSizeBytes);
     await convert(layers, targetFile, options, onPercent);
     restored.push({
-      folder: point.folder,
+      disk: point.disk,
       point: point.name,
       pointInTime: new Date(point.timeMs).toISOString(),
       images: layers.length,

@@ -34,6 +34,8 @@ export interface RestorePoint {
   /** The newest image's name. */
   name: string;
   folder: string;
+  /** What the disk is called: its folder, or its name where the disks have none. */
+  disk: string;
   /** UTC milliseconds; of the record, or of the name where there is none. */
   timeMs: number;
   level: DiskLevel;
@@ -62,11 +64,11 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
   const own = await readTarget(dir);
   if (own.hasRecords) {
     const points = (await pointsOfTarget(own)).filter(({ name }) => isWanted(name));
-    const folders = new Set(points.map(({ folder }) => folder));
-    if (folders.size <= 1) return points;
+    const disks = new Set(points.map(({ disk }) => disk));
+    if (disks.size <= 1) return points;
     throw new UsageError(
-      `"${dir}" holds the disks ${[...folders].map((name) => `"${name}"`).join(", ")}: name one ` +
-        "disk's folder with --dir, or restore all of them with --target-dir",
+      `"${dir}" holds the disks ${[...disks].map((name) => `"${name}"`).join(", ")}: name one ` +
+        "disk's folder with --dir or its images with --filter, or restore all with --target-dir",
     );
   }
   const above = dirname(dir);
@@ -93,6 +95,7 @@ export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
   return points.map(({ run, disk }) => ({
     name: basename(disk.file),
     folder: disk.folder,
+    disk: disk.folder === "." ? disk.name : disk.folder,
     timeMs: timeOf(run),
     level: disk.level,
     runId: run.id,
@@ -138,6 +141,7 @@ export function pointsOfNames(dir: string, names: string[]): RestorePoint[] {
     points.push({
       name: image.name,
       folder: basename(dir),
+      disk: basename(dir),
       timeMs,
       level: image.level,
       runId: null,

@@ -41,13 +41,16 @@ export async function newestVersions(packages: DebPackages): Promise<string[] | 
 /** Fetches the packages and all they depend on, and unpacks them into one folder. */
 export async function unpackPackages(packages: DebPackages, into: string): Promise<void> {
   const { names, stateDir } = packages;
+  const clean = () => run("apt-get", [...options(stateDir), "clean"]);
+  // What a run that was killed has left may be older.
+  await clean();
   await run("apt-get", [...options(stateDir), "install", "-y", "--download-only", ...names]);
   const archives = join(stateDir, "cache/archives");
   for await (const { name } of Deno.readDir(archives)) {
     if (!name.endsWith(".deb")) continue;
     await run("dpkg-deb", ["--extract", join(archives, name), into]);
   }
-  await run("apt-get", [...options(stateDir), "clean"]);
+  await clean();
 }
 
 function options(stateDir: string): string[] {

@@ -57,29 +57,40 @@ export async function ensureLinuxGuest(): Promise<LinuxGuestFiles> {
   return await findMade() ?? await make();
 }
 
-/** Makes the guest of the newest packages. */
+/** Makes the guest of the newest packages, in the name of all: the caller holds the lock. */
 async function make(): Promise<LinuxGuestFiles> {
-  await updateLists(PACKAGES);
+  // One source of many may fail, and another have all that's needed.
+  const complaint = await updateLists(PACKAGES).catch((error: unknown) => error);
   const folder = await folderOfNewest();
   if (folder === undefined) {
-    throw new Error(
-      `apt does not know all of ${PACKAGES.names.join(", ")}: the guest is made on Debian only`,
-    );
+    const names = PACKAGES.names.join(", ");
+    throw new Error(`apt does not know all of ${names}: is this a Debian?`, { cause: complaint });
   }
-  const work = await Deno.makeTempDir({ dir: CACHE, prefix: "tmp-" });
+  const made = await findMade();
+  if (made) return made;
+  const work = join(CACHE, "tmp");
+  await removeAll(work);
   try {
     const root = join(work, "root");
     const result = join(work, "result");
-    await Deno.mkdir(result);
+    await Deno.mkdir(result, { recursive: true });
     await unpackPackages(PACKAGES, root);
     const files = filesIn(result);
     await Deno.copyFile(await findKernel(root), files.kernel);
     await Deno.writeFile(files.initramfs, await makeInitramfs(root));
     await Deno.rename(result, folder);
   } finally {
-    await Deno.remove(work, { recursive: true });
+    await removeAll(work);
   }
   return filesIn(folder);
+}
+
+async function removeAll(path: string): Promise<void> {
+  try {
+    await Deno.remove(path, { recursive: true });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
 }
 
 async function findMade(): Promise<LinuxGuestFiles | undefined> {
@@ -141,7 +152,10 @@ export interface LinuxGuest extends AsyncDisposable {
   exec(argv: readonly string[], input?: string): Promise<GuestResult>;
   /** Whether the guest's file systems are frozen, as the agent says. */
   freezeStatus(): Promise<"thawed" | "frozen">;
-  /** Writes a file. Without `sync` it's on no disk until something else brings it there. */
+  /**
+   * Writes a file. Without `sync` it's on no disk until something else brings it there; with it it
+   * may stand in the journal only, so who looks for it in a copy of the disk must replay that.
+   */
   writeFile(path: string, text: string, options?: { sync?: boolean }): Promise<void>;
 }
 

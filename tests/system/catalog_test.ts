@@ -356,6 +356,7 @@ async function names(path: string): Promise<string[]> {
 function disk(): RunRecord["disks"][number] {
   return {
     id: "/machine/peripheral/vd0/virtio-backend",
+    name: "disk0",
     folder: "disk0",
     source: "/vm/disk0.qcow2",
     node: "disk0",

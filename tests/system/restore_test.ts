@@ -80,7 +80,7 @@ for (const format of ["qcow2", "raw"] as const) {
     const before = await names(folder);
     const restored = await restore(folder, dir.join("out"), { format });
     assertEquals(restored, {
-      folder: "disk0",
+      disk: "disk0",
       point: "INC-1700000200-disk.qcow2",
       pointInTime: "2023-11-14T22:16:40.000Z",
       images: 3,
@@ -482,7 +482,7 @@ Deno.test("`merge()` restores all disks of one run", async () => {
   const points = await pointsOfTarget(await readTarget(dir.join("target")));
   const jobs = pointsOfRun(points, pickPoint(points, "run-a"))
     .map((point) => ({ point, targetFile: dir.join(point.folder) }));
-  assertEquals((await merge(jobs, mergeOptions())).map(({ folder }) => folder), ["disk0", "disk1"]);
+  assertEquals((await merge(jobs, mergeOptions())).map(({ disk }) => disk), ["disk0", "disk1"]);
   for (const name of ["disk0", "disk1"]) await assertHolds(dir.join(name), "qcow2", SIZE, FULL);
 });
 
@@ -559,6 +559,7 @@ function runRecord(
     hold: { kind: "none", pausedMs: 0, frozenMs: null },
     disks: rows.map(({ folder, file, parent }) => ({
       id: `/machine/peripheral/${folder}`,
+      name: folder,
       folder,
       source: `/vm/${folder}.qcow2`,
       node: folder,

@@ -54,6 +54,7 @@ export function aDisk(name = "disk0", change: Partial<Disk> = {}): Disk {
 export function aDiskRecord(name = "disk0", change: Partial<DiskRecord> = {}): DiskRecord {
   return {
     id: `/machine/peripheral/v${name}/virtio-backend`,
+    name,
     folder: name,
     source: `/vm/${name}.qcow2`,
     node: name,
@@ -121,6 +122,9 @@ export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
     directTarget: false,
     targetAio: null,
     removeDelayMs: 0,
+    subdir: true,
+    timestamp: true,
+    symlink: true,
     ...change,
   };
 }

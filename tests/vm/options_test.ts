@@ -1,5 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { assertNothingLeft, filesOf, scene } from "../support/scene.ts";
+import { StoppedError } from "../../src/errors.ts";
+import { compare } from "../support/qemu_img.ts";
+import { assertNothingLeft, filesOf, scene, untilSwitched } from "../support/scene.ts";
 import { succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -93,4 +95,73 @@ Deno.test("--progress-interval sets how often a line of progress is written", as
   const args = s.backupArgs("full", "--speed-limit", String(20 * MIB), "--progress-interval", "1");
   const { stderr } = await succeed(args);
   assertMatch(stderr, /INFO disk0 +\d+%/);
+});
+
+Deno.test("--no-subdir puts the images of all disks into the target", async () => {
+  await using s = await scene();
+  await s.remember("full");
+  await succeed(s.backupArgs("full", "--no-subdir"));
+  await s.vm.write("vd1", 0x45, MIB, MIB);
+  await s.remember("inc");
+  const { stdout } = await succeed(s.backupArgs("inc", "--no-subdir", "--json"));
+  assertEquals((await filesOf(s.target)).filter((file) => file.includes("/")), []);
+  await s.assertRestores("inc");
+  await s.assertRestores(
+    "full",
+    (JSON.parse((await runsOf(s.target))[0] ?? "") as { id: string }).id,
+  );
+  // The disks share a folder: --filter tells them apart.
+  const args = ["restore", "merge", "--dir", s.target, "--targetfile", s.dir.join("one")];
+  const { code, stderr } = await tool(args);
+  assertEquals(code, 2);
+  assertMatch(stderr, /holds the disks "disk0", "disk1"/);
+  await succeed([...args, "--filter", "disk1"]);
+  await compare(s.dir.join("inc.vd1.raw"), "raw", s.dir.join("one"), "qcow2");
+  assertStringIncludes(stdout, '"level":"inc"');
+});
+
+async function runsOf(target: string): Promise<string[]> {
+  const { stdout } = await succeed(["info", "--show", "backups", "--dir", target, "--json"]);
+  return stdout.split("\n").filter((line) => line.includes('"message_type":"run"'));
+}
+
+Deno.test("--no-timestamp names full backups as the disk, with a link, and replaces the last", async () => {
+  await using s = await scene({ disks: 1 });
+  await succeed(s.backupArgs("full", "--no-timestamp"));
+  await s.vm.write("vd0", 0x46, MIB, MIB);
+  await s.remember("second");
+  await succeed(s.backupArgs("full", "--no-timestamp"));
+  assertEquals((await filesOf(s.target)).filter((file) => file.startsWith("disk0/")), [
+    "disk0/FULL-disk0.qcow2",
+    "disk0/disk0.qcow2",
+  ]);
+  assertEquals(await Deno.readLink(`${s.target}/disk0/FULL-disk0.qcow2`), "disk0.qcow2");
+  await s.assertRestores("second");
+  await s.vm.write("vd0", 0x47, 2 * MIB, MIB);
+  await s.remember("inc");
+  await succeed(s.backupArgs("inc", "--no-timestamp"));
+  await s.assertRestores("inc");
+  const { code, stderr } = await tool(s.backupArgs("full", "--no-timestamp"));
+  assertEquals(code, 1);
+  assertMatch(stderr, /builds on "disk0\/disk0.qcow2", which would be replaced/);
+  await s.assertRestores("inc");
+});
+
+Deno.test("--no-timestamp keeps the last backup when the new one fails", async () => {
+  await using s = await scene({ disks: 1 });
+  await s.remember("first");
+  await succeed(s.backupArgs("full", "--no-timestamp", "--no-symlink"));
+  await s.vm.write("vd0", 0x46, MIB, MIB);
+  const stop = new AbortController();
+  const run = tool(
+    s.backupArgs("full", "--no-timestamp", "--speed-limit", String(MIB)),
+    stop.signal,
+  );
+  await untilSwitched(s.vm);
+  stop.abort(new StoppedError("SIGINT"));
+  assertEquals((await run).code, 130);
+  assertEquals((await filesOf(s.target)).filter((file) => file.startsWith("disk0/")), [
+    "disk0/disk0.qcow2",
+  ]);
+  await s.assertRestores("first");
 });

@@ -64,6 +64,9 @@ function requestOf(values: Values): BackupRequest {
     cbwTimeoutSeconds: values["cbw-timeout"] ?? null,
     directTarget: values["blockdev-disable-cache"] ?? false,
     targetAio: values["blockdev-aio"] ?? null,
+    subdir: !values["no-subdir"],
+    timestamp: !values["no-timestamp"],
+    symlink: !values["no-symlink"],
     removeDelayMs: (values["remove-delay"] ?? 0) * 1000,
   };
 }

@@ -17,7 +17,7 @@ export async function restoreMerge(
     skipCheck: values["skip-check"] ?? false,
     rateLimitBytesPerSecond: values["rate-limit"] ?? 0,
     signal,
-    onProgress: (folder, doneBytes, totalBytes) => progress.update(folder, doneBytes, totalBytes),
+    onProgress: (disk, doneBytes, totalBytes) => progress.update(disk, doneBytes, totalBytes),
   });
   progress.hide();
   io.stdout(
@@ -59,15 +59,13 @@ async function jobsOfRun(
   if (missing.length > 0) {
     throw new UsageError(
       `The run ${chosen.runId} did not finish the disks ` +
-        `${
-          missing.map(({ folder }) => `"${folder}"`).join(", ")
-        }: name another one with --until, ` +
+        `${missing.map(({ name }) => `"${name}"`).join(", ")}: name another one with --until, ` +
         "or restore single disks with --targetfile",
     );
   }
   await Deno.mkdir(targetDir, { recursive: true });
   return pointsOfRun(points, chosen).map((point) => ({
     point,
-    targetFile: join(targetDir, `${point.folder}.${format}`),
+    targetFile: join(targetDir, `${point.disk}.${format}`),
   }));
 }

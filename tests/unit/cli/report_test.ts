@@ -81,7 +81,7 @@ Deno.test("backupText() names what is left out, and warnings", () => {
 
 Deno.test("backupText() obeys no name", () => {
   const text = backupText(
-    aRun([aDiskRecord("d", { folder: CONTROL, error: CONTROL, file: CONTROL })], {
+    aRun([aDiskRecord("d", { name: CONTROL, error: CONTROL, file: CONTROL })], {
       vm: { name: CONTROL, uuid: "" },
       leftOut: [{ device: CONTROL, reason: CONTROL }],
       warnings: [CONTROL],
@@ -93,7 +93,7 @@ Deno.test("backupText() obeys no name", () => {
 
 Deno.test("restoreText() says what was restored, and from when", () => {
   const [titles, row] = restoreText([{
-    folder: "disk0",
+    disk: "disk0",
     point: "INC-2000-disk0.qcow2",
     pointInTime: "2026-11-21T23:00:01.000Z",
     images: 3,

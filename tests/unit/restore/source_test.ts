@@ -80,6 +80,7 @@ function aPoint(name: string, timeMs: number, runId: string | null = null): Rest
   return {
     name,
     folder: "disk0",
+    disk: "disk0",
     timeMs,
     level: "full",
     runId,
