@@ -17,18 +17,24 @@ export type Basis =
  *
  * @param last The disk's last full or incremental backup in this target.
  * @param isComplete Whether an image, relative to the target, is there with all that it builds on.
+ * @param foreign An image in the disk's folder that no record knows.
  */
 export function basisOf(
   disk: Disk,
   last: Point | undefined,
   isComplete: (file: string) => boolean,
+  foreign?: string,
 ): Basis {
   const not = (reason: string): Basis => ({ usable: false, reason });
   if (!last) return not("no backup of this disk in the target yet");
   const { file, bitmap: name, granularityBytes, virtualSizeBytes } = last.disk;
   if (!isComplete(file)) return not(`the last backup "${file}" or what it builds on is missing`);
+  if (foreign) {
+    return not(`"${foreign}" is in no record: another program has gone on with this chain`);
+  }
   const bitmap = disk.bitmaps.find((bitmap) => bitmap.name === name);
-  if (name === null || !bitmap) {
+  if (name === null) return not("the last backup has no bitmap");
+  if (!bitmap) {
     return not(`its bitmap "${name}" is gone (QEMU was killed, or the disk got another image)`);
   }
   if (bitmap.inconsistent) {

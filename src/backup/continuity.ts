@@ -7,7 +7,8 @@
 
 import { basename, dirname } from "@std/path";
 import { ChainError, chainOf, lastInChain, type Point } from "../catalog/chains.ts";
-import { UUID_FILE } from "../catalog/names.ts";
+import { parseImageName, UUID_FILE } from "../catalog/names.ts";
+import type { Target } from "../catalog/target.ts";
 import type { Disk } from "../vm/disks.ts";
 
 /**
@@ -57,4 +58,22 @@ export function isComplete(points: Point[], file: string, files: Map<string, str
 
 function isListed(files: Map<string, string[]>, path: string): boolean {
   return files.get(dirname(path))?.includes(basename(path)) ?? false;
+}
+
+/**
+ * An image of the chain in a disk's folder that no record knows: another program made it, and has
+ * perhaps emptied the bitmap that it found.
+ */
+export function unrecorded(
+  last: Point | undefined,
+  { runs }: Target,
+  files: Map<string, string[]>,
+): string | undefined {
+  if (!last) return undefined;
+  const { folder } = last.disk;
+  const recorded = new Set(runs.flatMap((run) => run.disks.map(({ file }) => basename(file))));
+  return files.get(folder)?.find((name) => {
+    const level = parseImageName(name)?.level;
+    return (level === "full" || level === "inc") && !recorded.has(name);
+  });
 }

@@ -5,24 +5,30 @@
  */
 
 import { dirname, join } from "@std/path";
+import { diskFileName } from "../catalog/names.ts";
 import { type Target } from "../catalog/target.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { queryIdentity, queryStatus } from "../qmp/queries.ts";
 import { queryFeatures } from "../qmp/schema.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
+import { adoptChains } from "./adopt.ts";
 import type { Facts } from "./plan.ts";
 
 /** Asks QEMU and looks into the target. */
 export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): Promise<Facts> {
   const { disks, leftOut } = await queryDisks(qmp);
+  const vm = await queryIdentity(qmp);
+  const files = await listFolders(target, disks);
+  const adopted = await adoptChains(target, disks, files, vm);
   return {
-    vm: await queryIdentity(qmp),
+    vm,
     runState: (await queryStatus(qmp)).status,
     features: await queryFeatures(qmp),
     disks,
     leftOut,
-    target,
-    files: await listFolders(target, disks),
+    target: { ...target, runs: [...adopted, ...target.runs] },
+    adopted,
+    files,
     besideDisk: new Map(
       await Promise.all(disks.map(async (disk) => [disk.id, await folderBeside(disk)] as const)),
     ),
@@ -32,10 +38,11 @@ export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): 
   };
 }
 
-/** Every folder that a disk of this run may use: its own by name, and those in the records. */
+/** Every folder that a disk of this run may use: those of its names, and those in the records. */
 async function listFolders(target: Target, disks: Disk[]): Promise<Map<string, string[]>> {
   const recorded = target.runs.flatMap((run) => run.disks.map(({ folder }) => folder));
-  const folders = new Set([".", ...recorded, ...disks.map(({ name }) => name)]);
+  const named = disks.flatMap(({ name, source }) => [name, diskFileName(source)]);
+  const folders = new Set([".", ...recorded, ...named]);
   const files = new Map<string, string[]>();
   for (const folder of folders) files.set(folder, await listFolder(join(target.path, folder)));
   return files;

@@ -17,13 +17,14 @@ import {
   RECORDS_FOLDER,
   runId,
 } from "../catalog/names.ts";
+import type { RunRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
 import { basisOf } from "./basis.ts";
-import { foldersOf, isComplete, lastBackup } from "./continuity.ts";
+import { foldersOf, isComplete, lastBackup, unrecorded } from "./continuity.ts";
 import type { BackupRequest, Level } from "./request.ts";
 import { selectDisks } from "./select.ts";
 
@@ -34,7 +35,10 @@ export interface Facts {
   features: Features;
   disks: Disk[];
   leftOut: LeftOut[];
+  /** With the records of `adopted` among its own. */
   target: Target;
+  /** The records of the reference's chains, which are not written yet. */
+  adopted: RunRecord[];
   /** The files in each folder of the target, by the folder's name. */
   files: Map<string, string[]>;
   /** Where each disk's fleece may lie beside it, by the disk's id; null where that is no folder. */
@@ -88,6 +92,8 @@ export interface Plan {
   leftOut: LeftOut[];
   /** As asked for, if this QEMU can count so far. */
   cbwTimeoutSeconds: number | null;
+  /** The records of the reference's chains that go on, to be written first. */
+  adopted: RunRecord[];
   /** What will not be done as it was asked for. */
   warnings: string[];
 }
@@ -123,6 +129,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
       disk,
       last,
       (file) => isComplete(images(target.runs), file, facts.files),
+      unrecorded(last, target, facts.files),
     );
     // An increment lies beside the image it builds on.
     const folder = level.level === "inc" && last ? last.disk.folder : usualFolder;
@@ -171,6 +178,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     features: facts.features,
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
+    adopted: facts.adopted,
     ...cbwTimeout(request, facts.features),
   };
 }
@@ -227,6 +235,7 @@ function levelOf(
   disk: Disk,
   last: Point | undefined,
   isWhole: (file: string) => boolean,
+  foreign: string | undefined,
 ): Pick<DiskPlan, "level" | "reason" | "parent" | "previousBitmap" | "estimateBytes"> {
   const whole = { parent: null, previousBitmap: null, estimateBytes: disk.allocatedBytes };
   if (asked === "copy") return { ...whole, level: "copy", reason: "asked for" };
@@ -237,7 +246,7 @@ function levelOf(
     );
   }
   if (asked === "full") return { ...whole, level: "full", reason: "asked for" };
-  const basis = basisOf(disk, last, isWhole);
+  const basis = basisOf(disk, last, isWhole, foreign);
   if (basis.usable) {
     return {
       level: "inc",

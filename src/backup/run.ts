@@ -48,6 +48,7 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
   record.warnings.push(...await checkSpace(plan));
   const leftovers: string[] = [];
   const sessions = plan.disks.map((disk) => new DiskSession(context.qmp, plan, disk, leftovers));
+  for (const adopted of plan.adopted) await writeRun(plan.request.target, adopted);
   await writeRun(plan.request.target, record);
   try {
     await takeAndCopy(plan, context, record, sessions);

@@ -136,7 +136,10 @@ export function bitmapName(disk: string, runTag: string, chainId: string): strin
   return `${BITMAP_PREFIX}${disk}-${runTag}-${chainId}`;
 }
 
-/** Whether a bitmap is a backup's (ours or the reference's), of this chain if one is given. */
+/**
+ * Whether a bitmap is a backup's: ours, or the reference's (`qmpbackup-<node>-<uuid>`, since 0.67
+ * `qmpbackup-<uuid>`); of this chain if one is given.
+ */
 export function isBackupBitmap(name: string, chainId?: string): boolean {
   return name.startsWith(BITMAP_PREFIX) && (!chainId || name.endsWith(`-${chainId}`));
 }

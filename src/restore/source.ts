@@ -8,13 +8,8 @@
 import { basename, dirname, join, resolve } from "@std/path";
 import { chainOf, images, restorePoints } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
-import {
-  type DiskLevel,
-  type ImageName,
-  parseImageName,
-  PARTIAL_SUFFIX,
-  RUNS_FOLDER,
-} from "../catalog/names.ts";
+import { orderByName } from "../catalog/name_order.ts";
+import { type DiskLevel, PARTIAL_SUFFIX, RUNS_FOLDER } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { readTarget, type Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
@@ -116,50 +111,30 @@ function timeOf(run: RunRecord): number {
 /**
  * Points from the images' names alone: the time stamps give the order. Pure.
  *
- * @throws {Failure} If they don't: two of one time, or an increment without a full backup before it.
+ * @throws {UsageError} If there is no image.
+ * @throws {ChainError} If the names don't tell the order.
  */
 export function pointsOfNames(dir: string, names: string[]): RestorePoint[] {
-  const named = names.flatMap((name) => {
-    const parsed = parseImageName(name);
-    return parsed ? [{ name, ...parsed }] : [];
-  }).sort((a, b) => a.unixSeconds - b.unixSeconds);
-  if (named.length === 0) throw new UsageError(`There are no backups in "${dir}"`);
-  const points: RestorePoint[] = [];
-  let chain: Layer[] = [];
-  for (const [index, image] of named.entries()) {
-    refuseTie(dir, image, named[index + 1]);
-    const path = join(dir, image.name);
-    const parent = chain.at(-1)?.path ?? null;
-    if (image.level === "inc" && parent === null) {
-      throw new Failure(`"${path}" is an increment, and there is no full backup before it`);
-    }
-    const timeMs = image.unixSeconds * 1000;
-    const layers = image.level === "inc"
-      ? [...chain, { path, parent, timeMs }]
-      : [{ path, parent: null, timeMs }];
-    if (image.level !== "copy") chain = layers;
-    points.push({
-      name: image.name,
+  const ordered = orderByName(dir, names);
+  if (ordered.length === 0) throw new UsageError(`There are no backups in "${dir}"`);
+  const chains = new Map<string, Layer[]>();
+  return ordered.map(({ name, level, unixSeconds, parent }) => {
+    const timeMs = unixSeconds * 1000;
+    const below = parent === null ? [] : chains.get(parent) ?? [];
+    const layer = { path: join(dir, name), parent: below.at(-1)?.path ?? null, timeMs };
+    const layers = [...below, layer];
+    chains.set(name, layers);
+    return {
+      name,
       folder: basename(dir),
       disk: basename(dir),
       timeMs,
-      level: image.level,
+      level,
       runId: null,
       target: null,
       layers: () => layers,
-    });
-  }
-  return points;
-}
-
-type NamedImage = ImageName & { name: string };
-
-function refuseTie(dir: string, image: NamedImage, next: NamedImage | undefined) {
-  if (next?.unixSeconds !== image.unixSeconds) return;
-  throw new Failure(
-    `"${image.name}" and "${next.name}" in "${dir}" bear the same time, and no record says which ` +
-      "comes first: restore by hand, with the order you know",
-  );
+    };
+  });
 }
 
 /** The points of all disks at one moment: those of the run that a point belongs to. */

@@ -139,6 +139,7 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
     leftOut: [],
     target: aTarget(),
     files: new Map(),
+    adopted: [],
     besideDisk: new Map(disks.map(({ id }) => [id, "/vm"])),
     startedAt: new Date(NOW_SECONDS * 1000),
     tag: "f00dcafe",

@@ -1,0 +1,130 @@
+/**
+ * Chains that the reference began: its images lie in the target, no record speaks of them. They get
+ * records here, so that their next increment can be ours; the files stay as they are.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { join } from "@std/path";
+import { ChainError } from "../catalog/chains.ts";
+import { type NamedImage, orderByName } from "../catalog/name_order.ts";
+import { diskFileName, isBackupBitmap } from "../catalog/names.ts";
+import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
+import type { Target } from "../catalog/target.ts";
+import { Failure, messageOf } from "../errors.ts";
+import { type ImageFacts, imageFacts } from "../image/qemu_img.ts";
+import type { VmIdentity } from "../qmp/queries.ts";
+import type { Disk } from "../vm/disks.ts";
+
+const log = getLogger(["qmpbackup", "backup"]);
+
+/** A disk with the images that the reference made of it. */
+export interface Foreign {
+  disk: Disk;
+  folder: string;
+  images: (NamedImage & Pick<ImageFacts, "virtualSizeBytes" | "allocatedBytes">)[];
+}
+
+/**
+ * Makes records for the reference's chains of these disks.
+ *
+ * @param files The files in each folder of the target.
+ * @returns One for each point in time, to be put before the target's own; none for a chain that can't
+ * go on, which is logged.
+ */
+export async function adoptChains(
+  target: Target,
+  disks: Disk[],
+  files: Map<string, string[]>,
+  vm: VmIdentity,
+): Promise<RunRecord[]> {
+  if (target.chainId === null) return [];
+  const recorded = new Set(target.runs.flatMap((run) => run.disks.map(({ id }) => id)));
+  const found: Foreign[] = [];
+  for (const disk of disks.filter(({ id }) => !recorded.has(id))) {
+    const foreign = await findForeign(target, disk, files);
+    if (foreign) found.push(foreign);
+  }
+  return adoptedRuns(found, target.chainId, vm);
+}
+
+/** 0.47 names a folder by the node or the device, 0.67 by the disk's file. */
+async function findForeign(
+  { path, runs }: Target,
+  disk: Disk,
+  files: Map<string, string[]>,
+): Promise<Foreign | null> {
+  const ours = new Set(runs.flatMap((run) => run.disks.map(({ file }) => file)));
+  for (const folder of new Set([disk.name, diskFileName(disk.source)])) {
+    const names = (files.get(folder) ?? []).filter((name) => !ours.has(`${folder}/${name}`));
+    try {
+      const ordered = orderByName(join(path, folder), names);
+      if (ordered.length === 0) continue;
+      const images: Foreign["images"] = [];
+      for (const image of ordered) {
+        images.push({ ...image, ...await imageFacts(join(path, folder, image.name)) });
+      }
+      return { disk, folder, images };
+    } catch (error) {
+      if (!(error instanceof ChainError) && !(error instanceof Failure)) throw error;
+      log.warn("The chain in {folder} can't go on: {words}", { folder, words: messageOf(error) });
+    }
+  }
+  return null;
+}
+
+/** The records. Pure. */
+export function adoptedRuns(found: Foreign[], chainId: string, vm: VmIdentity): RunRecord[] {
+  const times = new Set(found.flatMap(({ images }) => images.map((image) => image.unixSeconds)));
+  return [...times].sort((a, b) => a - b).map((unixSeconds, index): RunRecord => {
+    const time = new Date(unixSeconds * 1000).toISOString();
+    const disks = found.flatMap((foreign) => rowsOf(foreign, unixSeconds, chainId));
+    return {
+      ...RECORD_HEAD,
+      id: `adopted-${unixSeconds}`,
+      sequence: index + 1,
+      level: disks[0]?.level ?? "full",
+      state: "done",
+      chain: chainId,
+      started: time,
+      pointInTime: time,
+      finished: time,
+      tool: "the reference",
+      qemu: "",
+      vm,
+      hold: { kind: "none", pausedMs: 0, frozenMs: null },
+      disks,
+      leftOut: [],
+      warnings: [],
+    };
+  });
+}
+
+function rowsOf({ disk, folder, images }: Foreign, unixSeconds: number, chainId: string) {
+  const newest = images.findLast(({ level }) => level !== "copy");
+  return images.filter((image) => image.unixSeconds === unixSeconds).map((image): DiskRecord => {
+    // Only the newest has a bitmap: the reference clears its one at each backup.
+    const bitmap = image === newest
+      ? disk.bitmaps.find(({ name }) => isBackupBitmap(name, chainId))
+      : undefined;
+    return {
+      id: disk.id,
+      name: disk.name,
+      folder,
+      source: disk.source,
+      node: disk.node,
+      level: image.level,
+      reason: "made by the reference",
+      bitmap: bitmap?.name ?? null,
+      granularityBytes: bitmap?.granularityBytes ?? null,
+      fleece: "",
+      file: `${folder}/${image.name}`,
+      parent: image.parent && `${folder}/${image.parent}`,
+      virtualSizeBytes: image.virtualSizeBytes,
+      bytesWritten: image.allocatedBytes,
+      result: "done",
+      error: null,
+    };
+  });
+}

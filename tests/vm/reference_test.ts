@@ -1,0 +1,160 @@
+/**
+ * Chains that the reference began, in both of its layouts. Its programs are not on these machines: what
+ * they do is done here with the QMP commands and `qemu-img` calls that they use.
+ *
+ * @module
+ */
+
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { basename, join } from "@std/path";
+import { compare, create, qemuImg } from "../support/qemu_img.ts";
+import { filesOf, queryBlock, type Scene, scene, until } from "../support/scene.ts";
+import { succeed, tool } from "../support/tool.ts";
+
+const MIB = 1 << 20;
+const UUID = "0b5e6d3a-1111-4222-8333-444455556666";
+
+const LAYOUTS = {
+  "0.47": { folder: "disk0", bitmap: `qmpbackup-disk0-${UUID}` },
+  "0.67": { folder: "disk0.qcow2", bitmap: `qmpbackup-${UUID}` },
+} as const;
+type Layout = typeof LAYOUTS[keyof typeof LAYOUTS];
+
+/** A backup as the reference takes it: directly, clearing its one bitmap, without a link. */
+async function referenceBackup(s: Scene, { folder, bitmap }: Layout, image: string) {
+  const path = join(s.target, folder, image);
+  await Deno.mkdir(join(s.target, folder), { recursive: true });
+  await create(path, 64 * MIB);
+  const node = { driver: "qcow2", "node-name": "ref", file: { driver: "file", filename: path } };
+  await s.vm.execute("blockdev-add", node);
+  const isFull = image.startsWith("FULL");
+  const data = { "job-id": "ref", device: "disk0", target: "ref" };
+  await s.vm.execute("transaction", {
+    actions: isFull
+      ? [
+        { type: "block-dirty-bitmap-add", data: { node: "disk0", name: bitmap, persistent: true } },
+        { type: "blockdev-backup", data: { ...data, sync: "full" } },
+      ]
+      : [{ type: "blockdev-backup", data: { ...data, sync: "incremental", bitmap } }],
+  });
+  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 0);
+  await s.vm.execute("blockdev-del", { "node-name": "ref" });
+}
+
+/** A full backup and an increment of the reference's, and changes after them. */
+async function referenceChain(layout: Layout): Promise<Scene> {
+  const s = await scene({ disks: 1 });
+  await Deno.mkdir(s.target);
+  await Deno.writeTextFile(join(s.target, "uuid"), UUID);
+  await Deno.writeTextFile(join(s.target, "disk0.qcow2.config"), "{}");
+  await s.remember("full");
+  await referenceBackup(s, layout, "FULL-1700000000-disk0.qcow2");
+  await s.vm.write("vd0", 0x31, MIB, MIB);
+  await s.remember("inc1");
+  await referenceBackup(s, layout, "INC-1700000100-disk0.qcow2");
+  await s.vm.write("vd0", 0x32, 2 * MIB, MIB);
+  return s;
+}
+
+async function restored(s: Scene, moment: string, ...more: string[]) {
+  const out = s.dir.join(crypto.randomUUID());
+  const [folder] = (await filesOf(s.target)).filter((file) => file.includes("/FULL-"));
+  const dir = join(s.target, (folder as string).split("/")[0] as string);
+  await succeed(["restore", "merge", "--dir", dir, "--targetfile", out, ...more]);
+  await compare(s.dir.join(`${moment}.vd0.raw`), "raw", out, "qcow2");
+}
+
+/** What the reference's `qmprestore merge` does: all files by their time, each linked to the one before. */
+async function referenceRestore(s: Scene, folder: string, moment: string) {
+  const dir = s.dir.join(crypto.randomUUID());
+  await Deno.mkdir(dir);
+  const images: { path: string; mtime: number }[] = [];
+  for await (const { name, isFile } of Deno.readDir(join(s.target, folder))) {
+    if (!isFile || name === "uuid" || name.endsWith(".config")) continue;
+    const { mtime } = await Deno.stat(join(s.target, folder, name));
+    await Deno.copyFile(join(s.target, folder, name), join(dir, name));
+    images.push({ path: join(dir, name), mtime: mtime?.getTime() ?? 0 });
+  }
+  images.sort((a, b) => a.mtime - b.mtime);
+  for (const [i, { path }] of images.entries()) {
+    const parent = images[i - 1]?.path;
+    if (parent) {
+      await qemuImg(["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", parent, path]);
+    }
+  }
+  const newest = images.at(-1)?.path as string;
+  await compare(s.dir.join(`${moment}.vd0.raw`), "raw", newest, "qcow2");
+}
+
+for (const [version, layout] of Object.entries(LAYOUTS)) {
+  Deno.test(`a chain begun by ${version} goes on in its own folder`, async () => {
+    await using s = await referenceChain(layout);
+    await restored(s, "inc1");
+    await s.remember("inc2");
+    const { stdout } = await succeed(s.backupArgs("inc", "--json"));
+    const [disk] = (JSON.parse(stdout) as { disks: { folder: string; parent: string }[] }).disks;
+    assertEquals(disk?.folder, layout.folder);
+    assertEquals(disk?.parent, `${layout.folder}/INC-1700000100-disk0.qcow2`);
+    await s.vm.write("vd0", 0x33, 3 * MIB, MIB);
+    await s.remember("inc3");
+    await succeed(s.backupArgs("auto"));
+
+    await restored(s, "inc3");
+    await restored(s, "inc1", "--until", "INC-1700000100-disk0.qcow2");
+    await restored(s, "full", "--until", "FULL-1700000000-disk0.qcow2");
+    await referenceRestore(s, layout.folder, "inc3");
+    // The reference looks for a bitmap that ends in the chain's id; there is just ours.
+    const [block] = await queryBlock(s.vm);
+    const names = block?.inserted?.["dirty-bitmaps"]?.map(({ name }) => name) ?? [];
+    assertEquals(names.length, 1);
+    assertMatch(names[0] as string, new RegExp(`-${UUID}$`));
+    assertEquals(await Deno.readTextFile(join(s.target, "uuid")), UUID);
+  });
+
+  Deno.test(`a chain of ${version} is restored in place, and goes on`, async () => {
+    await using s = await referenceChain(layout);
+    await succeed(["restore", "commit", "--dir", join(s.target, layout.folder)]);
+    const images = (await filesOf(s.target)).filter((file) => /\/(FULL|INC)-/.test(file));
+    assertEquals(images.map((file) => basename(file)), ["FULL-1700000000-disk0.qcow2"]);
+    await restored(s, "inc1");
+    await s.remember("inc2");
+    await succeed(s.backupArgs("inc"));
+    await restored(s, "inc2");
+  });
+}
+
+Deno.test("a chain of the reference without its bitmap can't go on, and says so", async () => {
+  await using s = await referenceChain(LAYOUTS["0.47"]);
+  await s.vm.execute("block-dirty-bitmap-remove", {
+    node: "disk0",
+    name: LAYOUTS["0.47"].bitmap,
+  });
+  const { code, stderr } = await tool(s.backupArgs("inc"));
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "the last backup has no bitmap");
+  assertStringIncludes(stderr, "--level auto");
+  await s.remember("auto");
+  await succeed(s.backupArgs("auto"));
+  await restored(s, "auto");
+});
+
+Deno.test("backup does not build on a bitmap that another program may have emptied", async () => {
+  await using s = await scene({ disks: 1 });
+  await succeed(s.backupArgs("full", "--uuid", UUID));
+  await s.vm.write("vd0", 0x34, MIB, MIB);
+  // The reference takes our bitmap for its own, and clears it.
+  const [block] = await queryBlock(s.vm);
+  const bitmap = block?.inserted?.["dirty-bitmaps"]?.[0]?.name as "qmpbackup-disk0";
+  await referenceBackup(
+    s,
+    { folder: "disk0", bitmap } as unknown as Layout,
+    "INC-1900000000-disk0.qcow2",
+  );
+  await s.vm.write("vd0", 0x35, 2 * MIB, MIB);
+  const { code, stderr } = await tool(s.backupArgs("inc"));
+  assertEquals(code, 1);
+  assertMatch(stderr, /"INC-1900000000-disk0.qcow2" is in no record/);
+  await s.remember("auto");
+  await succeed(s.backupArgs("auto"));
+  await s.assertRestores("auto");
+});
