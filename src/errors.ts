@@ -14,9 +14,9 @@ export const EXIT_CODES = {
   2: "wrong usage: nothing was touched",
   3: "done, but with warnings (under --strict; 0 without)",
   11: "another run holds the target or the VM",
-  129: "stopped by SIGHUP; everything was undone",
-  130: "stopped by SIGINT; everything was undone",
-  143: "stopped by SIGTERM; everything was undone",
+  129: "stopped by SIGHUP; what could not be undone was named",
+  130: "stopped by SIGINT; the same",
+  143: "stopped by SIGTERM; the same",
 } as const;
 
 /** Any failure with a sentence for the user. Whatever else is thrown is a bug of ours. */

@@ -7,19 +7,20 @@
 import { getLogger } from "@logtape/logtape";
 import { dirname } from "@std/path";
 import { restorePoints } from "../catalog/chains.ts";
+import { exists } from "../catalog/durable.ts";
 import { takeLock } from "../catalog/lock.ts";
 import { runId, tagOf } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { createTarget, readTarget, refuseForeign, type Target } from "../catalog/target.ts";
-import { messageOf } from "../errors.ts";
-import { GuestAgent } from "../guest/agent.ts";
+import { messageOf, UsageError } from "../errors.ts";
+import { GuestAgent, thawAnew } from "../guest/agent.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import type { Job } from "../qmp/queries.ts";
-import { lockVm, resumeIfMarked, unlockVm, type VmHolder } from "../vm/marks.ts";
+import { lockVm, resumeIfMarked, thawIfMarked, unlockVm, type VmHolder } from "../vm/marks.ts";
 import type { Address } from "../wire/address.ts";
 import { gatherFacts } from "./facts.ts";
 import { type DiskPlan, type Plan, planBackup } from "./plan.ts";
-import { recoverBitmaps, recoverTarget, recoverVm } from "./recover.ts";
+import { recoverBitmaps, recoverTarget, recoverVm, tagsLeft } from "./recover.ts";
 import type { BackupRequest } from "./request.ts";
 import { runBackup } from "./run.ts";
 
@@ -51,7 +52,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const holder = holderOf(lockFile);
   using _target = await takeLock(lockFile, holder);
   await using vm = await lockVm(qmp, holder);
-  if (vm.dead) await recoverFrom(qmp, vm.dead);
+  await recoverFrom(qmp, vm.dead, context);
   await recoverTarget(await readTarget(request.target));
 
   const target = await readTarget(request.target);
@@ -62,9 +63,9 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   await using agent = await connectAgent(context, plan, warnings);
   try {
     return await runBackup(plan, { ...context, qmp, agent, warnings });
-  } catch (error) {
+  } finally {
+    // Whether the run threw or wrote the loss into its rows.
     if (!qmp.isOpen) await recoverOverNewConnection(context, holder);
-    throw error;
   }
 }
 
@@ -72,6 +73,9 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
 async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void> {
   const target = await readTarget(request.target);
   await refuseForeign(target);
+  if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
+    throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
+  }
   if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, "00000000"));
 }
 
@@ -87,10 +91,17 @@ function holderOf(lockFile: string): VmHolder {
   };
 }
 
-async function recoverFrom(qmp: QmpClient, dead: VmHolder): Promise<void> {
+/** We hold the VM's lock: whatever bears our prefix is a dead run's, whether its lock was left or not. */
+async function recoverFrom(
+  qmp: QmpClient,
+  dead: VmHolder | null,
+  { agentSocket, agentTimeoutMs }: BackupContext,
+): Promise<void> {
   await resumeIfMarked(qmp);
+  await thawIfMarked(qmp, agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs)));
+  for (const tag of await tagsLeft(qmp)) await recoverVm(qmp, tag);
+  if (!dead) return;
   const tag = tagOf(dead.run);
-  await recoverVm(qmp, tag);
   const done = await finishedBitmaps(dirname(dirname(dead.lockFile)));
   if (done) await recoverBitmaps(qmp, tag, (name) => done.has(name));
 }
@@ -110,7 +121,7 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
   try {
     await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
     log.warn("Connected again, to put back what the run had changed");
-    await recoverFrom(qmp, holder);
+    await recoverFrom(qmp, holder, context);
     await unlockVm(qmp, holder);
   } catch (error) {
     log.error("What the run left in QEMU could not be put back, the next run will try: {words}", {

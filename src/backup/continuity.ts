@@ -12,35 +12,64 @@ import type { Target } from "../catalog/target.ts";
 import type { Disk } from "../vm/disks.ts";
 
 /**
- * The last backup that a disk's chain has. Its device's path says which, but a device without an id has
- * a number in it, which is another's when devices come and go: a bitmap goes with its image.
+ * The last backup that a disk's chain has.
+ *
+ * A bitmap lies in its image and moves with it, so it says best which disk this is; the device's path
+ * comes after that, since one without an id has a number in it, which is another's when devices come
+ * and go.
  */
 export function lastBackup(disk: Disk, disks: Disk[], points: Point[]): Point | undefined {
-  const holds = (other: Disk, { disk: { bitmap } }: Point) =>
-    other.bitmaps.some(({ name }) => name === bitmap);
   const byPath = lastInChain(points, disk.id);
-  if (byPath && holds(disk, byPath)) return byPath;
-  const isOthers = (point: Point) => disks.some((other) => other !== disk && holds(other, point));
-  if (byPath && !isOthers(byPath)) return byPath;
-  const held = points.findLast((point) => point.disk.level !== "copy" && holds(disk, point));
+  if (byPath && holdsBitmapOf(disk, byPath)) return byPath;
+  const held = points.findLast((point) =>
+    point.disk.level !== "copy" && holdsBitmapOf(disk, point)
+  );
   // Of a chain that went on without this disk, nothing can be built on.
-  return held && lastInChain(points, held.disk.id) === held ? held : undefined;
+  if (held && lastInChain(points, held.disk.id) === held) return held;
+  if (!byPath || !mayBe(disk, byPath)) return undefined;
+  const isOthers = disks.some((other) => other !== disk && holdsBitmapOf(other, byPath));
+  return isOthers ? undefined : byPath;
 }
 
-/** A folder for each disk of the VM: that of its chain, else one of its name that is nobody else's. */
-export function foldersOf(lasts: Map<Disk, Point | undefined>): Map<Disk, string> {
+function holdsBitmapOf(disk: Disk, { disk: { bitmap } }: Point): boolean {
+  return disk.bitmaps.some(({ name }) => name === bitmap);
+}
+
+/**
+ * Whether a disk without its bitmap may be the one of a backup. An id that a user gave is trusted; else
+ * the node or the file must be the same, or the file be what an external snapshot was put on.
+ */
+function mayBe({ id, node, source, image }: Disk, { disk: last }: Point): boolean {
+  if (!id.includes("/peripheral-anon/")) return true;
+  const below = [image["backing-filename"], image["full-backing-filename"]];
+  return node === last.node || source === last.source || below.includes(last.source);
+}
+
+/**
+ * A folder for each disk of the VM: that of its chain, else one of its name that is nobody else's.
+ *
+ * @param taken Names of the target that no folder may have.
+ */
+export function foldersOf(
+  lasts: Map<Disk, Point | undefined>,
+  taken: Iterable<string>,
+): Map<Disk, string> {
   const folders = new Map<Disk, string>();
-  const taken = new Set([UUID_FILE]);
+  const names = new Set([UUID_FILE, ...taken]);
   const known = (disk: Disk) => {
     const folder = lasts.get(disk)?.disk.folder;
     return folder === "." ? undefined : folder;
   };
-  // Those with a chain choose first.
-  for (const disk of [...lasts.keys()].sort((a, b) => Number(!known(a)) - Number(!known(b)))) {
+  // A chain that can go on must stay where its images are; then those choose that had one.
+  const rank = (disk: Disk) => {
+    const last = lasts.get(disk);
+    return last && holdsBitmapOf(disk, last) ? 0 : known(disk) ? 1 : 2;
+  };
+  for (const disk of [...lasts.keys()].sort((a, b) => rank(a) - rank(b))) {
     const wanted = known(disk) ?? disk.name;
     let folder = wanted;
-    for (let n = 2; taken.has(folder); n++) folder = `${wanted}.${n}`;
-    taken.add(folder);
+    for (let n = 2; names.has(folder); n++) folder = `${wanted}.${n}`;
+    names.add(folder);
     folders.set(disk, folder);
   }
   return folders;

@@ -12,15 +12,16 @@
  */
 
 import { delay } from "@std/async/delay";
-import { basename, dirname, join } from "@std/path";
+import { basename, dirname, join, relative } from "@std/path";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { PARTIAL_SUFFIX } from "../catalog/names.ts";
+import { PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure } from "../errors.ts";
 import { checkImage, createQcow2 } from "../image/qemu_img.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { endJob, waitForJob } from "../qmp/jobs.ts";
-import type { Job } from "../qmp/queries.ts";
+import { type Job, queryNodes } from "../qmp/queries.ts";
+import { queryDisks } from "../vm/disks.ts";
 import { removeBitmap, removeNode, setDrive, takeOffFilter } from "../vm/nodes.ts";
 import { backupJob, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
 import { snapshotNode, targetNode } from "./nodes.ts";
@@ -56,6 +57,18 @@ export class DiskSession {
     await this.#openTarget();
     await this.#addNextBitmap();
     await this.#addFilter();
+  }
+
+  /**
+   * Looks whether the device still has the node that the filter stands on.
+   *
+   * @throws {Failure} If somebody has changed the disk since the facts were gathered.
+   */
+  async refuseChanged(): Promise<void> {
+    const { id, rootNode, name } = this.disk.disk;
+    const { disks } = await queryDisks(this.qmp);
+    if (disks.some((disk) => disk.id === id && disk.rootNode === rootNode)) return;
+    throw new Failure(`The disk "${name}" was changed by another program meanwhile: run again`);
   }
 
   /** Switches the guest's writes over to the filter: the disk's contents at this moment are kept. */
@@ -130,7 +143,7 @@ export class DiskSession {
 
   /** The image that the new one replaces, until that counts. */
   get #aside(): string {
-    return `${this.image}.replaced`;
+    return this.image + REPLACED_SUFFIX;
   }
 
   async #setAside() {
@@ -142,12 +155,15 @@ export class DiskSession {
     const { disk, nodes, folder, parent } = this.disk;
     const { request } = this.plan;
     await createFolder(request.target, folder);
-    this.#result.push(`remove "${this.partial}"`, () => removeFile(this.partial));
+    this.#result.push(
+      `remove "${this.partial}"`,
+      () => this.#removeClosed(nodes.file, this.partial),
+    );
     await createQcow2(this.partial, {
       virtualSizeBytes: disk.virtualSizeBytes,
       ...(disk.clusterSizeBytes ? { clusterSizeBytes: disk.clusterSizeBytes } : {}),
       lazyRefcounts: disk.lazyRefcounts,
-      backing: parent && basename(parent),
+      backing: parent && relative(folder, parent),
     });
     try {
       await this.#addNode(this.#target, fileNode(nodes.file, this.partial, request));
@@ -173,17 +189,27 @@ export class DiskSession {
   }
 
   async #addFilter() {
-    const { disk, nodes, fleeceFile } = this.disk;
-    this.#guest.push(`remove "${fleeceFile}"`, () => removeFile(fleeceFile));
+    const { disk, nodes, fleeceFile, isFleeceOnTarget } = this.disk;
+    this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
     await createQcow2(fleeceFile, { virtualSizeBytes: disk.virtualSizeBytes });
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
     } catch (error) {
       throw explainOpen(error, fleeceFile, "fleece", "--fleece-dir");
     }
-    const { cbwTimeoutSeconds } = this.plan;
-    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, cbwTimeoutSeconds);
+    const { cbwTimeoutSeconds: asked } = this.plan;
+    const timeoutSeconds = asked ?? (isFleeceOnTarget ? REMOTE_FLEECE_TIMEOUT_SECONDS : null);
+    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, timeoutSeconds);
     await this.#addNode(this.#guest, filter);
+  }
+
+  /** Removes a file, but not under a QEMU that still writes to it: there it would grow unseen. */
+  async #removeClosed(node: string, path: string) {
+    const nodes = await queryNodes(this.qmp);
+    if (nodes.some((other) => other["node-name"] === node)) {
+      throw new Failure("QEMU still has it open; the next run tries again");
+    }
+    await removeFile(path);
   }
 
   async #addNode(stack: UndoStack, options: { "node-name": string }) {
@@ -192,6 +218,9 @@ export class DiskSession {
     await this.qmp.execute("blockdev-add", options);
   }
 }
+
+/** How long a guest's write may wait for a fleece on the backup's storage, before the backup fails. */
+const REMOTE_FLEECE_TIMEOUT_SECONDS = 4;
 
 function explainOpen(error: unknown, path: string, what: string, option: string): unknown {
   if (!(error instanceof QmpCommandError)) return error;

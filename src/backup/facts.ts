@@ -53,7 +53,9 @@ async function listFolder(path: string): Promise<string[]> {
     const entries = await Array.fromAsync(Deno.readDir(path));
     return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return [];
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
+      return [];
+    }
     throw error;
   }
 }

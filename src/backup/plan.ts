@@ -76,6 +76,8 @@ export interface DiskPlan {
   nodes: Record<"target" | "file" | "fleece" | "filter" | "snapshot", string>;
   /** Absolute. */
   fleeceFile: string;
+  /** There is no folder beside the disk: the guest's writes may wait for the backup's storage. */
+  isFleeceOnTarget: boolean;
   /** The file of the source's `qemu-img info`, relative to the target. */
   configFile: string;
 }
@@ -112,14 +114,15 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
   refuseRunState(facts.runState);
   refuseOtherVm(target, facts.vm);
   const chainId = chainIdOf(request, facts);
-  const { selected, leftOut } = selectDisks(facts.disks, request);
+  const { selected, leftOut } = selectDisks(facts.disks, facts.leftOut, request);
   if (!facts.features.fleecing) {
     throw new Failure("This QEMU can't take snapshots through copy-before-write: 7.1 or newer can");
   }
   const points = restorePoints(target.runs);
   const seconds = imageTime(facts);
   const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
-  const folders = foldersOf(lasts);
+  const configs = facts.disks.map((disk) => configName(disk, facts.disks));
+  const folders = foldersOf(lasts, configs);
   const disks = selected.map((disk, index): DiskPlan => {
     const last = lasts.get(disk);
     const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
@@ -143,8 +146,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     const file = folder === "." ? name : `${folder}/${name}`;
     const replaces = facts.files.get(folder)?.includes(name) ?? false;
     if (replaces) refuseBase(target, file);
-    const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ??
-      join(target.path, RECORDS_FOLDER);
+    const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ?? null;
     const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
     return {
       disk,
@@ -164,10 +166,15 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
         filter: node("cbw"),
         snapshot: node("snap"),
       },
-      fleeceFile: join(beside, `qmpbackup-${tag}-${index}.fleece`),
-      configFile: `${uniqueName}.config`,
+      fleeceFile: join(
+        beside ?? join(target.path, RECORDS_FOLDER),
+        `qmpbackup-${tag}-${index}.fleece`,
+      ),
+      isFleeceOnTarget: beside === null,
+      configFile: configName(disk, facts.disks),
     };
   });
+  const timeout = cbwTimeout(request, facts.features);
   return {
     runId: runId(facts.startedAt, tag),
     sequence: (target.runs.at(-1)?.sequence ?? 0) + 1,
@@ -179,12 +186,20 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
     adopted: facts.adopted,
-    ...cbwTimeout(request, facts.features),
+    cbwTimeoutSeconds: timeout.cbwTimeoutSeconds,
+    warnings: [...timeout.warnings, ...plainTextWarnings(selected)],
   };
 }
 
 /** The longest `cbw-timeout` that every QEMU counts right. */
 const SAFE_CBW_TIMEOUT_SECONDS = 4;
+
+/** What a backup does not keep secret: the guest's disk is encrypted, the image is not. */
+function plainTextWarnings(disks: Disk[]): string[] {
+  return disks.filter(({ image }) => image.encrypted === true).map(({ name }) =>
+    `The disk "${name}" is encrypted, its backup is not: keep the target as safe as the key`
+  );
+}
 
 function cbwTimeout(
   { cbwTimeoutSeconds: asked }: BackupRequest,
@@ -300,6 +315,10 @@ function uniqueFileName(disk: Disk, all: Disk[]): string {
   const name = diskFileName(disk.source);
   const shared = all.some((other) => other !== disk && diskFileName(other.source) === name);
   return shared ? `${disk.name}.${name}` : name;
+}
+
+function configName(disk: Disk, all: Disk[]): string {
+  return `${uniqueFileName(disk, all)}.config`;
 }
 
 /** Without a time in its name, a full backup takes the place of the last one. */

@@ -9,10 +9,10 @@
  * @module
  */
 
-import { AgentError, type Freeze, freeze, type GuestAgent } from "../guest/agent.ts";
+import { AgentError, freeze, type GuestAgent, StillFrozenError } from "../guest/agent.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { pauseVm } from "../vm/marks.ts";
+import { clearFrozen, markFrozen, pauseVm } from "../vm/marks.ts";
 
 export interface HoldOptions {
   /** The guest's agent, if its file systems are to be frozen. */
@@ -21,6 +21,8 @@ export interface HoldOptions {
   require: boolean;
   /** Whether to stop the guest even for one disk. */
   pause: boolean;
+  /** Looks once more whether all is as it was planned for. */
+  check: () => Promise<void>;
   /** Gets a sentence if the file systems could not be frozen. */
   warn: (sentence: string) => void;
 }
@@ -39,27 +41,37 @@ export interface PointInTime {
 export async function takePointInTime(
   qmp: QmpClient,
   switches: (() => Promise<void>)[],
-  { agent, pause, require, warn }: HoldOptions,
+  { agent, pause, require, check, warn }: HoldOptions,
 ): Promise<PointInTime> {
   const start = performance.now();
   let point: PointInTime, frozen: boolean;
   {
-    await using freeze = agent && await freezeGuest(agent, require, warn);
+    await using freeze = agent && await freezeGuest(qmp, agent, { require, warn });
     frozen = freeze !== null;
+    await check();
     point = await switchAll(qmp, switches, pause);
   }
   if (!frozen) return point;
   return { ...point, hold: { ...point.hold, frozenMs: millisecondsSince(start) } };
 }
 
+/** Marked before, as the pause is, so that a later run can tell and thaw. */
 async function freezeGuest(
+  qmp: QmpClient,
   agent: GuestAgent,
-  require: boolean,
-  warn: (sentence: string) => void,
-): Promise<Freeze | null> {
+  { require, warn }: Pick<HoldOptions, "require" | "warn">,
+): Promise<AsyncDisposable | null> {
+  await markFrozen(qmp);
   try {
-    return await freeze(agent);
+    const frozen = await freeze(agent);
+    const thaw = async () => {
+      await frozen[Symbol.asyncDispose]();
+      await clearFrozen(qmp);
+    };
+    return { [Symbol.asyncDispose]: thaw };
   } catch (error) {
+    if (error instanceof StillFrozenError) throw error;
+    await clearFrozen(qmp);
     if (require || !(error instanceof AgentError)) throw error;
     warn(`The guest's file systems were not frozen: ${error.message}`);
     return null;

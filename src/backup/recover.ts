@@ -11,9 +11,10 @@ import { getLogger } from "@logtape/logtape";
 import { basename, join } from "@std/path";
 import { images } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
-import { isBackupBitmap, PARTIAL_SUFFIX, tagOf } from "../catalog/names.ts";
+import { isBackupBitmap, PARTIAL_SUFFIX, REPLACED_SUFFIX, tagOf } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
 import { type Target, writeRun } from "../catalog/target.ts";
+import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
 import { queryJobs, queryNodes } from "../qmp/queries.ts";
@@ -47,6 +48,15 @@ export async function recoverVm(qmp: QmpClient, tag: string): Promise<void> {
   }
 }
 
+/** The tags of the runs that left jobs or nodes in QEMU. */
+export async function tagsLeft(qmp: QmpClient): Promise<Set<string>> {
+  const names = [
+    ...(await queryJobs(qmp)).map(({ id }) => id),
+    ...(await queryNodes(qmp)).map((node) => node["node-name"]),
+  ];
+  return new Set(names.flatMap((name) => /^qmpbackup[.-]([0-9a-f]{8})[.-]/.exec(name)?.[1] ?? []));
+}
+
 /**
  * Removes the bitmaps that a dead run added and that no finished backup counts on.
  *
@@ -61,7 +71,10 @@ export async function recoverBitmaps(
     for (const { name = "" } of node["dirty-bitmaps"]) {
       if (!isBackupBitmap(name) || !name.includes(`-${tag}-`) || isFinished(name)) continue;
       log.warn("Removing the bitmap {name} of a run that died", { name });
-      await removeBitmap(qmp, node["node-name"], name);
+      // One on a node that is read-only now stays: it counts for nothing.
+      await removeBitmap(qmp, node["node-name"], name).catch((error) =>
+        log.warn("It could not be removed: {words}", { words: messageOf(error) })
+      );
     }
   }
 }
@@ -72,19 +85,37 @@ export async function recoverBitmaps(
  */
 export async function recoverTarget(target: Target): Promise<void> {
   const kept = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
-  for (const run of target.runs.filter(({ state }) => state === "running")) {
-    for (const disk of run.disks) {
-      for (const path of leftoversOf(target.path, run, disk)) {
-        if (kept.has(path) || !await exists(path)) continue;
-        log.warn("Removing {path} of a run that died", { path });
-        await Deno.remove(path);
-      }
+  for (const run of target.runs.filter(({ state }) => state !== "done")) {
+    // A run that failed may have had to leave its files too: QEMU still had them open.
+    for (const disk of run.disks.filter(({ result }) => !["done", "superseded"].includes(result))) {
+      await recoverFiles(target.path, run, disk, kept);
+      if (run.state !== "running") continue;
       disk.result = "failed";
       disk.error = "The run was killed";
     }
+    if (run.state !== "running") continue;
     run.state = "failed";
     run.finished = new Date().toISOString();
     await writeRun(target.path, run);
+  }
+}
+
+async function recoverFiles(
+  target: string,
+  run: RunRecord,
+  disk: DiskRecord,
+  kept: Set<string>,
+): Promise<void> {
+  const image = join(target, disk.file);
+  const aside = image + REPLACED_SUFFIX;
+  if (await exists(aside)) {
+    log.warn("Putting {image} back, which a run that died was about to replace", { image });
+    await Deno.rename(aside, image);
+  }
+  for (const path of leftoversOf(target, run, disk)) {
+    if (kept.has(path) || !await exists(path)) continue;
+    log.warn("Removing {path} of a run that died", { path });
+    await Deno.remove(path);
   }
 }
 

@@ -12,6 +12,7 @@
  * @module
  */
 
+import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import { UUID_FILE } from "../catalog/names.ts";
@@ -25,6 +26,8 @@ import { DiskSession } from "./disk_session.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import { takePointInTime } from "./point_in_time.ts";
 import { checkSpace } from "./space.ts";
+
+const log = getLogger(["qmpbackup", "backup"]);
 
 export interface RunContext {
   qmp: QmpClient;
@@ -56,7 +59,9 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
   } catch (error) {
     await unwindAll(sessions);
     failAll(record, error, leftovers);
-    await writeRun(plan.request.target, record);
+    await writeRun(plan.request.target, record).catch((later) =>
+      log.error("The run's record could not be written: {words}", { words: messageOf(later) })
+    );
     throw error;
   }
   await settle(plan, record, sessions, leftovers);
@@ -82,6 +87,9 @@ async function takeAndCopy(
     require: plan.request.quiesce === "require",
     pause: plan.request.pause,
     warn,
+    check: async () => {
+      for (const session of sessions) await session.refuseChanged();
+    },
   });
   record.pointInTime = at.toISOString();
   record.hold = hold;
@@ -133,18 +141,20 @@ async function settle(
   sessions: DiskSession[],
   leftovers: string[],
 ) {
+  const known = record.warnings.length;
   for (const [index, session] of sessions.entries()) {
     if (record.disks[index]?.result !== "done") continue;
     await session.keep().catch((error) => {
-      leftovers.push(
+      // It counts for nothing any more, and only costs some memory.
+      record.warnings.push(
         `A bitmap that counts no more could not be removed from "${session.disk.disk.name}": ` +
           messageOf(error),
       );
     });
   }
   await unwindAll(sessions);
-  if (leftovers.length === 0) return;
-  record.state = "failed";
+  if (leftovers.length > 0) record.state = "failed";
+  if (leftovers.length === 0 && record.warnings.length === known) return;
   record.warnings.push(...leftovers);
   await writeRun(plan.request.target, record);
 }

@@ -15,9 +15,13 @@ import type { BackupRequest } from "./request.ts";
  */
 export function selectDisks(
   disks: Disk[],
+  leftOutAnyway: LeftOut[],
   request: Pick<BackupRequest, "include" | "exclude" | "includeRaw">,
 ): { selected: Disk[]; leftOut: LeftOut[] } {
-  for (const name of [...request.include, ...request.exclude]) refuseUnknown(name, disks);
+  for (const name of request.include) refuseUnknown(name, disks);
+  // A drive that is empty tonight may well be excluded.
+  const isLeftOut = (name: string) => leftOutAnyway.some(({ device }) => device === name);
+  for (const name of request.exclude) if (!isLeftOut(name)) refuseUnknown(name, disks);
   const selected: Disk[] = [];
   const leftOut: LeftOut[] = [];
   for (const disk of disks) {

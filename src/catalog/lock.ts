@@ -35,15 +35,15 @@ export async function takeLock(path: string, holder: Holder): Promise<Disposable
 }
 
 /**
- * Whether a living run holds the lock.
+ * Takes a dead run's lock, until disposed: that it can be had proves that its holder is dead.
  *
+ * @returns The lock, or null where a living run holds it.
  * @throws {Deno.errors.NotFound | Deno.errors.PermissionDenied} If it can't be told.
  */
-export async function isLocked(path: string): Promise<boolean> {
+export async function takeDeadLock(path: string): Promise<Disposable | null> {
   const file = await Deno.open(path, { read: true, write: true });
   const free = await tryLock(file);
-  if (free) file.close();
-  return !free;
+  return free ? { [Symbol.dispose]: () => file.close() } : null;
 }
 
 /** "run 2026…-3f9a2c (pid 123 on host, since …)". */

@@ -22,6 +22,8 @@ export const UUID_FILE = "uuid";
 /** The link to the newest image that `restore rebase` makes. */
 export const NEWEST_LINK = "image";
 export const PARTIAL_SUFFIX = ".partial";
+/** An image that a new one of the same name replaces, until that counts. */
+export const REPLACED_SUFFIX = ".replaced";
 
 /** What a backup of a disk is: all of it, what changed since the last one, or all beside the chain. */
 export type DiskLevel = "full" | "inc" | "copy";

@@ -112,7 +112,8 @@ export const RECORD_HEAD = { format: FORMAT, version: VERSION } as const;
  * @throws {RecordError} If it is not one, or a newer program's.
  */
 export function parseRecord(name: string, text: string): RunRecord {
-  const remedy = "the images can still be read with any QEMU tool";
+  const remedy =
+    "move it away and use --level auto; the images can still be read with any QEMU tool";
   let json: unknown;
   try {
     json = JSON.parse(text);

@@ -170,15 +170,15 @@ async function readSmall(path: string): Promise<string> {
   return await Deno.readTextFile(path);
 }
 
+/** What the operating system refuses is about the directory that the user named. */
 function readable(error: unknown, path: string): unknown {
-  if (error instanceof Deno.errors.PermissionDenied) {
-    return new UsageError(`The directory "${path}" may not be used by this user: ${error.message}`);
-  }
   if (error instanceof Deno.errors.NotADirectory || error instanceof Deno.errors.AlreadyExists) {
     return new UsageError(`"${path}" is no directory`);
   }
-  if (error instanceof Error && "code" in error && error.code === "EROFS") {
-    return new UsageError(`The directory "${path}" lies on a read-only file system`);
+  if (!(error instanceof Error) || !("code" in error) || typeof error.code !== "string") {
+    return error;
   }
-  return error;
+  return new UsageError(`The directory "${path}" can't be used: ${error.message}`, {
+    cause: error,
+  });
 }

@@ -9,7 +9,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { Failure } from "../errors.ts";
+import { Failure, messageOf } from "../errors.ts";
 import { type Address, connect } from "../wire/address.ts";
 import { JsonStream } from "../wire/json_stream.ts";
 
@@ -18,6 +18,11 @@ const log = getLogger(["qmpbackup", "agent"]);
 /** The agent refused, did not answer in time, or is gone. */
 export class AgentError extends Failure {
   override name = "AgentError";
+}
+
+/** The guest's file systems were frozen by us and could not be thawed for sure. */
+export class StillFrozenError extends AgentError {
+  override name = "StillFrozenError";
 }
 
 const Answer = v.object({
@@ -49,7 +54,11 @@ export class GuestAgent implements AsyncDisposable {
   /** An answer may still be on its way: the next command must find the start of its own first. */
   #outOfSync = true;
 
-  private constructor(readonly conn: Deno.Conn, readonly timeoutMs: number) {
+  private constructor(
+    readonly conn: Deno.Conn,
+    readonly address: Address,
+    readonly timeoutMs: number,
+  ) {
     this.#reading = this.#read();
   }
 
@@ -61,7 +70,8 @@ export class GuestAgent implements AsyncDisposable {
    * @throws {AgentError} If no agent answers behind it: there is none in the guest, or it is not up.
    */
   static async connect(address: Address, timeoutMs: number): Promise<GuestAgent> {
-    const agent = new GuestAgent(await connect(address, "agent socket", timeoutMs), timeoutMs);
+    const conn = await connect(address, "agent socket", timeoutMs);
+    const agent = new GuestAgent(conn, address, timeoutMs);
     try {
       await agent.execute("guest-ping");
       return agent;
@@ -69,6 +79,11 @@ export class GuestAgent implements AsyncDisposable {
       await agent[Symbol.asyncDispose]();
       throw error;
     }
+  }
+
+  /** Whether the connection still stands. */
+  get isOpen(): boolean {
+    return this.#end === null;
   }
 
   /**
@@ -167,47 +182,64 @@ export class GuestAgent implements AsyncDisposable {
   }
 }
 
-/** Frozen file systems; disposing of it thaws them. */
-export interface Freeze extends AsyncDisposable {
-  /** How many file systems are frozen. */
-  filesystems: number;
-}
-
 /**
- * Freezes the guest's file systems (`guest-fsfreeze-freeze`).
+ * Freezes the guest's file systems (`guest-fsfreeze-freeze`); disposing thaws them.
  *
  * A freeze that fails or takes too long is thawed before the error is thrown: the agent works its
  * commands off in order, so the thaw reaches it after a freeze that comes late.
  *
+ * @throws {StillFrozenError} If it may have frozen the guest all the same.
  * @throws {AgentError} If the guest can't be frozen, or was frozen by somebody else before.
  */
-export async function freeze(agent: GuestAgent): Promise<Freeze> {
+export async function freeze(agent: GuestAgent): Promise<AsyncDisposable> {
   if (await agent.execute("guest-fsfreeze-status") !== "thawed") {
     throw new AgentError(
       "The guest's file systems are frozen already: thaw them (guest-fsfreeze-thaw) and try again",
     );
   }
   try {
-    const count = await agent.execute("guest-fsfreeze-freeze");
-    return {
-      filesystems: typeof count === "number" ? count : 0,
-      [Symbol.asyncDispose]: () => thaw(agent),
-    };
+    await agent.execute("guest-fsfreeze-freeze");
   } catch (error) {
-    await thaw(agent).catch((later) => log.error("{later}", { later: String(later) }));
+    await thaw(agent).catch((still) => {
+      throw new StillFrozenError(`${messageOf(error)}. ${messageOf(still)}`, { cause: error });
+    });
     throw error;
   }
+  return { [Symbol.asyncDispose]: () => thaw(agent) };
 }
 
 /**
- * Thaws the guest's file systems, whoever froze them (`guest-fsfreeze-thaw`). Tried twice.
+ * Thaws the guest's file systems, whoever froze them (`guest-fsfreeze-thaw`). Tried twice, the second
+ * time over a new connection where the old one is gone.
  *
- * @throws {AgentError} If the guest may still be frozen.
+ * @throws {StillFrozenError} If the guest may still be frozen.
  */
 export async function thaw(agent: GuestAgent): Promise<void> {
   try {
     await agent.executeAhead("guest-fsfreeze-thaw");
   } catch {
+    if (!agent.isOpen) return await thawAnew(agent.address, agent.timeoutMs);
+    await orStillFrozen(agent.executeAhead("guest-fsfreeze-thaw"));
+  }
+}
+
+/** Thaws over a connection of its own; see `thaw()`. */
+export async function thawAnew(address: Address, timeoutMs: number): Promise<void> {
+  const thawed = (async () => {
+    await using agent = await GuestAgent.connect(address, timeoutMs);
     await agent.executeAhead("guest-fsfreeze-thaw");
+  })();
+  await orStillFrozen(thawed);
+}
+
+async function orStillFrozen(thawed: Promise<unknown>): Promise<void> {
+  try {
+    await thawed;
+  } catch (error) {
+    throw new StillFrozenError(
+      "The guest's file systems may still be frozen: run guest-fsfreeze-thaw through its agent " +
+        `(${messageOf(error)})`,
+      { cause: error },
+    );
   }
 }

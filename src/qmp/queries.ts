@@ -83,7 +83,6 @@ export type BlockNode = v.InferOutput<typeof BlockNode>;
 const BlockDevice = v.object({
   device: v.string(),
   qdev: v.optional(v.string(), ""),
-  removable: v.boolean(),
   inserted: v.optional(BlockNode),
 });
 export type BlockDevice = v.InferOutput<typeof BlockDevice>;

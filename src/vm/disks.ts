@@ -37,7 +37,6 @@ export interface Disk {
   /** `qcow2`, or the driver's name of anything else. */
   format: string;
   readOnly: boolean;
-  removable: boolean;
   virtualSizeBytes: number;
   /** What the image takes now. */
   allocatedBytes: number;
@@ -65,14 +64,14 @@ const FILTERS = new Set([
 /** Asks QEMU for the guest's disks. */
 export async function queryDisks(
   qmp: QmpClient,
-): Promise<{ disks: Disk[]; leftOut: LeftOut[]; nodes: BlockNode[] }> {
+): Promise<{ disks: Disk[]; leftOut: LeftOut[] }> {
   const devices = await queryBlock(qmp);
   const nodes = await queryNodes(qmp);
   const graph = await queryGraph(qmp);
   const withPaths = await Promise.all(
     devices.map(async (device) => ({ ...device, qdev: await drivePath(qmp, device.qdev) })),
   );
-  return { ...disksOf(withPaths, nodes, graph), nodes };
+  return disksOf(withPaths, nodes, graph);
 }
 
 /**
@@ -148,7 +147,6 @@ function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
     source: node.file,
     format: node.drv,
     readOnly: node.ro,
-    removable: device.removable,
     virtualSizeBytes: node.image["virtual-size"],
     allocatedBytes: node.image["actual-size"] ?? node.image["virtual-size"],
     clusterSizeBytes: node.drv === "qcow2" ? node.image["cluster-size"] ?? null : null,

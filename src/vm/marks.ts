@@ -11,8 +11,8 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { describeHolder, type Holder, isLocked } from "../catalog/lock.ts";
-import { LockedError } from "../errors.ts";
+import { describeHolder, type Holder, takeDeadLock } from "../catalog/lock.ts";
+import { Failure, LockedError, messageOf } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { qomText, queryStatus } from "../qmp/queries.ts";
 
@@ -20,6 +20,7 @@ const log = getLogger(["qmpbackup", "vm"]);
 
 const LOCK = "qmpbackup-lock";
 const PAUSED = "qmpbackup-paused";
+const FROZEN = "qmpbackup-frozen";
 const SECRET_TEXT = "data";
 
 /** What stands in a VM's lock: who holds it, and the file lock that lives as long as its holder. */
@@ -58,12 +59,14 @@ export async function lockVm(
   holder: VmHolder,
 ): Promise<AsyncDisposable & { dead: VmHolder | null }> {
   const present = await readMark(qmp, LOCK);
-  let dead: VmHolder | null = null;
-  if (present !== null) {
-    dead = await deadHolder(present, holder.lockFile);
+  // Held until our mark is set: of two runs that find the same dead one, only one takes over.
+  using death = present === null ? null : await proveDead(present, holder.lockFile);
+  if (death) {
     log.warn("{holder} died and left this VM locked: taking over", {
-      holder: describeHolder(dead),
+      holder: describeHolder(death.holder),
     });
+    // The one who was faster has set its own by now.
+    if (await readMark(qmp, LOCK) !== present) throw lockedBy(await readMark(qmp, LOCK) ?? "");
     await removeMark(qmp, LOCK);
   }
   try {
@@ -74,10 +77,15 @@ export async function lockVm(
     throw now === null ? error : lockedBy(now);
   }
   const unlock = async () => {
-    // With the connection gone the mark stays; the next run finds its holder dead.
-    if (qmp.isOpen) await removeMark(qmp, LOCK);
+    // Where it can't be removed, the mark stays; the next run finds its holder dead.
+    if (!qmp.isOpen) return;
+    await removeMark(qmp, LOCK).catch((error) =>
+      log.error("The VM could not be unlocked, the next run will: {words}", {
+        words: messageOf(error),
+      })
+    );
   };
-  return { dead, [Symbol.asyncDispose]: unlock };
+  return { dead: death?.holder ?? null, [Symbol.asyncDispose]: unlock };
 }
 
 /**
@@ -87,7 +95,7 @@ export async function lockVm(
  */
 export async function refuseLockedVm(qmp: QmpClient): Promise<void> {
   const present = await readMark(qmp, LOCK);
-  if (present !== null) await deadHolder(present, null);
+  if (present !== null) (await proveDead(present, null))[Symbol.dispose]();
 }
 
 /** Takes away the lock of a run whose connection broke, over a new one. */
@@ -96,13 +104,24 @@ export async function unlockVm(qmp: QmpClient, holder: VmHolder): Promise<void> 
   if (present?.run === holder.run) await removeMark(qmp, LOCK);
 }
 
-/** @param ownLockFile Held by us, so that nobody else can hold it: a holder that names it is dead. */
-async function deadHolder(text: string, ownLockFile: string | null): Promise<VmHolder> {
+/**
+ * Proves that the holder of a VM's lock is dead, by taking its file lock, which is kept until disposed.
+ *
+ * @param ownLockFile Held by us, so that nobody else can hold it: a holder that names it is dead.
+ * @throws {LockedError} If it lives, or that can't be told.
+ */
+async function proveDead(
+  text: string,
+  ownLockFile: string | null,
+): Promise<Disposable & { holder: VmHolder }> {
   const holder = parseVmHolder(text);
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
-    const isOurs = ownLockFile !== null && await isSameFile(holder.lockFile, ownLockFile);
-    if (isOurs || !await isLocked(holder.lockFile)) return holder;
+    if (ownLockFile !== null && await isSameFile(holder.lockFile, ownLockFile)) {
+      return { holder, [Symbol.dispose]: () => {} };
+    }
+    const lock = await takeDeadLock(holder.lockFile);
+    if (lock) return { holder, [Symbol.dispose]: () => lock[Symbol.dispose]() };
   } catch {
     // It can't be asked (another user's, another mount namespace's): it may live.
   }
@@ -166,4 +185,40 @@ export async function resumeIfMarked(qmp: QmpClient): Promise<void> {
     await qmp.execute("cont");
   }
   await removeMark(qmp, PAUSED);
+}
+
+/** Marks that the guest's file systems are about to be frozen by us. */
+export async function markFrozen(qmp: QmpClient): Promise<void> {
+  await setMark(qmp, FROZEN, new Date().toISOString());
+}
+
+/** The guest's file systems are thawed again. */
+export async function clearFrozen(qmp: QmpClient): Promise<void> {
+  await removeMark(qmp, FROZEN);
+}
+
+/**
+ * Thaws a guest that a run of ours froze and then died.
+ *
+ * @param thaw Thaws it through its agent; null where no agent is known.
+ * @throws {Failure} If it can't be thawed, with what to do.
+ */
+export async function thawIfMarked(
+  qmp: QmpClient,
+  thaw: (() => Promise<void>) | null,
+): Promise<void> {
+  const since = await readMark(qmp, FROZEN);
+  if (since === null) return;
+  if (!thaw) {
+    throw new Failure(
+      `The guest's file systems may be frozen since ${since}, by a run that died: give the ` +
+        "--agent-socket, or thaw them (guest-fsfreeze-thaw) and remove the mark with the QMP " +
+        `command object-del, id "${FROZEN}"`,
+    );
+  }
+  log.warn("The guest's file systems may be frozen since {since}, by a run that died: thawing", {
+    since,
+  });
+  await thaw();
+  await clearFrozen(qmp);
 }

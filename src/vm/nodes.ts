@@ -48,7 +48,8 @@ export async function takeOffFilter(qmp: QmpClient, filter: string): Promise<voi
   if (!disk) {
     if (!edges.some(({ child }) => child === id)) return;
     throw new Failure(
-      `The node "${filter}" is in use, but not by a device: remove what is above it`,
+      `The filter "${filter}" is in use, but not by a device: another program has put a node on top ` +
+        "of it (an external snapshot, an export). Remove that, and run again",
     );
   }
   // Its present child, not the one of old: an external snapshot may have been taken under it.

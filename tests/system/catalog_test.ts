@@ -1,6 +1,7 @@
 import {
   assert,
   assertEquals,
+  assertExists,
   assertInstanceOf,
   assertRejects,
   assertStringIncludes,
@@ -13,7 +14,7 @@ import {
   syncPath,
   writeDurably,
 } from "../../src/catalog/durable.ts";
-import { isLocked, parseHolder } from "../../src/catalog/lock.ts";
+import { parseHolder, takeDeadLock } from "../../src/catalog/lock.ts";
 import { LOCK_FILE, RUNS_FOLDER } from "../../src/catalog/names.ts";
 import {
   formatRecord,
@@ -116,17 +117,20 @@ Deno.test("`takeLock()` refuses without a name if what stands in the lock is non
   assertStringIncludes(second.words, "its name is not known");
 });
 
-Deno.test("`isLocked()` is false where nobody holds the lock, and can't tell without a file", async () => {
+Deno.test("`takeDeadLock()` takes what nobody holds, and can't tell without a file", async () => {
   await using dir = await tempDir();
   const path = dir.join("lock");
-  await assertRejects(() => isLocked(path), Deno.errors.NotFound);
+  await assertRejects(() => takeDeadLock(path), Deno.errors.NotFound);
   await Deno.writeTextFile(path, "left over");
-  assertEquals(await isLocked(path), false);
+  {
+    using lock = await takeDeadLock(path);
+    assertExists(lock);
+  }
   assertEquals(await Deno.readTextFile(path), "left over");
 });
 
 Deno.test({
-  name: "`isLocked()` is true while another process holds the lock",
+  name: "`takeDeadLock()` takes nothing while another process holds the lock",
   // Deno 2.4 can only wait for a lock: what waits ends with the holder, not with the answer.
   sanitizeOps: "tryLock" in Deno.FsFile.prototype,
   sanitizeResources: "tryLock" in Deno.FsFile.prototype,
@@ -134,7 +138,7 @@ Deno.test({
     await using dir = await tempDir();
     const path = dir.join("lock");
     await using holder = await lockChild(path, "run-1");
-    assertEquals(await within(CHILD_MS, isLocked(path)), true);
+    assertEquals(await within(CHILD_MS, takeDeadLock(path)), null);
     await holder.end("kill -9");
   },
 });

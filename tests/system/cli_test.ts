@@ -80,7 +80,7 @@ const WRONG: [words: string, ...args: string[]][] = [
   ['"tcp:h:99999" is no TCP address', "info", "--show", "bitmaps", "--socket", "tcp:h:99999"],
   ["--show is one of blockdev, bitmaps, backups", "info", "--show", "disks"],
   ["--show backups needs --dir", "info", "--show", "backups"],
-  ["holds no records of backups", "info", "--show", "backups", "--dir", "none"],
+  ["does not exist", "info", "--show", "backups", "--dir", "none"],
   ["The VM's --socket is needed for this", "info", "--show", "blockdev"],
   ['"cleanup" needs --remove-bitmap', "cleanup", "--socket", "q"],
   ["needs either --targetfile or --target-dir", "restore", "merge", "--dir", "."],

@@ -38,7 +38,6 @@ export function aDisk(name = "disk0", change: Partial<Disk> = {}): Disk {
     source,
     format: "qcow2",
     readOnly: false,
-    removable: false,
     virtualSizeBytes: 16 << 20,
     allocatedBytes: 5 << 20,
     clusterSizeBytes: 65536,

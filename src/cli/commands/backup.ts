@@ -26,8 +26,14 @@ export async function backup({ values, io, progress, signal }: CommandContext): 
     signal,
     toolVersion: VERSION,
     onPlan: ({ disks }) => {
-      for (const { disk, level, reason } of disks) {
+      for (const { disk, level, reason, isFleeceOnTarget } of disks) {
         log.info("Disk {name}: {level} ({reason})", { name: disk.name, level, reason });
+        if (!isFleeceOnTarget) continue;
+        log.info(
+          "What the guest overwrites on {name} is kept on the target meanwhile: name a faster place " +
+            "with --fleece-dir if its writes must not wait for that",
+          { name: disk.name },
+        );
       }
     },
     onProgress: ({ disk }, job) =>

@@ -1,4 +1,5 @@
 import { resolve } from "@std/path";
+import { exists } from "../../catalog/durable.ts";
 import { readTarget } from "../../catalog/target.ts";
 import { UsageError } from "../../errors.ts";
 import { QmpClient } from "../../qmp/client.ts";
@@ -15,6 +16,7 @@ export async function info(context: CommandContext): Promise<number> {
 async function infoBackups({ values, io }: CommandContext): Promise<number> {
   if (values.dir === undefined) throw new UsageError("--show backups needs --dir");
   const target = await readTarget(resolve(values.dir));
+  if (!await exists(target.path)) throw new UsageError(`"${target.path}" does not exist`);
   if (!target.hasRecords) throw new UsageError(`"${target.path}" holds no records of backups`);
   if (!values.json) {
     io.stdout(backupsText(target));

@@ -1,11 +1,20 @@
+import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
 import { readTarget } from "../../catalog/target.ts";
-import { UsageError } from "../../errors.ts";
+import { messageOf, UsageError } from "../../errors.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
-import { pickPoint, pointsOfDisk, pointsOfRun, pointsOfTarget } from "../../restore/source.ts";
+import {
+  pickPoint,
+  pointsOfDisk,
+  pointsOfRun,
+  pointsOfTarget,
+  type RestorePoint,
+} from "../../restore/source.ts";
 import type { Values } from "../parse.ts";
 import { jsonLine, restoreText } from "../report.ts";
 import type { CommandContext } from "./context.ts";
+
+const log = getLogger(["qmpbackup", "restore"]);
 
 /** `qmpbackup restore merge`. */
 export async function restoreMerge(
@@ -63,9 +72,34 @@ async function jobsOfRun(
         "or restore single disks with --targetfile",
     );
   }
-  await Deno.mkdir(targetDir, { recursive: true });
-  return pointsOfRun(points, chosen).map((point) => ({
+  const ofRun = pointsOfRun(points, chosen);
+  warnOfOthers(points, ofRun, chosen);
+  await makeFolder(targetDir);
+  return ofRun.map((point) => ({
     point,
     targetFile: join(targetDir, `${point.disk}.${format}`),
   }));
+}
+
+/** A run may have been of some disks only: the others are not of that moment. */
+function warnOfOthers(points: RestorePoint[], ofRun: RestorePoint[], { runId }: RestorePoint) {
+  const held = new Set(ofRun.map(({ disk }) => disk));
+  const others = new Map(points.filter(({ disk }) => !held.has(disk)).map((p) => [p.disk, p]));
+  for (const { disk, name } of others.values()) {
+    log.warn(
+      "The run {runId} does not hold the disk {disk}, whose newest image is {name}: restore it by " +
+        "itself with --targetfile, or name a run that holds all with --until",
+      { runId, disk, name },
+    );
+  }
+}
+
+async function makeFolder(path: string) {
+  try {
+    await Deno.mkdir(path, { recursive: true });
+  } catch (error) {
+    throw new UsageError(`The folder "${path}" can't be made: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
 }

@@ -52,7 +52,10 @@ Deno.test("basisOf() refuses another run's bitmap", () => {
 });
 
 Deno.test("basisOf() refuses where the last backup has no bitmap", () => {
-  assertStringIncludes(reasonAgainst(aDiskWithBitmap(), { bitmap: null }), "the last backup has no bitmap");
+  assertStringIncludes(
+    reasonAgainst(aDiskWithBitmap(), { bitmap: null }),
+    "the last backup has no bitmap",
+  );
 });
 
 Deno.test("basisOf() refuses an inconsistent bitmap", () => {

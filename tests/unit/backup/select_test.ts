@@ -3,13 +3,14 @@ import { selectDisks } from "../../../src/backup/select.ts";
 import { UsageError } from "../../../src/errors.ts";
 import { aDisk, aRequest } from "../_fixtures.ts";
 
+const LEFT_OUT = [{ device: "cd0", reason: "the drive is empty" }];
 const disk = aDisk("disk0");
 const other = aDisk("disk1");
 const raw = aDisk("raw0", { format: "raw", holdsBitmaps: false });
 const flash = aDisk("pflash1", { format: "raw", id: "/machine/system.flash1" });
 
 function select(disks = [disk, other], change: Parameters<typeof aRequest>[0] = {}) {
-  const { selected, leftOut } = selectDisks(disks, aRequest(change));
+  const { selected, leftOut } = selectDisks(disks, LEFT_OUT, aRequest(change));
   return { selected: selected.map(({ name }) => name), leftOut };
 }
 
@@ -81,4 +82,8 @@ Deno.test("selectDisks() refuses where no disk is left, with the reasons", () =>
 
 Deno.test("selectDisks() refuses a VM without disks", () => {
   assertThrows(() => select([]), UsageError, "No disk is left to back up");
+});
+
+Deno.test("selectDisks() lets --exclude name a drive that is empty", () => {
+  assertEquals(select(undefined, { exclude: ["cd0"] }).selected, ["disk0", "disk1"]);
 });

@@ -104,7 +104,7 @@ function aNode(name: string, change: Partial<BlockNode> = {}): BlockNode {
 }
 
 function aDevice(inserted: BlockNode, change: Partial<BlockDevice> = {}): BlockDevice {
-  return { device: "", qdev: "/machine/peripheral/vd0", removable: false, inserted, ...change };
+  return { device: "", qdev: "/machine/peripheral/vd0", inserted, ...change };
 }
 
 /** A graph of edges "parent child name". */
@@ -208,10 +208,6 @@ Deno.test("disksOf() leaves out an empty drive", () => {
 });
 
 Deno.test("disksOf() leaves out a read-only disk", () => {
-  const device = aDevice(aNode("cd0", { ro: true }), { removable: true });
+  const device = aDevice(aNode("cd0", { ro: true }));
   assertEquals(disksOf([device], [], NO_GRAPH).leftOut, [{ device: "cd0", reason: "read-only" }]);
-});
-
-Deno.test("disksOf() takes removable media that can be written", () => {
-  assertEquals(onlyDisk([aNode("usb")], NO_GRAPH, { removable: true }).removable, true);
 });
