@@ -8,7 +8,7 @@ import { getLogger } from "@logtape/logtape";
 import { dirname } from "@std/path";
 import { restorePoints } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
-import { takeLock } from "../catalog/lock.ts";
+import { type Holder, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { createTarget, readTarget, refuseForeign, type Target } from "../catalog/target.ts";
@@ -49,8 +49,10 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
   await refuseEarly(qmp, request);
   const lockFile = await createTarget(request.target);
-  const holder = holderOf(lockFile);
-  using _target = await takeLock(lockFile, holder);
+  const run = newRun();
+  using _target = await takeLock(lockFile, run);
+  const lockInode = (await Deno.stat(lockFile)).ino ?? 0;
+  const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
   await recoverFrom(qmp, vm.dead, context);
   await recoverTarget(await readTarget(request.target));
@@ -79,7 +81,7 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, "00000000"));
 }
 
-function holderOf(lockFile: string): VmHolder {
+function newRun(): Holder {
   const now = new Date();
   const tag = crypto.randomUUID().slice(0, 8);
   return {
@@ -87,7 +89,6 @@ function holderOf(lockFile: string): VmHolder {
     host: Deno.hostname(),
     pid: Deno.pid,
     since: now.toISOString(),
-    lockFile,
   };
 }
 
@@ -123,6 +124,7 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
     log.warn("Connected again, to put back what the run had changed");
     await recoverFrom(qmp, holder, context);
     await unlockVm(qmp, holder);
+    await recoverTarget(await readTarget(dirname(dirname(holder.lockFile))));
   } catch (error) {
     log.error("What the run left in QEMU could not be put back, the next run will try: {words}", {
       words: messageOf(error),

@@ -7,6 +7,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import { messageOf } from "../errors.ts";
+import { ConnectionError } from "../wire/address.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
 
@@ -23,7 +24,11 @@ export class UndoStack implements AsyncDisposable {
         await undo();
         log.debug("Undone: {what}", { what });
       } catch (error) {
-        const words = `Could not ${what}: ${messageOf(error)}`;
+        // With the connection gone every step fails for one reason: said once, it is heard.
+        const words = error instanceof ConnectionError
+          ? `What the run put into QEMU could not be taken away: ${messageOf(error)}`
+          : `Could not ${what}: ${messageOf(error)}`;
+        if (this.leftovers.includes(words)) return;
         log.error("{words}", { words });
         this.leftovers.push(words);
       }

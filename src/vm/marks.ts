@@ -30,6 +30,8 @@ const VmHolder = v.object({
   pid: v.number(),
   since: v.string(),
   lockFile: v.string(),
+  /** A file made anew in its place says nothing: the holder may live on with the old one. */
+  lockInode: v.number(),
 });
 export type VmHolder = v.InferOutput<typeof VmHolder>;
 
@@ -60,7 +62,7 @@ export async function lockVm(
 ): Promise<AsyncDisposable & { dead: VmHolder | null }> {
   const present = await readMark(qmp, LOCK);
   // Held until our mark is set: of two runs that find the same dead one, only one takes over.
-  using death = present === null ? null : await proveDead(present, holder.lockFile);
+  using death = present === null ? null : await proveDead(present, holder);
   if (death) {
     log.warn("{holder} died and left this VM locked: taking over", {
       holder: describeHolder(death.holder),
@@ -107,30 +109,25 @@ export async function unlockVm(qmp: QmpClient, holder: VmHolder): Promise<void> 
 /**
  * Proves that the holder of a VM's lock is dead, by taking its file lock, which is kept until disposed.
  *
- * @param ownLockFile Held by us, so that nobody else can hold it: a holder that names it is dead.
+ * @param own Whose file lock is held by us, so that nobody else can hold it.
  * @throws {LockedError} If it lives, or that can't be told.
  */
 async function proveDead(
   text: string,
-  ownLockFile: string | null,
+  own: VmHolder | null,
 ): Promise<Disposable & { holder: VmHolder }> {
   const holder = parseVmHolder(text);
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
-    if (ownLockFile !== null && await isSameFile(holder.lockFile, ownLockFile)) {
-      return { holder, [Symbol.dispose]: () => {} };
-    }
+    const { ino } = await Deno.stat(holder.lockFile);
+    if (ino !== holder.lockInode) throw lockedBy(text);
+    if (holder.lockFile === own?.lockFile) return { holder, [Symbol.dispose]: () => {} };
     const lock = await takeDeadLock(holder.lockFile);
     if (lock) return { holder, [Symbol.dispose]: () => lock[Symbol.dispose]() };
   } catch {
     // It can't be asked (another user's, another mount namespace's): it may live.
   }
   throw lockedBy(text);
-}
-
-async function isSameFile(a: string, b: string): Promise<boolean> {
-  const [one, other] = await Promise.all([Deno.stat(a), Deno.stat(b)]);
-  return one.dev === other.dev && one.ino === other.ino;
 }
 
 function lockedBy(text: string): LockedError {

@@ -2,8 +2,14 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { AgentError, freeze, GuestAgent, thaw } from "../../src/guest/agent.ts";
 import { ConnectionError } from "../../src/wire/address.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { answer, type Behaviour, type FakeAgent, fakeAgent, refuse } from "./_fake_agent.ts";
-import { serve, within } from "./_peer.ts";
+import {
+  answer,
+  type Behaviour,
+  type FakeAgent,
+  fakeAgent,
+  refuse,
+} from "../support/fake_agent.ts";
+import { serve, within } from "../support/fake_peer.ts";
 
 /** For commands that are answered. */
 const TIMEOUT_MS = 2_000;

@@ -32,7 +32,7 @@ import {
 } from "../../src/catalog/target.ts";
 import { Failure, UsageError } from "../../src/errors.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { within } from "./_peer.ts";
+import { within } from "../support/fake_peer.ts";
 
 const HOLD_LOCK = fromFileUrl(new URL("./_hold_lock.ts", import.meta.url));
 const CHILD_MS = 10_000;

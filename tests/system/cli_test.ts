@@ -8,9 +8,9 @@ import {
 import { fromFileUrl } from "@std/path";
 import { EXIT_CODES } from "../../src/errors.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { answer, greet } from "./_fake_qmp.ts";
+import { answer, greet } from "../support/fake_qmp.ts";
 import { contentsOf, firstDifference, inParallel, KIB, makeLayer, names } from "./_images.ts";
-import { serve, within } from "./_peer.ts";
+import { serve, within } from "../support/fake_peer.ts";
 
 const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 const CHILD_MS = 20_000;

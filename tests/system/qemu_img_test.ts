@@ -10,7 +10,7 @@ import {
 } from "../../src/image/qemu_img.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { KIB, makeLayer, names } from "./_images.ts";
-import { within } from "./_peer.ts";
+import { within } from "../support/fake_peer.ts";
 
 const SOON_MS = 5_000;
 const SIZE = 1024 * KIB;

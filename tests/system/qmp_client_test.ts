@@ -9,8 +9,8 @@ import {
 import { type Address, ConnectionError } from "../../src/wire/address.ts";
 import { ProtocolError } from "../../src/wire/json_stream.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { greet, GREETING, refuse, reply } from "./_fake_qmp.ts";
-import { type Peer, serve, within } from "./_peer.ts";
+import { greet, GREETING, refuse, reply } from "../support/fake_qmp.ts";
+import { type Peer, serve, within } from "../support/fake_peer.ts";
 
 const OPTIONS: QmpOptions = { timeoutMs: 5_000 };
 /** Far below `OPTIONS.timeoutMs`: what must not wait for a time-out. */

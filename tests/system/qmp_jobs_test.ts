@@ -5,8 +5,8 @@ import { endJob, JobError, waitForJob } from "../../src/qmp/jobs.ts";
 import type { Job } from "../../src/qmp/queries.ts";
 import { ConnectionError } from "../../src/wire/address.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { answer, Refusal } from "./_fake_qmp.ts";
-import { type Peer, serve, within } from "./_peer.ts";
+import { answer, Refusal } from "../support/fake_qmp.ts";
+import { type Peer, serve, within } from "../support/fake_peer.ts";
 
 const SOON_MS = 2_000;
 /** Longer than any test: what must be woken by something else. */

@@ -5,7 +5,7 @@
  */
 
 import { assertEquals } from "@std/assert";
-import type { Command, Peer } from "./_peer.ts";
+import type { Command, Peer } from "./fake_peer.ts";
 
 /** As QEMU 7.2.22 greets. */
 export const GREETING = {

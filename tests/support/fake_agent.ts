@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Command, type FakePeer, type Peer, serve } from "./_peer.ts";
+import { type Command, type FakePeer, type Peer, serve } from "./fake_peer.ts";
 
 /** What the agent does with a command before the usual; true if it is instead of the usual. */
 export type Behaviour = (

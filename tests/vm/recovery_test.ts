@@ -1,0 +1,136 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
+import {
+  assertNothingLeft,
+  filesOf,
+  queryBlock,
+  type Scene,
+  scene,
+  until,
+  untilSwitched,
+} from "../support/scene.ts";
+import { proxy } from "../support/proxy.ts";
+import { ended, startTool, succeed, tool } from "../support/tool.ts";
+
+const MIB = 1 << 20;
+const SLOW = ["--speed-limit", String(MIB)];
+
+async function fullThenChanges(s: Scene) {
+  await succeed(s.backupArgs("full"));
+  await s.vm.write("vd0", 0x51, 0, 12 * MIB);
+}
+
+async function autoHoldsAll(s: Scene, ...more: string[]) {
+  await s.vm.execute("stop");
+  await s.remember("now");
+  await s.vm.execute("cont");
+  const result = await succeed(s.backupArgs("auto", ...more));
+  await s.assertRestores("now");
+  await assertNothingLeft(s.vm, 1);
+  const fleeces = await Array.fromAsync(Deno.readDir(s.dir.path), ({ name }) => name);
+  assertEquals(fleeces.filter((name) => name.endsWith(".fleece")), []);
+  assertEquals((await filesOf(s.target)).filter((file) => file.endsWith(".partial")), []);
+  return result;
+}
+
+Deno.test("a run that is cut off while it copies puts QEMU in order over a new connection", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket);
+  const args = ["--socket", line.path, "--level", "inc", "--target", s.target, ...SLOW];
+  const running = tool(["backup", ...args]);
+  await untilSwitched(s.vm);
+  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 2);
+  line.cut();
+  const { code, stderr } = await running;
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "Connected again");
+  await assertNothingLeft(s.vm, 1);
+  const { stdout } = await autoHoldsAll(s);
+  assertMatch(stdout, /disk0 +inc +done/);
+});
+
+Deno.test("what could not be taken away is taken away by the next run, its lock left or not", async () => {
+  await using s = await scene({ disks: 1, vm: { running: true } });
+  await fullThenChanges(s);
+  const child = startTool(s.backupArgs("inc", ...SLOW));
+  await untilSwitched(s.vm);
+  const snapshot = async () => {
+    const nodes = await s.vm.execute("query-named-block-nodes", { flat: true }) as {
+      "node-name": string;
+    }[];
+    return nodes.map((node) => node["node-name"]).find((name) => name.endsWith("-snap"));
+  };
+  await until(async () => await snapshot() !== undefined);
+  // Another client holds on to the snapshot.
+  const addr = { type: "unix", data: { path: s.dir.join("nbd") } };
+  await s.vm.execute("nbd-server-start", { addr });
+  const name = await snapshot();
+  await s.vm.execute("block-export-add", { type: "nbd", id: "held", "node-name": name });
+  child.kill("SIGTERM");
+  const { code, stderr } = await ended(child);
+  assertEquals(code, 143);
+  assertMatch(stderr, /ERROR Could not remove the node ".*-snap"/);
+  const held = await tool(s.backupArgs("auto"));
+  assertEquals(held.code, 1, "not while somebody holds it");
+  await s.vm.execute("block-export-del", { id: "held", mode: "hard" });
+  await until(async () => (await s.vm.execute("query-block-exports") as unknown[]).length === 0);
+  await s.vm.execute("nbd-server-stop");
+  await autoHoldsAll(s);
+});
+
+Deno.test("a dead run is cleaned up though its target and its lock are gone", async () => {
+  await using s = await scene({ vm: { running: true } });
+  const child = startTool(s.backupArgs("full", ...SLOW));
+  await untilSwitched(s.vm);
+  child.kill("SIGKILL");
+  await ended(child);
+  await s.vm.execute("cont");
+  await Deno.remove(s.target, { recursive: true });
+  const { code, stderr } = await tool(s.backupArgs("auto"));
+  // Whether it is dead can't be told without its lock file: the message says what to do.
+  assertEquals(code, 11);
+  assertStringIncludes(stderr, 'object-del, id "qmpbackup-lock"');
+  await s.vm.execute("object-del", { id: "qmpbackup-lock" });
+  await succeed(s.backupArgs("auto"));
+  const roots = (await queryBlock(s.vm)).map(({ inserted }) => inserted?.["node-name"]);
+  assertEquals(roots, ["disk0", "disk1"]);
+});
+
+Deno.test("a guest that a dead run left frozen is thawed", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const path = s.dir.join("agent");
+  let onFreeze = () => {};
+  await using agent: FakeAgent = fakeAgent(path, ({ execute }) => {
+    if (execute === "guest-fsfreeze-freeze") onFreeze();
+    return false;
+  });
+  const options = ["--agent-socket", path];
+  const child = startTool(s.backupArgs("inc", ...options));
+  onFreeze = () => child.kill("SIGKILL");
+  await ended(child);
+  onFreeze = () => {};
+  assert(agent.frozen);
+  const without = await tool(s.backupArgs("auto"));
+  assertEquals(without.code, 1);
+  assertMatch(without.stderr, /may be frozen since .*: give the --agent-socket/);
+  const { stderr } = await autoHoldsAll(s, ...options);
+  assertStringIncludes(stderr, "by a run that died: thawing");
+  assert(!agent.frozen);
+});
+
+Deno.test("an agent freezes several disks, whose pause and freeze are in the result", async () => {
+  await using s = await scene({ vm: { running: true } });
+  const path = s.dir.join("agent");
+  await using agent = fakeAgent(path);
+  const { stdout } = await succeed(s.backupArgs("full", "--agent-socket", path, "--json"));
+  const { hold } = JSON.parse(stdout) as { hold: { kind: string; frozenMs: number } };
+  assertEquals(hold.kind, "stop");
+  assert(hold.frozenMs > 0);
+  assertEquals(agent.received, [
+    "guest-fsfreeze-status",
+    "guest-fsfreeze-freeze",
+    "guest-fsfreeze-thaw",
+  ]);
+});
