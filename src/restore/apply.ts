@@ -5,10 +5,11 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { dirname, relative } from "@std/path";
+import { dirname, join, relative } from "@std/path";
+import { images } from "../catalog/chains.ts";
 import { removeFile, replaceSymlink, syncPath } from "../catalog/durable.ts";
 import type { DiskRecord } from "../catalog/record.ts";
-import { supersede, updateRows } from "../catalog/target.ts";
+import { readTarget, supersede, updateRows } from "../catalog/target.ts";
 import { qemuImg } from "../image/qemu_img.ts";
 import { commandOf, shellText, type Step } from "./in_place.ts";
 
@@ -40,6 +41,23 @@ export async function applySteps(
   }
 }
 
+/**
+ * Removes what an interrupted `commit` had recorded as given up and not removed yet.
+ *
+ * @param dir The disk's folder.
+ */
+export async function removeGivenUp(target: string, dir: string): Promise<void> {
+  const rows = images((await readTarget(target)).runs).map(({ disk }) => disk);
+  const isNeeded = (file: string) =>
+    rows.some(({ parent, file: other, result }) =>
+      parent === file || (other === file && result === "done")
+    );
+  for (const { file, result } of rows) {
+    const path = join(target, file);
+    if (result === "superseded" && dirname(path) === dir && !isNeeded(file)) await removeFile(path);
+  }
+}
+
 async function applyStep(step: Step, argv: string[], target: string | null, signal: AbortSignal) {
   switch (step.kind) {
     case "commit":
@@ -67,6 +85,12 @@ async function applyStep(step: Step, argv: string[], target: string | null, sign
 
 /** The full backup holds an increment's contents now: its point lies there, and so does what builds on it. */
 function moveInto(row: DiskRecord, file: string, base: string): boolean {
+  if (row.file === base && row.result === "superseded") {
+    // The two change names: the increment's is what is no point any more, and may be removed.
+    row.file = file;
+    row.parent = null;
+    return true;
+  }
   if (row.file === file) {
     row.file = base;
     row.parent = null;

@@ -10,7 +10,7 @@ import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
 import { Failure, UsageError } from "../errors.ts";
 import { checkImage, imageFacts, qemuImg } from "../image/qemu_img.ts";
-import { planPasses } from "./passes.ts";
+import { planPasses, rawSource } from "./passes.ts";
 import type { Layer, RestorePoint } from "./source.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);
@@ -116,9 +116,14 @@ export async function checkImages(
 ): Promise<{ virtualSizeBytes: number; backings: (string | null)[] }> {
   const backings: (string | null)[] = [];
   let virtualSizeBytes = 0;
-  for (const { path } of layers) {
+  for (const { path, isRaw } of layers) {
     if (!await exists(path)) {
       throw new Failure(`The image "${path}" is missing: what builds on it can't be restored`);
+    }
+    if (isRaw) {
+      virtualSizeBytes = (await Deno.stat(path)).size;
+      backings.push(null);
+      continue;
     }
     const facts = await imageFacts(path, { signal });
     if (facts.dataFile !== null) {
@@ -162,7 +167,10 @@ async function convert(
   const partial = targetFile + PARTIAL_SUFFIX;
   const between = (pass: number) => `${targetFile}.pass${pass}${PARTIAL_SUFFIX}`;
   const limit = rateLimitBytesPerSecond > 0 ? ["-r", String(rateLimitBytesPerSecond)] : [];
-  const passes = planPasses(layers.map(({ path }) => path), between);
+  const [only] = layers;
+  const passes = only?.isRaw
+    ? [{ source: rawSource(only.path), isLast: true }]
+    : planPasses(layers.map(({ path }) => path), between);
   await using made = new AsyncDisposableStack();
   for (const [index, { source, isLast }] of passes.entries()) {
     const output = isLast ? partial : between(index + 1);

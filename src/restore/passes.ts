@@ -51,6 +51,11 @@ function fits(layers: string[], limits: Limits): boolean {
     new TextEncoder().encode(chainSource(layers)).length <= limits.bytes;
 }
 
+/** `json:{…}` of a raw image, whatever its first bytes look like. */
+export function rawSource(filename: string): string {
+  return `json:${JSON.stringify({ driver: "raw", file: { driver: "file", filename } })}`;
+}
+
 interface ImageOptions {
   driver: "qcow2";
   file: { driver: "file"; filename: string };

@@ -6,10 +6,11 @@
  */
 
 import { basename, dirname, join, resolve } from "@std/path";
-import { chainOf, images, restorePoints } from "../catalog/chains.ts";
+import * as v from "valibot";
+import { ChainError, chainOf, images, restorePoints } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
 import { orderByName } from "../catalog/name_order.ts";
-import { type DiskLevel, PARTIAL_SUFFIX, RUNS_FOLDER } from "../catalog/names.ts";
+import { type DiskLevel, parseImageName, PARTIAL_SUFFIX, RUNS_FOLDER } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { readTarget, type Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
@@ -22,6 +23,8 @@ export interface Layer {
   parent: string | null;
   /** UTC milliseconds of the moment it holds. */
   timeMs: number;
+  /** A raw image of the reference's; ours are all qcow2. */
+  isRaw?: true;
 }
 
 /** A point that can be restored. */
@@ -74,7 +77,8 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
     if (points.length > 0) return points;
   }
   await refusePartials(dir, []);
-  return pointsOfNames(dir, (await listFiles(dir)).filter(isWanted));
+  const names = (await listFiles(dir)).filter(isWanted);
+  return pointsOfNames(dir, names, await rawDisks(dir, names));
 }
 
 /** All points of a target with records, oldest first. */
@@ -111,17 +115,28 @@ function timeOf(run: RunRecord): number {
 /**
  * Points from the images' names alone: the time stamps give the order. Pure.
  *
+ * @param raw The names of disks whose images are raw.
  * @throws {UsageError} If there is no image.
  * @throws {ChainError} If the names don't tell the order.
  */
-export function pointsOfNames(dir: string, names: string[]): RestorePoint[] {
+export function pointsOfNames(
+  dir: string,
+  names: string[],
+  raw: ReadonlySet<string> = new Set(),
+): RestorePoint[] {
   const ordered = orderByName(dir, names);
   if (ordered.length === 0) throw new UsageError(`There are no backups in "${dir}"`);
   const chains = new Map<string, Layer[]>();
   return ordered.map(({ name, level, unixSeconds, parent }) => {
     const timeMs = unixSeconds * 1000;
     const below = parent === null ? [] : chains.get(parent) ?? [];
-    const layer = { path: join(dir, name), parent: below.at(-1)?.path ?? null, timeMs };
+    const isRaw = raw.has(parseImageName(name)?.diskFileName ?? name);
+    const layer: Layer = {
+      path: join(dir, name),
+      parent: below.at(-1)?.path ?? null,
+      timeMs,
+      ...(isRaw ? { isRaw } : {}),
+    };
     const layers = [...below, layer];
     chains.set(name, layers);
     return {
@@ -132,9 +147,41 @@ export function pointsOfNames(dir: string, names: string[]): RestorePoint[] {
       level,
       runId: null,
       target: null,
-      layers: () => layers,
+      layers: () => {
+        if (isRaw && level === "inc") throw new ChainError(rawIncrement(layer));
+        return layers;
+      },
     };
   });
+}
+
+function rawIncrement({ path }: Layer): string {
+  return `"${path}" is a raw increment, which can't tell a zero from what did not change: the full ` +
+    "backup before it can be restored, with --until";
+}
+
+/** The disks whose images are raw, as the reference's `.config` says: an image's own bytes may lie. */
+async function rawDisks(dir: string, names: string[]): Promise<Set<string>> {
+  const disks = new Set(names.map((name) => parseImageName(name)?.diskFileName ?? name));
+  const raw = new Set<string>();
+  for (const disk of disks) {
+    for (const folder of [dirname(dir), dir]) {
+      if (await configFormat(join(folder, `${disk}.config`)) === "raw") raw.add(disk);
+    }
+  }
+  return raw;
+}
+
+async function configFormat(path: string): Promise<string | null> {
+  try {
+    const config = v.safeParse(
+      v.object({ format: v.string() }),
+      JSON.parse(await Deno.readTextFile(path)),
+    );
+    return config.success ? config.output.format : null;
+  } catch {
+    return null;
+  }
 }
 
 /** The points of all disks at one moment: those of the run that a point belongs to. */

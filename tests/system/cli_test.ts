@@ -397,3 +397,21 @@ async function runs(program: string): Promise<boolean> {
     return false;
   }
 }
+
+Deno.test("`main --syslog` hands each line to logger with its priority", async () => {
+  await using dir = await tempDir();
+  const logger = dir.join("logger");
+  await Deno.writeTextFile(
+    logger,
+    `#!/bin/sh\necho "$@" >${dir.path}/args; cat >${dir.path}/lines\n`,
+  );
+  await Deno.chmod(logger, 0o755);
+  await Deno.mkdir(dir.join("disk0"));
+  await makeLayer(dir.join("disk0/FULL-1-d"), 64 * KIB, []);
+  const line = "restore merge --syslog --dir disk0 --targetfile out".split(" ");
+  const path = `${dir.path}:${Deno.env.get("PATH")}`;
+  const { code, stderr } = await qmpbackup(line, { PATH: path }, dir.path);
+  assertEquals(code, 0, stderr);
+  assertEquals((await Deno.readTextFile(dir.join("args"))).trim(), "--tag qmpbackup --prio-prefix");
+  assertMatch(await Deno.readTextFile(dir.join("lines")), /^<14>Restoring FULL-1-d from 1 images/);
+});

@@ -579,3 +579,19 @@ function runRecord(
     warnings: [],
   };
 }
+
+Deno.test("`pointsOfDisk()` knows the reference's raw images by their .config, and what can't be", async () => {
+  await using dir = await tempDir();
+  const folder = dir.join("disk0");
+  await Deno.mkdir(folder);
+  await Deno.writeTextFile(dir.join("d.raw.config"), '{"format": "raw"}');
+  // What a guest wrote into its raw disk must not be taken for a header.
+  const contents = new Uint8Array(SIZE).fill(7);
+  contents.set([0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3]);
+  await Deno.writeFile(`${folder}/FULL-1-d.raw`, contents);
+  await Deno.writeFile(`${folder}/INC-2-d.raw`, new Uint8Array(SIZE));
+  const error = await assertRejects(() => restore(folder, dir.join("out")), Failure);
+  assertStringIncludes(error.message, "is a raw increment");
+  await restore(folder, dir.join("out"), { until: "FULL-1-d.raw", format: "raw" });
+  assertEquals(firstDifference(await Deno.readFile(dir.join("out")), contents), null);
+});

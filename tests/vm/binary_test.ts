@@ -26,6 +26,9 @@ Deno.test("the compiled binary backs up, takes an increment and restores", async
   // As on a bare hypervisor: no home, nothing but a path to qemu-img.
   const binary = (...args: string[]) => run(`${ROOT}qmpbackup`, args, { PATH: "/usr/bin:/bin" });
   assertMatch(await binary("--version"), /^qmpbackup \d+\.\d+\.\d+\n$/);
+  // Under the reference's other name it takes that program's command line.
+  const qmprestore = s.dir.join("qmprestore");
+  await Deno.symlink(`${ROOT}qmpbackup`, qmprestore);
   for (const level of ["full", "inc"]) {
     await s.vm.write("vd1", level.length, 1 << 20, 1 << 20);
     await s.remember(level);
@@ -33,7 +36,12 @@ Deno.test("the compiled binary backs up, takes an increment and restores", async
     const out = s.dir.join(`${level}.out`);
     await binary("restore", "merge", "--dir", s.target, "--target-dir", out);
     for (const i of [0, 1]) {
-      await compare(s.dir.join(`${level}.vd${i}.raw`), "raw", `${out}/disk${i}.qcow2`, "qcow2");
+      const held = s.dir.join(`${level}.vd${i}.raw`);
+      await compare(held, "raw", `${out}/disk${i}.qcow2`, "qcow2");
+      const file = s.dir.join(`${level}.${i}.qcow2`);
+      const args = ["--skip-check", "merge", "--dir", `${s.target}/disk${i}`, "--targetfile", file];
+      await run(qmprestore, args, { PATH: "/usr/bin:/bin" });
+      await compare(held, "raw", file, "qcow2");
     }
   }
 });

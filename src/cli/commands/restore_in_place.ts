@@ -3,7 +3,7 @@ import { takeLock } from "../../catalog/lock.ts";
 import { LOCK_FILE } from "../../catalog/names.ts";
 import { UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
-import { applySteps } from "../../restore/apply.ts";
+import { applySteps, removeGivenUp } from "../../restore/apply.ts";
 import { commandOf, planCommit, planRebase, shellText, type Step } from "../../restore/in_place.ts";
 import { checkImages } from "../../restore/merge.ts";
 import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
@@ -18,11 +18,15 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     const dir = resolve(values.dir ?? ".");
     const target = (await pointsOfDisk(dir, values.filter))[0]?.target ?? null;
     using _lock = target === null ? null : await takeLock(join(target, LOCK_FILE), holder());
+    if (target !== null && !values["dry-run"]) await removeGivenUp(target, dir);
     const points = (await pointsOfDisk(dir, values.filter)).filter(({ level }) => level !== "copy");
     const point = pickPoint(points, values.until ?? null);
     const layers = point.layers();
     if (layers.length < 2) {
       throw new UsageError(`"${point.name}" in "${dir}" has no increment: there is nothing to do`);
+    }
+    if (layers.some(({ isRaw }) => isRaw)) {
+      throw new UsageError(`"${dir}" holds raw images, which can't be linked: use restore merge`);
     }
     await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
     const steps = await planSteps(way, points, layers);
