@@ -8,7 +8,7 @@ import { dirname, join } from "@std/path";
 import { diskFileName } from "../catalog/names.ts";
 import { type Target } from "../catalog/target.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { queryIdentity, queryStatus } from "../qmp/queries.ts";
+import { queryIdentity, queryStatus, queryTpms } from "../qmp/queries.ts";
 import { queryFeatures } from "../qmp/schema.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
 import { adoptChains } from "./adopt.ts";
@@ -18,6 +18,9 @@ import type { Facts } from "./plan.ts";
 export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): Promise<Facts> {
   const { disks, leftOut } = await queryDisks(qmp);
   const vm = await queryIdentity(qmp);
+  const tpms = (await queryTpms(qmp)).map((id) => (
+    { device: id, reason: "a TPM, whose state is no disk: back its directory up by itself" }
+  ));
   const files = await listFolders(target, disks);
   const adopted = await adoptChains(target, disks, files, vm);
   return {
@@ -25,7 +28,7 @@ export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): 
     runState: (await queryStatus(qmp)).status,
     features: await queryFeatures(qmp),
     disks,
-    leftOut,
+    leftOut: [...leftOut, ...tpms],
     target: { ...target, runs: [...adopted, ...target.runs] },
     adopted,
     files,

@@ -8,7 +8,7 @@
 
 import * as v from "valibot";
 import { Failure } from "../errors.ts";
-import type { QmpClient } from "./client.ts";
+import { type QmpClient, QmpCommandError } from "./client.ts";
 
 /** An answer of QEMU's that has not the shape its manual gives it. */
 export class UnexpectedAnswerError extends Failure {
@@ -147,6 +147,17 @@ export async function queryIdentity(qmp: QmpClient): Promise<VmIdentity> {
   const { name } = decodeAnswer("query-name", Name, await qmp.execute("query-name"));
   const { UUID } = decodeAnswer("query-uuid", Uuid, await qmp.execute("query-uuid"));
   return { name, uuid: /^[0-]+$/.test(UUID) ? "" : UUID };
+}
+
+/** `query-tpm`: the ids of the guest's TPMs; none where this QEMU was built without them. */
+export async function queryTpms(qmp: QmpClient): Promise<string[]> {
+  const Tpms = v.array(v.object({ id: v.string() }));
+  try {
+    return decodeAnswer("query-tpm", Tpms, await qmp.execute("query-tpm")).map(({ id }) => id);
+  } catch (error) {
+    if (error instanceof QmpCommandError) return [];
+    throw error;
+  }
 }
 
 /** The names of the properties of a QOM object (`qom-list`); null where there is no such object. */

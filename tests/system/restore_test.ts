@@ -1,4 +1,10 @@
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { LOCK_FILE, RUNS_FOLDER } from "../../src/catalog/names.ts";
 import { formatRecord, RECORD_HEAD, type RunRecord } from "../../src/catalog/record.ts";
 import { createTarget } from "../../src/catalog/target.ts";
@@ -595,3 +601,44 @@ Deno.test("`pointsOfDisk()` knows the reference's raw images by their .config, a
   await restore(folder, dir.join("out"), { until: "FULL-1-d.raw", format: "raw" });
   assertEquals(firstDifference(await Deno.readFile(dir.join("out")), contents), null);
 });
+
+Deno.test("`--rate-limit` slows `restore merge` down, and changes nothing else", async () => {
+  await using dir = await tempDir();
+  const folder = dir.join("disk0");
+  await Deno.mkdir(folder);
+  // QEMU limits from the second piece on; one has 2 MiB.
+  const sizeBytes = 16 * SIZE;
+  await makeLayer(`${folder}/FULL-1-d`, sizeBytes, [[0, sizeBytes, 9]]);
+  const start = performance.now();
+  const point = pickPoint(await pointsOfDisk(folder), null);
+  const options = mergeOptions({ rateLimitBytesPerSecond: sizeBytes / 2, format: "raw" });
+  await merge([{ point, targetFile: dir.join("out") }], options);
+  assertGreater(performance.now() - start, 1000);
+  await assertHolds(dir.join("out"), "raw", sizeBytes, [[0, sizeBytes, 9]]);
+});
+
+Deno.test("`--skip-check` restores what can be read of an image that its check refuses", async () => {
+  await using dir = await tempDir();
+  const folder = dir.join("disk0");
+  await Deno.mkdir(folder);
+  const path = `${folder}/FULL-1-d`;
+  await makeLayer(path, SIZE, [[0, KIB, 9]]);
+  await breakRefcounts(path);
+  await assertRejects(() => restore(folder, dir.join("out")), Failure, "check failed");
+  const skipCheck = { format: "raw", skipCheck: true } as const;
+  await restore(folder, dir.join("out"), skipCheck);
+  await assertHolds(dir.join("out"), "raw", SIZE, [[0, KIB, 9]]);
+});
+
+/** Sets the reference counts of all clusters to 0, as a crash may leave them: reading needs none. */
+async function breakRefcounts(path: string) {
+  using file = await Deno.open(path, { read: true, write: true });
+  const header = new Uint8Array(64);
+  await file.read(header);
+  const table = Number(new DataView(header.buffer).getBigUint64(48));
+  const entry = new Uint8Array(8);
+  await file.seek(table, Deno.SeekMode.Start);
+  await file.read(entry);
+  await file.seek(Number(new DataView(entry.buffer).getBigUint64(0)), Deno.SeekMode.Start);
+  await file.write(new Uint8Array(64));
+}
