@@ -91,9 +91,22 @@ export async function createTarget(path: string): Promise<string> {
   return join(path, LOCK_FILE);
 }
 
-/** Writes a run's record, whole or not at all. This is what makes a backup count. */
+/**
+ * Writes a run's record, whole or not at all. This is what makes a backup count.
+ *
+ * @throws {RecordError} If it can't be written: nothing counts then.
+ */
 export async function writeRun(path: string, record: RunRecord): Promise<void> {
-  await writeDurably(join(path, RUNS_FOLDER, `${record.id}.json`), formatRecord(record));
+  const file = join(path, RUNS_FOLDER, `${record.id}.json`);
+  try {
+    await writeDurably(file, formatRecord(record));
+  } catch (error) {
+    throw new RecordError(
+      `The record "${file}" can't be written (is the target still there, is it full?): ` +
+        messageOf(error),
+      { cause: error },
+    );
+  }
 }
 
 /** Writes the chain's id, as the reference does: no newline. */
