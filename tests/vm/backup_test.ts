@@ -173,3 +173,16 @@ Deno.test("backup refuses before it touches anything", async (t) => {
     assertEquals(names.includes("target"), false);
   });
 });
+
+Deno.test("backup reaches a VM over TCP", async () => {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  listener.close();
+  const qmp = ["-qmp", `tcp:127.0.0.1:${port},server=on,wait=off`];
+  await using s = await scene({ vm: { qemuArgs: qmp } });
+  await s.remember("full");
+  await succeed([
+    ...["backup", "--socket", `tcp:127.0.0.1:${port}`, "--level", "full", "--target", s.target],
+  ]);
+  await s.assertRestores("full");
+});
