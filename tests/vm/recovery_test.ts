@@ -36,6 +36,7 @@ async function autoHoldsAll(s: Scene, ...more: string[]) {
 Deno.test("a run that is cut off while it copies puts QEMU in order over a new connection", async () => {
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
+  await s.vm.write("vd1", 0x52, 0, 12 * MIB);
   await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket);
   const args = ["--socket", line.path, "--level", "inc", "--target", s.target, ...SLOW];
   const running = tool(["backup", ...args]);
