@@ -13,7 +13,7 @@ import { runId, tagOf } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { createTarget, readTarget, refuseForeign, type Target } from "../catalog/target.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import { GuestAgent, thawAnew } from "../guest/agent.ts";
+import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import type { Job } from "../qmp/queries.ts";
 import { lockVm, resumeIfMarked, thawIfMarked, unlockVm, type VmHolder } from "../vm/marks.ts";
@@ -139,7 +139,12 @@ async function connectAgent(
 ): Promise<GuestAgent | null> {
   if (!agentSocket || (quiesce === "no" && disks.length === 1)) return null;
   try {
-    return await GuestAgent.connect(agentSocket, agentTimeoutMs);
+    await using stack = new AsyncDisposableStack();
+    const agent = stack.use(await GuestAgent.connect(agentSocket, agentTimeoutMs));
+    // Known before anything is written.
+    if (quiesce === "require") await refuseFrozen(agent);
+    stack.move();
+    return agent;
   } catch (error) {
     if (quiesce === "require") throw error;
     warnings.push(

@@ -183,6 +183,18 @@ export class GuestAgent implements AsyncDisposable {
 }
 
 /**
+ * Looks whether the guest's file systems can be frozen at all (`guest-fsfreeze-status`).
+ *
+ * @throws {AgentError} If they are frozen, by somebody else, or this agent can't freeze.
+ */
+export async function refuseFrozen(agent: GuestAgent): Promise<void> {
+  if (await agent.execute("guest-fsfreeze-status") === "thawed") return;
+  throw new AgentError(
+    "The guest's file systems are frozen already: thaw them (guest-fsfreeze-thaw) and try again",
+  );
+}
+
+/**
  * Freezes the guest's file systems (`guest-fsfreeze-freeze`); disposing thaws them.
  *
  * A freeze that fails or takes too long is thawed before the error is thrown: the agent works its
@@ -192,11 +204,7 @@ export class GuestAgent implements AsyncDisposable {
  * @throws {AgentError} If the guest can't be frozen, or was frozen by somebody else before.
  */
 export async function freeze(agent: GuestAgent): Promise<AsyncDisposable> {
-  if (await agent.execute("guest-fsfreeze-status") !== "thawed") {
-    throw new AgentError(
-      "The guest's file systems are frozen already: thaw them (guest-fsfreeze-thaw) and try again",
-    );
-  }
+  await refuseFrozen(agent);
   try {
     await agent.execute("guest-fsfreeze-freeze");
   } catch (error) {
