@@ -9,7 +9,7 @@ import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import { ChainError } from "../catalog/chains.ts";
 import { type NamedImage, orderByName } from "../catalog/name_order.ts";
-import { diskFileName, isBackupBitmap } from "../catalog/names.ts";
+import { diskFileName, referenceBitmaps } from "../catalog/names.ts";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
 import { Failure, messageOf } from "../errors.ts";
@@ -30,6 +30,7 @@ export interface Foreign {
  * Makes records for the reference's chains of these disks.
  *
  * @param files The files in each folder of the target.
+ * @param tag Of this run: what was adopted by another one keeps its records.
  * @returns One for each point in time, to be put before the target's own; none for a chain that can't
  * go on, which is logged.
  */
@@ -38,6 +39,7 @@ export async function adoptChains(
   disks: Disk[],
   files: Map<string, string[]>,
   vm: VmIdentity,
+  tag: string,
 ): Promise<RunRecord[]> {
   if (target.chainId === null) return [];
   const recorded = new Set(target.runs.flatMap((run) => run.disks.map(({ id }) => id)));
@@ -46,7 +48,7 @@ export async function adoptChains(
     const foreign = await findForeign(target, disk, files);
     if (foreign) found.push(foreign);
   }
-  return adoptedRuns(found, target.chainId, vm);
+  return adoptedRuns(found, target.chainId, vm, tag);
 }
 
 /** 0.47 names a folder by the node or the device, 0.67 by the disk's file. */
@@ -75,14 +77,19 @@ async function findForeign(
 }
 
 /** The records. Pure. */
-export function adoptedRuns(found: Foreign[], chainId: string, vm: VmIdentity): RunRecord[] {
+export function adoptedRuns(
+  found: Foreign[],
+  chainId: string,
+  vm: VmIdentity,
+  tag: string,
+): RunRecord[] {
   const times = new Set(found.flatMap(({ images }) => images.map((image) => image.unixSeconds)));
   return [...times].sort((a, b) => a - b).map((unixSeconds, index): RunRecord => {
     const time = new Date(unixSeconds * 1000).toISOString();
     const disks = found.flatMap((foreign) => rowsOf(foreign, unixSeconds, chainId));
     return {
       ...RECORD_HEAD,
-      id: `adopted-${unixSeconds}`,
+      id: `adopted-${unixSeconds}-${tag}`,
       sequence: index + 1,
       level: disks[0]?.level ?? "full",
       state: "done",
@@ -104,9 +111,11 @@ export function adoptedRuns(found: Foreign[], chainId: string, vm: VmIdentity): 
 function rowsOf({ disk, folder, images }: Foreign, unixSeconds: number, chainId: string) {
   const newest = images.findLast(({ level }) => level !== "copy");
   return images.filter((image) => image.unixSeconds === unixSeconds).map((image): DiskRecord => {
-    // Only the newest has a bitmap: the reference clears its one at each backup.
+    // Only the newest has a bitmap: the reference clears its one at each backup. One of ours says
+    // nothing here: which image it counts from stood in a record, and that is gone.
+    const theirs = referenceBitmaps([disk.node, disk.rootNode, disk.device], chainId);
     const bitmap = image === newest
-      ? disk.bitmaps.find(({ name }) => isBackupBitmap(name, chainId))
+      ? disk.bitmaps.find(({ name }) => theirs.includes(name))
       : undefined;
     return {
       id: disk.id,

@@ -22,7 +22,7 @@ export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): 
     { device: id, reason: "a TPM, whose state is no disk: back its directory up by itself" }
   ));
   const files = await listFolders(target, disks);
-  const adopted = await adoptChains(target, disks, files, vm);
+  const adopted = await adoptChains(target, disks, files, vm, tag);
   return {
     vm,
     runState: (await queryStatus(qmp)).status,

@@ -146,6 +146,11 @@ export function isBackupBitmap(name: string, chainId?: string): boolean {
   return name.startsWith(BITMAP_PREFIX) && (!chainId || name.endsWith(`-${chainId}`));
 }
 
+/** What the reference may call the bitmap of a disk: in 0.47 by node or device, in 0.67 by the chain. */
+export function referenceBitmaps(disks: string[], chainId: string): string[] {
+  return [...disks.map((disk) => `${BITMAP_PREFIX}${disk}-${chainId}`), BITMAP_PREFIX + chainId];
+}
+
 /** A run's id: when it started, to be read by people, and a tag that makes it unique. */
 export function runId(startedAt: Date, tag: string): string {
   return `${startedAt.toISOString().replace(/[-:]|\.\d+/g, "")}-${tag}`;

@@ -158,3 +158,18 @@ Deno.test("backup does not build on a bitmap that another program may have empti
   await succeed(s.backupArgs("auto"));
   await s.assertRestores("auto");
 });
+
+Deno.test("a chain of ours whose records are gone is not adopted: its bitmap may count from a lost image", async () => {
+  await using s = await scene({ disks: 1 });
+  await succeed(s.backupArgs("full", "--uuid", UUID));
+  await s.vm.write("vd0", 0x36, MIB, MIB);
+  await succeed(s.backupArgs("inc"));
+  const [lost] = (await filesOf(s.target)).filter((file) => file.includes("/INC-"));
+  await Deno.remove(join(s.target, lost as string));
+  await Deno.remove(join(s.target, "_qmpbackup"), { recursive: true });
+  await s.vm.write("vd0", 0x37, 2 * MIB, MIB);
+  await s.remember("auto");
+  const { stdout } = await succeed(s.backupArgs("auto", "--json"));
+  assertEquals((JSON.parse(stdout) as { disks: { level: string }[] }).disks[0]?.level, "full");
+  await s.assertRestores("auto");
+});
