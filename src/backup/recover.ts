@@ -11,7 +11,13 @@ import { getLogger } from "@logtape/logtape";
 import { basename, join } from "@std/path";
 import { images } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
-import { isBackupBitmap, PARTIAL_SUFFIX, REPLACED_SUFFIX, tagOf } from "../catalog/names.ts";
+import {
+  isBackupBitmap,
+  parseImageName,
+  PARTIAL_SUFFIX,
+  REPLACED_SUFFIX,
+  tagOf,
+} from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
 import { type Target, writeRun } from "../catalog/target.ts";
 import { messageOf } from "../errors.ts";
@@ -84,6 +90,7 @@ export async function recoverBitmaps(
  * locked by the caller, so that a record that says "running" is a dead run's.
  */
 export async function recoverTarget(target: Target): Promise<void> {
+  await recoverReplaced(target);
   const kept = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state !== "done")) {
     // A run that failed may have had to leave its files too: QEMU still had them open.
@@ -100,18 +107,34 @@ export async function recoverTarget(target: Target): Promise<void> {
   }
 }
 
+/**
+ * An image that was set aside for a new one of its name goes if the new one counts, and comes back if
+ * not: the last run that named it tells.
+ */
+async function recoverReplaced({ path, runs }: Target): Promise<void> {
+  const lastOf = new Map(runs.flatMap(({ disks }) => disks).map((disk) => [disk.file, disk]));
+  for (const { file, result } of lastOf.values()) {
+    // With a time in its name an image is never replaced.
+    if (parseImageName(basename(file))) continue;
+    const image = join(path, file);
+    const aside = image + REPLACED_SUFFIX;
+    if (!await exists(aside)) continue;
+    if (result === "done") {
+      log.warn("Removing {aside}, which a run that died had replaced", { aside });
+      await Deno.remove(aside);
+    } else {
+      log.warn("Putting {image} back, which a run that died was about to replace", { image });
+      await Deno.rename(aside, image);
+    }
+  }
+}
+
 async function recoverFiles(
   target: string,
   run: RunRecord,
   disk: DiskRecord,
   kept: Set<string>,
 ): Promise<void> {
-  const image = join(target, disk.file);
-  const aside = image + REPLACED_SUFFIX;
-  if (await exists(aside)) {
-    log.warn("Putting {image} back, which a run that died was about to replace", { image });
-    await Deno.rename(aside, image);
-  }
   for (const path of leftoversOf(target, run, disk)) {
     if (kept.has(path) || !await exists(path)) continue;
     log.warn("Removing {path} of a run that died", { path });

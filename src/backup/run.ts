@@ -17,7 +17,7 @@ import { join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import { UUID_FILE } from "../catalog/names.ts";
 import { exists, writeDurably } from "../catalog/durable.ts";
-import { supersede, writeChainId, writeRun } from "../catalog/target.ts";
+import { writeChainId, writeRun } from "../catalog/target.ts";
 import { messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
 import type { QmpClient } from "../qmp/client.ts";
@@ -121,7 +121,6 @@ async function publish(
     const row = record.disks[index] as DiskRecord;
     if (row.result === "failed") continue;
     await session.publish();
-    if (session.disk.replaces) await supersede(target, row.file);
     await writeDurably(join(target, session.disk.configFile), configText(session.disk));
     row.result = "done";
   }

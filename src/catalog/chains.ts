@@ -18,9 +18,14 @@ export interface Point {
   disk: DiskRecord;
 }
 
-/** All restore points of a target, oldest first. */
+/**
+ * All restore points of a target, oldest first. Where a later backup took an image's place and name
+ * (`--no-timestamp`), the earlier one is no point any more.
+ */
 export function restorePoints(runs: RunRecord[]): Point[] {
-  return images(runs).filter(({ disk }) => disk.result === "done");
+  const done = images(runs).filter(({ disk }) => disk.result === "done");
+  const newest = new Map(done.map((point) => [point.disk.file, point]));
+  return done.filter((point) => newest.get(point.disk.file) === point);
 }
 
 /** All images that belong to a chain, oldest first: restore points, and what others build on. */

@@ -63,8 +63,8 @@ const DiskRecord = v.object({
   /** What the image takes on the disk. */
   bytesWritten: sizeBytes,
   /**
-   * "superseded": the image is no point of its own any more, since an increment was committed into it
-   * or another image has taken its name; others may build on it.
+   * "superseded": the image is no point of its own any more, since an increment was committed into it;
+   * others may build on it.
    */
   result: v.picklist(["pending", "done", "failed", "cancelled", "superseded"]),
   error: v.nullable(v.string()),

@@ -114,15 +114,6 @@ export async function writeChainId(path: string, chainId: string): Promise<void>
   await writeDurably(join(path, UUID_FILE), chainId);
 }
 
-/** Writes down that an image is no restore point any more, though it may be the base of others. */
-export async function supersede(path: string, file: string): Promise<void> {
-  await updateRows(path, (row) => {
-    if (row.file !== file || row.result !== "done") return false;
-    row.result = "superseded";
-    return true;
-  });
-}
-
 /** Makes a disk's folder, and makes it last. */
 export async function createFolder(target: string, folder: string): Promise<void> {
   await Deno.mkdir(join(target, folder), { recursive: true, mode: 0o700 });

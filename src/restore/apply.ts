@@ -9,7 +9,7 @@ import { dirname, join, relative } from "@std/path";
 import { images } from "../catalog/chains.ts";
 import { removeFile, replaceSymlink, syncPath } from "../catalog/durable.ts";
 import type { DiskRecord } from "../catalog/record.ts";
-import { readTarget, supersede, updateRows } from "../catalog/target.ts";
+import { readTarget, updateRows } from "../catalog/target.ts";
 import { qemuImg } from "../image/qemu_img.ts";
 import { commandOf, shellText, type Step } from "./in_place.ts";
 
@@ -62,7 +62,7 @@ async function applyStep(step: Step, argv: string[], target: string | null, sign
   switch (step.kind) {
     case "commit":
       // The full backup is about to hold more than its point in time.
-      if (target) await supersede(target, relative(target, step.base));
+      if (target) await updateRows(target, (row) => supersede(row, relative(target, step.base)));
       await qemuImg(argv.slice(1), { signal });
       return await syncPath(step.base);
     case "link":
@@ -81,6 +81,12 @@ async function applyStep(step: Step, argv: string[], target: string | null, sign
     case "symlink":
       return await replaceSymlink(step.path, step.to);
   }
+}
+
+function supersede(row: DiskRecord, base: string): boolean {
+  if (row.file !== base || row.result !== "done") return false;
+  row.result = "superseded";
+  return true;
 }
 
 /** The full backup holds an increment's contents now: its point lies there, and so does what builds on it. */
