@@ -8,7 +8,7 @@ import { getLogger } from "@logtape/logtape";
 import { dirname } from "@std/path";
 import { restorePoints } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
-import { type Holder, takeLock } from "../catalog/lock.ts";
+import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { createTarget, readTarget, refuseForeign, type Target } from "../catalog/target.ts";
@@ -83,13 +83,7 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
 
 function newRun(): Holder {
   const now = new Date();
-  const tag = crypto.randomUUID().slice(0, 8);
-  return {
-    run: runId(now, tag),
-    host: Deno.hostname(),
-    pid: Deno.pid,
-    since: now.toISOString(),
-  };
+  return holderNow(runId(now, crypto.randomUUID().slice(0, 8)), now);
 }
 
 /** We hold the VM's lock: whatever bears our prefix is a dead run's, whether its lock was left or not. */

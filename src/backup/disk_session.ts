@@ -21,7 +21,6 @@ import { checkImage, createQcow2 } from "../image/qemu_img.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { endJob, waitForJob } from "../qmp/jobs.ts";
 import { type Job, queryNodes } from "../qmp/queries.ts";
-import { queryDisks } from "../vm/disks.ts";
 import { removeBitmap, removeNode, setDrive, takeOffFilter } from "../vm/nodes.ts";
 import { backupJob, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
 import { snapshotNode, targetNode } from "./nodes.ts";
@@ -57,18 +56,6 @@ export class DiskSession {
     await this.#openTarget();
     await this.#addNextBitmap();
     await this.#addFilter();
-  }
-
-  /**
-   * Looks whether the device still has the node that the filter stands on.
-   *
-   * @throws {Failure} If somebody has changed the disk since the facts were gathered.
-   */
-  async refuseChanged(): Promise<void> {
-    const { id, rootNode, name } = this.disk.disk;
-    const { disks } = await queryDisks(this.qmp);
-    if (disks.some((disk) => disk.id === id && disk.rootNode === rootNode)) return;
-    throw new Failure(`The disk "${name}" was changed by another program meanwhile: run again`);
   }
 
   /** Switches the guest's writes over to the filter: the disk's contents at this moment are kept. */
@@ -189,7 +176,7 @@ export class DiskSession {
   }
 
   async #addFilter() {
-    const { disk, nodes, fleeceFile, isFleeceOnTarget } = this.disk;
+    const { disk, nodes, fleeceFile, cbwTimeoutSeconds } = this.disk;
     this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
     await createQcow2(fleeceFile, { virtualSizeBytes: disk.virtualSizeBytes });
     try {
@@ -197,9 +184,7 @@ export class DiskSession {
     } catch (error) {
       throw explainOpen(error, fleeceFile, "fleece", "--fleece-dir");
     }
-    const { cbwTimeoutSeconds: asked } = this.plan;
-    const timeoutSeconds = asked ?? (isFleeceOnTarget ? REMOTE_FLEECE_TIMEOUT_SECONDS : null);
-    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, timeoutSeconds);
+    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, cbwTimeoutSeconds);
     await this.#addNode(this.#guest, filter);
   }
 
@@ -218,9 +203,6 @@ export class DiskSession {
     await this.qmp.execute("blockdev-add", options);
   }
 }
-
-/** How long a guest's write may wait for a fleece on the backup's storage, before the backup fails. */
-const REMOTE_FLEECE_TIMEOUT_SECONDS = 4;
 
 function explainOpen(error: unknown, path: string, what: string, option: string): unknown {
   if (!(error instanceof QmpCommandError)) return error;

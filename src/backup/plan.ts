@@ -78,6 +78,8 @@ export interface DiskPlan {
   fleeceFile: string;
   /** There is no folder beside the disk: the guest's writes may wait for the backup's storage. */
   isFleeceOnTarget: boolean;
+  /** How long a guest's write may wait for the fleece before the backup fails; null is for ever. */
+  cbwTimeoutSeconds: number | null;
   /** The file of the source's `qemu-img info`, relative to the target. */
   configFile: string;
 }
@@ -92,8 +94,6 @@ export interface Plan {
   features: Features;
   disks: DiskPlan[];
   leftOut: LeftOut[];
-  /** As asked for, if this QEMU can count so far. */
-  cbwTimeoutSeconds: number | null;
   /** The records of the reference's chains that go on, to be written first. */
   adopted: RunRecord[];
   /** What will not be done as it was asked for. */
@@ -119,10 +119,12 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     throw new Failure("This QEMU can't take snapshots through copy-before-write: 7.1 or newer can");
   }
   const points = restorePoints(target.runs);
+  const all = images(target.runs);
   const seconds = imageTime(facts);
   const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
   const configs = facts.disks.map((disk) => configName(disk, facts.disks));
   const folders = foldersOf(lasts, configs);
+  const timeout = cbwTimeout(request, facts.features);
   const disks = selected.map((disk, index): DiskPlan => {
     const last = lasts.get(disk);
     const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
@@ -131,7 +133,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
       request.level,
       disk,
       last,
-      (file) => isComplete(images(target.runs), file, facts.files),
+      (file) => isComplete(all, file, facts.files),
       unrecorded(last, target, facts.files),
     );
     // An increment lies beside the image it builds on.
@@ -171,10 +173,11 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
         `qmpbackup-${tag}-${index}.fleece`,
       ),
       isFleeceOnTarget: beside === null,
+      // On the backup's storage a write must not wait for ever, even if nobody asked for a limit.
+      cbwTimeoutSeconds: timeout.seconds ?? (beside === null ? SAFE_CBW_TIMEOUT_SECONDS : null),
       configFile: configName(disk, facts.disks),
     };
   });
-  const timeout = cbwTimeout(request, facts.features);
   return {
     runId: runId(facts.startedAt, tag),
     sequence: (target.runs.at(-1)?.sequence ?? 0) + 1,
@@ -186,7 +189,6 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
     adopted: facts.adopted,
-    cbwTimeoutSeconds: timeout.cbwTimeoutSeconds,
     warnings: [...timeout.warnings, ...plainTextWarnings(selected)],
   };
 }
@@ -204,13 +206,13 @@ function plainTextWarnings(disks: Disk[]): string[] {
 function cbwTimeout(
   { cbwTimeoutSeconds: asked }: BackupRequest,
   { longCbwTimeout }: Features,
-): Pick<Plan, "cbwTimeoutSeconds" | "warnings"> {
+): { seconds: number | null; warnings: string[] } {
   if (asked === null || longCbwTimeout || asked <= SAFE_CBW_TIMEOUT_SECONDS) {
-    return { cbwTimeoutSeconds: asked, warnings: [] };
+    return { seconds: asked, warnings: [] };
   }
   const sentence = `This QEMU breaks snapshots early when --cbw-timeout is over ` +
     `${SAFE_CBW_TIMEOUT_SECONDS}: it was left out`;
-  return { cbwTimeoutSeconds: null, warnings: [sentence] };
+  return { seconds: null, warnings: [sentence] };
 }
 
 function refuseRunState(runState: string) {

@@ -18,10 +18,11 @@ import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.
 import { UUID_FILE } from "../catalog/names.ts";
 import { exists, writeDurably } from "../catalog/durable.ts";
 import { writeChainId, writeRun } from "../catalog/target.ts";
-import { messageOf, StoppedError } from "../errors.ts";
+import { Failure, messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { Job } from "../qmp/queries.ts";
+import { queryDisks } from "../vm/disks.ts";
 import { DiskSession } from "./disk_session.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import { takePointInTime } from "./point_in_time.ts";
@@ -87,9 +88,7 @@ async function takeAndCopy(
     require: plan.request.quiesce === "require",
     pause: plan.request.pause,
     warn,
-    check: async () => {
-      for (const session of sessions) await session.refuseChanged();
-    },
+    check: () => refuseChanged(qmp, plan.disks),
   });
   record.pointInTime = at.toISOString();
   record.hold = hold;
@@ -108,6 +107,17 @@ async function takeAndCopy(
     }
   }));
   signal.throwIfAborted();
+}
+
+/** Looks whether each device still has the node that its filter stands on. */
+async function refuseChanged(qmp: QmpClient, planned: DiskPlan[]) {
+  const { disks } = await queryDisks(qmp);
+  const now = new Map(disks.map(({ id, rootNode }) => [id, rootNode]));
+  const changed = planned.find(({ disk }) => now.get(disk.id) !== disk.rootNode);
+  if (!changed) return;
+  throw new Failure(
+    `The disk "${changed.disk.name}" was changed by another program meanwhile: run again`,
+  );
 }
 
 async function publish(

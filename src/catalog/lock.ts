@@ -13,6 +13,11 @@ const Holder = v.object({ run: v.string(), host: v.string(), pid: v.number(), si
 /** Who holds a lock. */
 export type Holder = v.InferOutput<typeof Holder>;
 
+/** This process as the holder of a lock. */
+export function holderNow(run: string, now = new Date()): Holder {
+  return { run, host: Deno.hostname(), pid: Deno.pid, since: now.toISOString() };
+}
+
 /** Deno 2.4 can't ask for a lock without waiting for it: this is how long it waits. */
 const LOCK_WAIT_MS = 500;
 

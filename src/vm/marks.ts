@@ -120,9 +120,10 @@ async function proveDead(
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
     const { ino } = await Deno.stat(holder.lockFile);
-    if (ino !== holder.lockInode) throw lockedBy(text);
-    if (holder.lockFile === own?.lockFile) return { holder, [Symbol.dispose]: () => {} };
-    const lock = await takeDeadLock(holder.lockFile);
+    const isSame = ino === holder.lockInode;
+    const isOwn = holder.lockFile === own?.lockFile;
+    if (isSame && isOwn) return { holder, [Symbol.dispose]: () => {} };
+    const lock = isSame ? await takeDeadLock(holder.lockFile) : null;
     if (lock) return { holder, [Symbol.dispose]: () => lock[Symbol.dispose]() };
   } catch {
     // It can't be asked (another user's, another mount namespace's): it may live.

@@ -1,5 +1,5 @@
 import { join, resolve } from "@std/path";
-import { takeLock } from "../../catalog/lock.ts";
+import { holderNow, takeLock } from "../../catalog/lock.ts";
 import { LOCK_FILE } from "../../catalog/names.ts";
 import { UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
@@ -17,8 +17,11 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
   return async ({ values, io, signal }) => {
     const dir = resolve(values.dir ?? ".");
     const target = (await pointsOfDisk(dir, values.filter))[0]?.target ?? null;
-    using _lock = target === null ? null : await takeLock(join(target, LOCK_FILE), holder());
+    using _lock = target === null
+      ? null
+      : await takeLock(join(target, LOCK_FILE), holderNow("of a restore in place"));
     if (target !== null && !values["dry-run"]) await removeGivenUp(target, dir);
+    // Read again under the lock: a run may have ended between.
     const points = (await pointsOfDisk(dir, values.filter)).filter(({ level }) => level !== "copy");
     const point = pickPoint(points, values.until ?? null);
     const layers = point.layers();
@@ -57,13 +60,4 @@ async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Pro
   const full = layers[0] as Layer;
   const snapshots = way === "commit" ? null : (await imageFacts(full.path)).snapshots;
   return planCommit(layers, [...new Set(following)], snapshots);
-}
-
-function holder() {
-  return {
-    run: "of a restore in place",
-    host: Deno.hostname(),
-    pid: Deno.pid,
-    since: new Date().toISOString(),
-  };
 }

@@ -443,3 +443,14 @@ Deno.test("planBackup() names all that is left out", () => {
     { device: "disk1", reason: "named by --exclude" },
   ]);
 });
+
+Deno.test("planBackup() bounds the wait for a fleece that has no place beside its disk", () => {
+  const facts = someFacts();
+  const timeoutOf = (change: Parameters<typeof aRequest>[0] = {}) =>
+    planBackup(aRequest(change), facts).disks[0]?.cbwTimeoutSeconds;
+  assertEquals(timeoutOf(), null);
+  facts.besideDisk.clear();
+  assertEquals(timeoutOf(), 4);
+  assertEquals(timeoutOf({ cbwTimeoutSeconds: 2 }), 2);
+  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), null);
+});
