@@ -52,8 +52,9 @@ export class StoppedError extends Failure {
   }
 }
 
-/** The exit code for whatever was thrown. */
+/** The exit code for whatever was thrown; a cleanup that failed as well does not change it. */
 export function exitCodeOf(error: unknown): number {
+  if (error instanceof SuppressedError) return exitCodeOf(error.suppressed);
   return error instanceof Failure ? error.exitCode : 1;
 }
 

@@ -61,3 +61,9 @@ Deno.test("messageOf() gives the first error before those of the cleanup", () =>
     "The job failed; and while cleaning up: no node; and while cleaning up: no lock",
   );
 });
+
+Deno.test("exitCodeOf() is that of the first error, whatever failed in the cleanup", () => {
+  const stopped = new StoppedError("SIGTERM");
+  const inner = new SuppressedError(new Failure("no node"), stopped);
+  assertEquals(exitCodeOf(new SuppressedError(new Failure("no lock"), inner)), 143);
+});
