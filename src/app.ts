@@ -9,6 +9,7 @@ import { resolve } from "@std/path";
 import { backup } from "./cli/commands/backup.ts";
 import { cleanup } from "./cli/commands/cleanup.ts";
 import type { CommandContext } from "./cli/commands/context.ts";
+import { guard } from "./cli/commands/guard.ts";
 import { info } from "./cli/commands/info.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
@@ -33,6 +34,7 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   "restore snapshotrebase": restoreInPlace("snapshotrebase"),
   info,
   cleanup,
+  guard,
 };
 
 /**
@@ -88,7 +90,7 @@ async function runCommand(
   });
   const onStop = () =>
     log.warn("{reason}: undoing what was begun", { reason: messageOf(signal.reason) });
-  signal.addEventListener("abort", onStop);
+  if (command !== "guard") signal.addEventListener("abort", onStop);
   try {
     return await RUN[command]({ values, io, progress, signal });
   } finally {

@@ -19,6 +19,7 @@ import type { Job } from "../qmp/queries.ts";
 import { lockVm, resumeIfMarked, thawIfMarked, unlockVm, type VmHolder } from "../vm/marks.ts";
 import type { Address } from "../wire/address.ts";
 import { gatherFacts } from "./facts.ts";
+import { startGuard } from "./guard.ts";
 import { type DiskPlan, type Plan, planBackup } from "./plan.ts";
 import { recoverBitmaps, recoverTarget, recoverVm, tagsLeft } from "./recover.ts";
 import type { BackupRequest } from "./request.ts";
@@ -64,7 +65,8 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const warnings = [...plan.warnings];
   await using agent = await connectAgent(context, plan, warnings);
   try {
-    return await runBackup(plan, { ...context, qmp, agent, warnings });
+    const startGuardOfRun = () => startGuard({ ...context, run: holder.run });
+    return await runBackup(plan, { ...context, qmp, agent, warnings, startGuard: startGuardOfRun });
   } finally {
     // Whether the run threw or wrote the loss into its rows.
     if (!qmp.isOpen) await recoverOverNewConnection(context, holder);

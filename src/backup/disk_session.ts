@@ -21,7 +21,7 @@ import { checkImage, createQcow2 } from "../image/qemu_img.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { endJob, waitForJob } from "../qmp/jobs.ts";
 import { type Job, queryNodes } from "../qmp/queries.ts";
-import { removeBitmap, removeNode, setDrive, takeOffFilter } from "../vm/nodes.ts";
+import { gateNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
 import { backupJob, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
 import { snapshotNode, targetNode } from "./nodes.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
@@ -51,27 +51,35 @@ export class DiskSession {
     this.#result = new UndoStack(leftovers);
   }
 
-  /** Puts everything in place. The guest's writes don't go through it yet. */
+  /** Puts everything in place that does not touch the disk's own nodes. */
   async prepare(): Promise<void> {
     await this.#openTarget();
     await this.#addNextBitmap();
-    await this.#addFilter();
+    await this.#openFleece();
   }
 
-  /** Switches the guest's writes over to the filter: the disk's contents at this moment are kept. */
-  async switchOver(): Promise<void> {
-    const { filter } = this.disk.nodes;
+  /** Puts a gate under the device, and a filter beside it. The gate still leads to the image. */
+  async addGate(): Promise<void> {
+    const { disk, nodes, cbwTimeoutSeconds } = this.disk;
+    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, cbwTimeoutSeconds);
+    await this.#addNode(this.#guest, filter);
+    await this.#addNode(this.#guest, gateNode(nodes.gate, disk.rootNode));
     this.#guest.push(
-      `take the filter off the disk "${this.disk.disk.name}"`,
-      () => takeOffFilter(this.qmp, filter),
+      `take the gate off the disk "${disk.name}"`,
+      () => takeOffGate(this.qmp, nodes.gate),
     );
-    await setDrive(this.qmp, this.disk.disk.id, filter);
+    await setDrive(this.qmp, disk.id, nodes.gate);
   }
 
-  /** Starts to copy the contents of that moment. */
-  async startJob(): Promise<void> {
-    const { nodes, job } = this.disk;
+  /** Makes the contents of the moment at which the gate was led to the filter readable. */
+  async addSnapshot(): Promise<void> {
+    const { nodes } = this.disk;
     await this.#addNode(this.#guest, snapshotNode(nodes.snapshot, nodes.filter));
+  }
+
+  /** Starts to copy them. */
+  async startJob(): Promise<void> {
+    const { job } = this.disk;
     this.#guest.push(`end the job "${job}"`, () => endJob(this.qmp, job));
     await this.qmp.execute("transaction", backupJob(this.plan, this.disk));
   }
@@ -175,8 +183,8 @@ export class DiskSession {
     });
   }
 
-  async #addFilter() {
-    const { disk, nodes, fleeceFile, cbwTimeoutSeconds } = this.disk;
+  async #openFleece() {
+    const { disk, nodes, fleeceFile } = this.disk;
     this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
     await createQcow2(fleeceFile, { virtualSizeBytes: disk.virtualSizeBytes });
     try {
@@ -184,8 +192,6 @@ export class DiskSession {
     } catch (error) {
       throw explainOpen(error, fleeceFile, "fleece", "--fleece-dir");
     }
-    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, cbwTimeoutSeconds);
-    await this.#addNode(this.#guest, filter);
   }
 
   /** Removes a file, but not under a QEMU that still writes to it: there it would grow unseen. */

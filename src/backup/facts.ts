@@ -8,7 +8,7 @@ import { dirname, join } from "@std/path";
 import { diskFileName } from "../catalog/names.ts";
 import { type Target } from "../catalog/target.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { queryIdentity, queryStatus, queryTpms } from "../qmp/queries.ts";
+import { queryIdentity, queryIothreads, queryStatus, queryTpms } from "../qmp/queries.ts";
 import { queryFeatures } from "../qmp/schema.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
 import { adoptChains } from "./adopt.ts";
@@ -27,6 +27,7 @@ export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): 
     vm,
     runState: (await queryStatus(qmp)).status,
     features: await queryFeatures(qmp),
+    hasIothreads: (await queryIothreads(qmp)).length > 0,
     disks,
     leftOut: [...leftOut, ...tpms],
     target: { ...target, runs: [...adopted, ...target.runs] },

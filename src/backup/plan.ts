@@ -33,6 +33,8 @@ export interface Facts {
   /** `query-status`. */
   runState: string;
   features: Features;
+  /** Whether disks may be served by other threads than QEMU's main loop. */
+  hasIothreads: boolean;
   disks: Disk[];
   leftOut: LeftOut[];
   /** With the records of `adopted` among its own. */
@@ -73,7 +75,7 @@ export interface DiskPlan {
   /** How much is to be copied, as far as it can be known. */
   estimateBytes: number;
   job: string;
-  nodes: Record<"target" | "file" | "fleece" | "filter" | "snapshot", string>;
+  nodes: Record<"target" | "file" | "fleece" | "filter" | "gate" | "snapshot", string>;
   /** Absolute. */
   fleeceFile: string;
   /** There is no folder beside the disk: the guest's writes may wait for the backup's storage. */
@@ -92,6 +94,8 @@ export interface Plan {
   request: BackupRequest;
   vm: VmIdentity;
   features: Features;
+  /** Why the guest has to stand still for the point in time; null where it needn't. */
+  pause: string | null;
   disks: DiskPlan[];
   leftOut: LeftOut[];
   /** The records of the reference's chains that go on, to be written first. */
@@ -166,6 +170,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
         file: node("file"),
         fleece: node("fleece"),
         filter: node("cbw"),
+        gate: node("gate"),
         snapshot: node("snap"),
       },
       fleeceFile: join(
@@ -186,11 +191,18 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     request,
     vm: facts.vm,
     features: facts.features,
+    pause: pauseReason(request, facts),
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
     adopted: facts.adopted,
     warnings: [...timeout.warnings, ...plainTextWarnings(selected)],
   };
+}
+
+function pauseReason({ pause }: BackupRequest, { features, hasIothreads }: Facts): string | null {
+  if (pause) return "asked for";
+  if (!hasIothreads || features.busyIothreads) return null;
+  return "this QEMU (before 9) can't put a filter on a disk in an iothread while the guest writes";
 }
 
 /** The longest `cbw-timeout` that every QEMU counts right. */

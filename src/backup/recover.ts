@@ -24,12 +24,12 @@ import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
 import { queryJobs, queryNodes } from "../qmp/queries.ts";
-import { removeBitmap, removeNode, takeOffFilter } from "../vm/nodes.ts";
+import { removeBitmap, removeNode, takeOffGate } from "../vm/nodes.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
 
 /** The order in which nodes may go, by the end of their names. */
-const NODE_ROLES = ["snap", "cbw", "target", "file", "fleece"];
+const NODE_ROLES = ["snap", "gate", "cbw", "target", "file", "fleece"];
 
 /**
  * Takes away what a dead run left in QEMU: jobs, filters under disks, nodes. The guest's writes go
@@ -48,7 +48,7 @@ export async function recoverVm(qmp: QmpClient, tag: string): Promise<void> {
   for (const role of NODE_ROLES) {
     for (const name of names.filter((name) => name.endsWith(`-${role}`))) {
       log.warn("Removing the node {name} of a run that died", { name });
-      if (role === "cbw") await takeOffFilter(qmp, name);
+      if (role === "gate") await takeOffGate(qmp, name);
       await removeNode(qmp, name);
     }
   }

@@ -23,8 +23,10 @@ import type { GuestAgent } from "../guest/agent.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import type { Job } from "../qmp/queries.ts";
 import { queryDisks } from "../vm/disks.ts";
+import { leadGates } from "../vm/nodes.ts";
 import { DiskSession } from "./disk_session.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
+import type { Guard } from "./guard.ts";
 import { takePointInTime } from "./point_in_time.ts";
 import { checkSpace } from "./space.ts";
 
@@ -35,6 +37,8 @@ export interface RunContext {
   /** The guest's agent, if its file systems are to be frozen. */
   agent: GuestAgent | null;
   signal: AbortSignal;
+  /** See `point_in_time.ts`. */
+  startGuard: () => Promise<Guard>;
   /** What was said before the run and belongs into its record. */
   warnings: string[];
   toolVersion: string;
@@ -75,20 +79,28 @@ async function takeAndCopy(
   record: RunRecord,
   sessions: DiskSession[],
 ) {
-  const { qmp, agent, signal, onProgress } = context;
+  const { qmp, agent, signal, startGuard, onProgress } = context;
   for (const session of sessions) {
     signal.throwIfAborted();
     await session.prepare();
   }
   signal.throwIfAborted();
   const warn = (sentence: string) => void record.warnings.push(sentence);
-  const switches = sessions.map((session) => () => session.switchOver());
-  const { at, hold } = await takePointInTime(qmp, switches, {
+  const { at, hold } = await takePointInTime(qmp, {
+    addGates: async () => {
+      await refuseChanged(qmp, plan.disks);
+      for (const session of sessions) await session.addGate();
+    },
+    switchOver: () => leadGates(qmp, plan.disks.map(({ nodes }) => [nodes.gate, nodes.filter])),
+    addSnapshots: async () => {
+      for (const session of sessions) await session.addSnapshot();
+    },
+  }, {
     agent,
     require: plan.request.quiesce === "require",
-    pause: plan.request.pause,
+    pause: plan.pause !== null,
+    startGuard,
     warn,
-    check: () => refuseChanged(qmp, plan.disks),
   });
   record.pointInTime = at.toISOString();
   record.hold = hold;

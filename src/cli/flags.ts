@@ -142,6 +142,7 @@ export const FLAGS = {
   "dry-run": { kind: "switch", help: "print the commands, run none" },
   "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
 
+  run: { kind: "text", value: "ID", help: "the run that holds the guest" },
   show: { kind: "choice", choices: ["blockdev", "bitmaps", "backups"], help: "what to show" },
   "remove-bitmap": {
     kind: "switch",
@@ -159,6 +160,8 @@ const IN_PLACE_FLAGS = ["until", "filter", "rate-limit", "dry-run", "skip-check"
 
 export interface Command {
   summary: string;
+  /** Not for people: left out of the help. */
+  hidden?: true;
   required: readonly FlagName[];
   optional: readonly FlagName[];
   /** Each with the sentence that says what it does. */
@@ -256,6 +259,13 @@ export const COMMANDS = {
     examples: [
       { does: "All of them", line: "qmpbackup cleanup --socket /run/vm1.qmp --remove-bitmap" },
     ],
+  },
+  guard: {
+    summary: "Let a guest go on, should the run that holds it be killed",
+    hidden: true,
+    required: ["socket", "run"],
+    optional: ["timeout", "agent-socket", "agent-timeout"],
+    examples: [],
   },
 } as const satisfies Record<string, Command>;
 

@@ -20,7 +20,8 @@ const INDENT = 28;
 
 /** The text of `qmpbackup --help`. */
 export function programHelp(): string {
-  const commands = Object.entries(COMMANDS) as [CommandName, Command][];
+  const all = Object.entries(COMMANDS) as [CommandName, Command][];
+  const commands = all.filter(([, { hidden }]) => !hidden);
   return [
     "qmpbackup: live backups of QEMU virtual machines, as plain qcow2 files",
     "",

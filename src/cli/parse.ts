@@ -126,8 +126,9 @@ function countOf(name: FlagName, text: string): number {
 function commandOf(words: string[], values: Values): CommandName | null {
   const name = words.join(" ");
   if (name === "" && (values.help || values.version)) return null;
-  const names = Object.keys(COMMANDS) as CommandName[];
-  const command = names.find((known) => known === name);
+  const commands = Object.entries(COMMANDS) as [CommandName, Command][];
+  const names = commands.filter(([, { hidden }]) => !hidden).map(([known]) => known);
+  const command = commands.find(([known]) => known === name)?.[0];
   if (command) return command;
   // `restore --help` means the only kind of restore there is.
   const started = names.find((known) => known.startsWith(`${name} `));

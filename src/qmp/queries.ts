@@ -160,6 +160,13 @@ export async function queryTpms(qmp: QmpClient): Promise<string[]> {
   }
 }
 
+/** `query-iothreads`: the ids of the threads that may serve disks besides QEMU's main loop. */
+export async function queryIothreads(qmp: QmpClient): Promise<string[]> {
+  const command = "query-iothreads";
+  const Threads = v.array(v.object({ id: v.string() }));
+  return decodeAnswer(command, Threads, await qmp.execute(command)).map(({ id }) => id);
+}
+
 /** The names of the properties of a QOM object (`qom-list`); null where there is no such object. */
 export async function qomProperties(qmp: QmpClient, path: string): Promise<string[] | null> {
   const Properties = v.array(v.object({ name: v.string() }));

@@ -29,6 +29,12 @@ export interface Features {
    * No schema tells, so this alone goes by the version; 10.0 was seen to be right.
    */
   longCbwTimeout: boolean;
+  /**
+   * A node can be put above a disk in an iothread while the guest writes. Before QEMU 9 took the lock of
+   * those threads away, that ended QEMU with "qemu_mutex_unlock_impl: Operation not permitted" (7.2, each
+   * time). By the version, too.
+   */
+  busyIothreads: boolean;
 }
 
 /** Asks QEMU for its schema. */
@@ -50,6 +56,7 @@ export function featuresOf(schema: Schema, majorVersion: number): Features {
     fleecing: driver("snapshot-access") !== undefined &&
       membersOf(driver("copy-before-write")).includes("on-cbw-error"),
     longCbwTimeout: majorVersion >= 10,
+    busyIothreads: majorVersion >= 9,
     backupPerf: backup.includes("x-perf"),
   };
 }

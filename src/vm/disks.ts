@@ -54,6 +54,11 @@ export interface LeftOut {
   reason: string;
 }
 
+/** Whether a node is one of those that a run of ours put into QEMU. */
+export function isOurNode(name: string): boolean {
+  return /^qmpbackup-[0-9a-f]{8}-\d+-[a-z]+$/.test(name);
+}
+
 /** The drivers that pass everything on to the child they stand before. */
 const FILTERS = new Set([
   ...["throttle", "copy-before-write", "copy-on-read", "preallocate", "compress"],
@@ -121,7 +126,7 @@ function formatNode(root: BlockNode, nodes: BlockNode[], graph: BlockGraph): Blo
   const byName = new Map(nodes.map((node) => [node["node-name"], node]));
   let node = byName.get(root["node-name"]) ?? root;
   // The graph has no circles; the bound is for answers taken while it changed.
-  for (let step = 0; FILTERS.has(node.drv) && step < graph.nodes.length; step++) {
+  for (let step = 0; isFilter(node) && step < graph.nodes.length; step++) {
     const id = ids.get(node["node-name"]);
     const children = graph.edges.filter(({ parent }) => parent === id);
     const child = children.find(({ name }) => name === "file") ??
@@ -131,6 +136,11 @@ function formatNode(root: BlockNode, nodes: BlockNode[], graph: BlockGraph): Blo
     node = next;
   }
   return node;
+}
+
+/** Our gates are `raw` nodes, which elsewhere are images. */
+function isFilter({ drv, "node-name": name }: BlockNode): boolean {
+  return FILTERS.has(drv) || isOurNode(name);
 }
 
 function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {

@@ -100,10 +100,14 @@ export async function refuseLockedVm(qmp: QmpClient): Promise<void> {
   if (present !== null) (await proveDead(present, null))[Symbol.dispose]();
 }
 
+/** Whose lock the VM bears; null where there is none, or one that is nothing of ours. */
+export async function holderOfVm(qmp: QmpClient): Promise<VmHolder | null> {
+  return parseVmHolder(await readMark(qmp, LOCK) ?? "");
+}
+
 /** Takes away the lock of a run whose connection broke, over a new one. */
 export async function unlockVm(qmp: QmpClient, holder: VmHolder): Promise<void> {
-  const present = parseVmHolder(await readMark(qmp, LOCK) ?? "");
-  if (present?.run === holder.run) await removeMark(qmp, LOCK);
+  if ((await holderOfVm(qmp))?.run === holder.run) await removeMark(qmp, LOCK);
 }
 
 /**

@@ -126,11 +126,24 @@ export async function queryBlock(vm: Vm): Promise<BlockInfo[]> {
   return await vm.execute("query-block") as BlockInfo[];
 }
 
-/** Resolves once the guest's writes to all disks go through a filter of ours. */
+/**
+ * Resolves once the point in time of a run of ours is taken: the guest's writes to all disks go through a
+ * gate and a filter, and the snapshots are there.
+ */
 export async function untilSwitched(vm: Vm): Promise<void> {
-  await until(async () =>
-    (await queryBlock(vm)).every(({ inserted }) => inserted?.["node-name"].endsWith("-cbw"))
-  );
+  await until(async () => {
+    const roots = (await queryBlock(vm)).map(({ inserted }) => inserted?.["node-name"] ?? "");
+    const snapshots = (await nodeNames(vm)).filter((name) => name.endsWith("-snap"));
+    return roots.every((name) => name.endsWith("-gate")) && snapshots.length === roots.length;
+  });
+}
+
+/** The names of all of QEMU's block nodes. */
+export async function nodeNames(vm: Vm): Promise<string[]> {
+  const nodes = await vm.execute("query-named-block-nodes", { flat: true }) as {
+    "node-name": string;
+  }[];
+  return nodes.map((node) => node["node-name"]);
 }
 
 /** Polls until a condition holds; gives up after 30 s. */

@@ -133,7 +133,8 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
   return {
     vm: { name: "vm1", uuid: "" },
     runState: "running",
-    features: { fleecing: true, backupPerf: true, longCbwTimeout: true },
+    features: { fleecing: true, backupPerf: true, longCbwTimeout: true, busyIothreads: true },
+    hasIothreads: false,
     disks,
     leftOut: [],
     target: aTarget(),

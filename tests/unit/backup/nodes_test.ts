@@ -97,7 +97,7 @@ Deno.test("backupJob() passes speed and compression on", () => {
 });
 
 Deno.test("backupJob() leaves out x-perf where QEMU does not know it", () => {
-  const features = { fleecing: true, backupPerf: false, longCbwTimeout: true };
+  const features = { ...someFacts().features, backupPerf: false };
   assertEquals("x-perf" in (actionsOf({ ...someFacts(), features })[0]?.data ?? {}), false);
 });
 
@@ -139,7 +139,7 @@ Deno.test("targetNode() hides the parent from the job", () => {
 });
 
 Deno.test("readOnlyTarget() reopens the target with the options that QEMU takes then", () => {
-  const nodes = { target: "target", file: "file", fleece: "", filter: "", snapshot: "" };
+  const nodes = { target: "target", file: "file", fleece: "", filter: "", gate: "", snapshot: "" };
   assertEquals(readOnlyTarget(nodes, PLAIN), {
     options: [{
       driver: "qcow2",

@@ -195,6 +195,7 @@ Deno.test("planBackup() names image, bitmap, job and nodes of a disk", () => {
       file: "qmpbackup-f00dcafe-0-file",
       fleece: "qmpbackup-f00dcafe-0-fleece",
       filter: "qmpbackup-f00dcafe-0-cbw",
+      gate: "qmpbackup-f00dcafe-0-gate",
       snapshot: "qmpbackup-f00dcafe-0-snap",
     },
   });
@@ -205,7 +206,7 @@ Deno.test("planBackup() gives QEMU no node name that it refuses", () => {
   const disks = Array.from({ length: 1000 }, (_, i) => aDisk(`a-disk-with-a-long-name-${i}`));
   const names = disksOf(someFacts(disks)).flatMap(({ nodes }) => Object.values(nodes));
   assertEquals(names.filter((name) => name.length > 31), []);
-  assertEquals(new Set(names).size, 5000);
+  assertEquals(new Set(names).size, 6000);
 });
 
 Deno.test("planBackup() goes on in the folder of the disk's chain when its node is renamed", () => {
@@ -400,8 +401,20 @@ for (const runState of ["inmigrate", "shutdown", "io-error", "postmigrate", "gue
   });
 }
 
+Deno.test("planBackup() stops the guest where it is asked to, or an old QEMU has iothreads", () => {
+  const pauseOf = (asked: boolean, hasIothreads: boolean, busyIothreads: boolean) => {
+    const facts = someFacts([aDisk()], { hasIothreads });
+    facts.features.busyIothreads = busyIothreads;
+    return planBackup(aRequest({ pause: asked }), facts).pause;
+  };
+  assertEquals(pauseOf(false, false, false), null);
+  assertEquals(pauseOf(false, true, true), null);
+  assertEquals(pauseOf(true, false, true), "asked for");
+  assertMatch(pauseOf(false, true, false) ?? "", /iothread/);
+});
+
 Deno.test("planBackup() refuses a QEMU without fleecing, with the version that has it", () => {
-  const features = { fleecing: false, backupPerf: true, longCbwTimeout: true };
+  const features = { ...someFacts().features, fleecing: false };
   assertThrows(() => diskOf(someFacts([aDisk()], { features })), Failure, "7.1 or newer");
 });
 
