@@ -16,6 +16,8 @@ export interface DiskSpec {
   create?: boolean;
   /** The disk's place in the BIOS's order, from 0; the first is drive 0x80. */
   bootIndex?: number;
+  /** The id of the iothread that serves it, to be made with `-object iothread,id=…`. */
+  iothread?: string;
 }
 
 /** What VM to start. */
@@ -208,12 +210,13 @@ function blockdev({ node, path, format }: DiskSpec): Record<string, unknown> {
   };
 }
 
-function device({ id, node, bootIndex }: DiskSpec): Record<string, unknown> {
+function device({ id, node, bootIndex, iothread }: DiskSpec): Record<string, unknown> {
   return {
     driver: "virtio-blk-pci",
     drive: node,
     id,
     ...(bootIndex === undefined ? {} : { bootindex: bootIndex }),
+    ...(iothread === undefined ? {} : { iothread }),
   };
 }
 

@@ -100,7 +100,7 @@ Deno.test("a dead run is cleaned up though its target and its lock are gone", as
   assertEquals(roots, ["disk0", "disk1"]);
 });
 
-Deno.test("a guest that a dead run left frozen is thawed", async () => {
+Deno.test("a guest whose run is killed while it is frozen is thawed by the guard", async () => {
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
   const path = s.dir.join("agent");
@@ -109,27 +109,59 @@ Deno.test("a guest that a dead run left frozen is thawed", async () => {
     if (execute === "guest-fsfreeze-freeze") onFreeze();
     return false;
   });
-  const options = ["--agent-socket", path];
-  const child = startTool(s.backupArgs("inc", ...options));
+  const child = startTool(s.backupArgs("inc", "--agent-socket", path));
   onFreeze = () => child.kill("SIGKILL");
-  await ended(child);
+  const { stderr } = await ended(child);
+  // The guard holds on to our stderr, so that what it does can be read: it has ended, too.
+  assertStringIncludes(stderr, "ended while it held the guest: letting the guest go on");
+  assertEquals(agent.received.at(-1), "guest-fsfreeze-thaw");
+  assert(!agent.frozen);
+  const objects = await s.vm.execute("qom-list", { path: "/objects" }) as { name: string }[];
+  assert(!objects.some(({ name }) => name === "qmpbackup-frozen"));
   onFreeze = () => {};
-  assert(agent.frozen);
+  await autoHoldsAll(s, "--agent-socket", path);
+});
+
+Deno.test("a guest whose run is killed while it stands still is let go by the guard", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket, (text) => {
+    if (text.includes('"execute":"stop"')) child.kill("SIGKILL");
+  });
+  const args = ["--socket", line.path, "--level", "inc", "--target", s.target, "--pause"];
+  const child = startTool(["backup", ...args]);
+  const { stderr } = await ended(child);
+  assertStringIncludes(stderr, "stopped by a run that died: resuming it");
+  assertEquals(s.vm.events.map(({ event }) => event).filter((e) => /STOP|RESUME/.test(e)), [
+    "STOP",
+    "RESUME",
+  ]);
+  await autoHoldsAll(s);
+});
+
+Deno.test("a guest that is frozen because of a run and its guard, both dead, is thawed by the next", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const path = s.dir.join("agent");
+  await using agent: FakeAgent = fakeAgent(path);
+  agent.frozen = true;
+  const mark = { "qom-type": "secret", id: "qmpbackup-frozen", data: "2026-11-22T00:00:00Z" };
+  await s.vm.execute("object-add", mark);
   const without = await tool(s.backupArgs("auto"));
   assertEquals(without.code, 1);
   assertMatch(without.stderr, /may be frozen since .*: give the --agent-socket/);
-  const { stderr } = await autoHoldsAll(s, ...options);
+  const { stderr } = await autoHoldsAll(s, "--agent-socket", path);
   assertStringIncludes(stderr, "by a run that died: thawing");
   assert(!agent.frozen);
 });
 
-Deno.test("an agent freezes several disks, whose pause and freeze are in the result", async () => {
+Deno.test("an agent freezes the file systems of several disks, and the result says for how long", async () => {
   await using s = await scene({ vm: { running: true } });
   const path = s.dir.join("agent");
   await using agent = fakeAgent(path);
   const { stdout } = await succeed(s.backupArgs("full", "--agent-socket", path, "--json"));
   const { hold } = JSON.parse(stdout) as { hold: { kind: string; frozenMs: number } };
-  assertEquals(hold.kind, "stop");
+  assertEquals(hold.kind, "none");
   assert(hold.frozenMs > 0);
   assertEquals(agent.received, [
     "guest-fsfreeze-status",

@@ -1,4 +1,4 @@
-import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { type DiskPlan, type Facts, planBackup } from "../../../src/backup/plan.ts";
 import type { BackupRequest, Level } from "../../../src/backup/request.ts";
 import type { DiskRecord } from "../../../src/catalog/record.ts";
