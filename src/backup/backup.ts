@@ -15,8 +15,8 @@ import { createTarget, readTarget, refuseForeign, type Target } from "../catalog
 import { messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
-import type { Job } from "../qmp/queries.ts";
 import { lockVm, resumeIfMarked, thawIfMarked, unlockVm, type VmHolder } from "../vm/marks.ts";
+import { stopNbdServer } from "../vm/exports.ts";
 import type { Address } from "../wire/address.ts";
 import { gatherFacts } from "./facts.ts";
 import { startGuard } from "./guard.ts";
@@ -35,7 +35,7 @@ export interface BackupContext {
   signal: AbortSignal;
   toolVersion: string;
   onPlan(plan: Plan): void;
-  onProgress(disk: DiskPlan, job: Job): void;
+  onProgress(disk: DiskPlan, doneBytes: number, totalBytes: number): void;
 }
 
 /**
@@ -96,6 +96,7 @@ async function recoverFrom(
 ): Promise<void> {
   await resumeIfMarked(qmp);
   await thawIfMarked(qmp, agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs)));
+  await stopNbdServer(qmp);
   for (const tag of await tagsLeft(qmp)) await recoverVm(qmp, tag);
   if (!dead) return;
   const tag = tagOf(dead.run);

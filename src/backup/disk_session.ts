@@ -17,10 +17,13 @@ import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../
 import { PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure } from "../errors.ts";
+import { storeDifference } from "../image/difference.ts";
 import { checkImage, createQcow2 } from "../image/qemu_img.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { endJob, waitForJob } from "../qmp/jobs.ts";
-import { type Job, queryNodes } from "../qmp/queries.ts";
+import { queryNodes } from "../qmp/queries.ts";
+import type { Disk } from "../vm/disks.ts";
+import { addExport, exportName, removeExport } from "../vm/exports.ts";
 import { gateNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
 import { backupJob, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
 import { snapshotNode, targetNode } from "./nodes.ts";
@@ -29,6 +32,11 @@ import { UndoStack } from "./undo.ts";
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */
 const CLOSE_TIMEOUT_MS = 300_000;
+
+export interface CopyOptions {
+  signal: AbortSignal;
+  onProgress(doneBytes: number, totalBytes: number): void;
+}
 
 export class DiskSession {
   /** Absolute. */
@@ -77,32 +85,17 @@ export class DiskSession {
     await this.#addNode(this.#guest, snapshotNode(nodes.snapshot, nodes.filter));
   }
 
-  /** Starts to copy them. */
-  async startJob(): Promise<void> {
-    const { job } = this.disk;
-    this.#guest.push(`end the job "${job}"`, () => endJob(this.qmp, job));
-    await this.qmp.execute("transaction", backupJob(this.plan, this.disk));
-  }
-
   /**
-   * Waits until all is copied, frees the guest, and closes the image.
+   * Copies them, or what of them has changed; frees the guest, and closes the image.
    *
-   * @throws {Failure} If the job failed, or the image can't be closed or does not pass its check.
+   * @throws {Failure} If the copy failed, or the image can't be closed or does not pass its check.
    */
-  async finish(options: { signal: AbortSignal; onProgress: (job: Job) => void }): Promise<void> {
-    const { error } = await waitForJob(this.qmp, this.disk.job, options);
+  async copy(options: CopyOptions): Promise<void> {
+    if (this.disk.compare) await this.#compare(options);
+    else await this.#runJob(options);
     await this.#guest.unwind();
-    if (error !== undefined) {
-      throw new Failure(`The disk "${this.disk.disk.name}" could not be copied: ${error}`);
-    }
-    const { request } = this.plan;
-    await delay(request.removeDelayMs, { signal: options.signal });
-    // Flushed by us first: QEMU would do it in its main loop, and the guest would stand still.
-    await syncPath(this.partial);
-    await this.qmp.execute("blockdev-reopen", readOnlyTarget(this.disk.nodes, request), {
-      timeoutMs: CLOSE_TIMEOUT_MS,
-    });
-    await this.#target.unwind();
+    await delay(this.plan.request.removeDelayMs, { signal: options.signal });
+    await this.#closeTarget();
     await checkImage(this.partial);
     await syncPath(this.partial);
   }
@@ -136,6 +129,43 @@ export class DiskSession {
     await this.#result.unwind();
   }
 
+  async #runJob(options: CopyOptions) {
+    const { job, disk } = this.disk;
+    this.#guest.push(`end the job "${job}"`, () => endJob(this.qmp, job));
+    await this.qmp.execute("transaction", backupJob(this.plan, this.disk));
+    const { error } = await waitForJob(this.qmp, job, {
+      ...options,
+      onProgress: (job) => options.onProgress(job["current-progress"], job["total-progress"]),
+    });
+    if (error === undefined) return;
+    await this.#guest.unwind();
+    throw new Failure(`The disk "${disk.name}" could not be copied: ${error}`);
+  }
+
+  async #compare({ signal, onProgress }: CopyOptions) {
+    const { disk, exportId, nodes, folder, parent } = this.disk;
+    this.#guest.push(`remove the export "${exportId}"`, () => removeExport(this.qmp, exportId));
+    await addExport(this.qmp, exportId, nodes.snapshot);
+    await storeDifference(this.partial, {
+      contents: exportName(this.plan.nbdSocket as string, nodes.snapshot),
+      parent: join(this.plan.request.target, parent as string),
+      backing: relative(folder, parent as string),
+      image: imageOptions(disk),
+      signal,
+      onPercent: (percent) =>
+        onProgress(percent / 100 * disk.virtualSizeBytes, disk.virtualSizeBytes),
+    });
+  }
+
+  async #closeTarget() {
+    // Flushed by us first: QEMU would do it in its main loop, and the guest would stand still.
+    await syncPath(this.partial);
+    if (this.disk.compare) return;
+    const options = readOnlyTarget(this.disk.nodes, this.plan.request);
+    await this.qmp.execute("blockdev-reopen", options, { timeoutMs: CLOSE_TIMEOUT_MS });
+    await this.#target.unwind();
+  }
+
   /** The image that the new one replaces, until that counts. */
   get #aside(): string {
     return this.image + REPLACED_SUFFIX;
@@ -154,10 +184,10 @@ export class DiskSession {
       `remove "${this.partial}"`,
       () => this.#removeClosed(nodes.file, this.partial),
     );
+    // What is compared is written by `qemu-img`, not by QEMU.
+    if (this.disk.compare) return;
     await createQcow2(this.partial, {
-      virtualSizeBytes: disk.virtualSizeBytes,
-      ...(disk.clusterSizeBytes ? { clusterSizeBytes: disk.clusterSizeBytes } : {}),
-      lazyRefcounts: disk.lazyRefcounts,
+      ...imageOptions(disk),
       backing: parent && relative(folder, parent),
     });
     try {
@@ -208,6 +238,15 @@ export class DiskSession {
     stack.push(`remove the node "${name}"`, () => removeNode(this.qmp, name));
     await this.qmp.execute("blockdev-add", options);
   }
+}
+
+/** A new image is as the disk's own. */
+function imageOptions({ virtualSizeBytes, clusterSizeBytes, lazyRefcounts }: Disk) {
+  return {
+    virtualSizeBytes,
+    lazyRefcounts,
+    ...(clusterSizeBytes ? { clusterSizeBytes } : {}),
+  };
 }
 
 function explainOpen(error: unknown, path: string, what: string, option: string): unknown {

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { join } from "@std/path";
-import { images, type Point, restorePoints } from "../catalog/chains.ts";
+import { dirname, join } from "@std/path";
+import { images, restorePoints } from "../catalog/chains.ts";
 import {
   bitmapName,
   diskFileName,
@@ -23,9 +23,9 @@ import { Failure, UsageError } from "../errors.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
-import { basisOf } from "./basis.ts";
 import { foldersOf, isComplete, lastBackup, unrecorded } from "./continuity.ts";
-import type { BackupRequest, Level } from "./request.ts";
+import { levelOf } from "./level.ts";
+import type { BackupRequest } from "./request.ts";
 import { selectDisks } from "./select.ts";
 
 export interface Facts {
@@ -66,6 +66,8 @@ export interface DiskPlan {
   parent: string | null;
   /** The bitmap that has recorded since the last backup: what an increment copies. */
   previousBitmap: string | null;
+  /** What changed is found by comparing all with the parent, since no bitmap knows. */
+  compare: boolean;
   /** The bitmaps that count no more when this backup is done; until then nobody touches them. */
   spentBitmaps: string[];
   /** The bitmap that counts from this backup on; null for a copy. */
@@ -75,6 +77,8 @@ export interface DiskPlan {
   /** How much is to be copied, as far as it can be known. */
   estimateBytes: number;
   job: string;
+  /** The id of the snapshot's export, where it is compared. */
+  exportId: string;
   nodes: Record<"target" | "file" | "fleece" | "filter" | "gate" | "snapshot", string>;
   /** Absolute. */
   fleeceFile: string;
@@ -96,6 +100,8 @@ export interface Plan {
   features: Features;
   /** Why the guest has to stand still for the point in time; null where it needn't. */
   pause: string | null;
+  /** Where QEMU serves the snapshots that are compared; null where there is none. */
+  nbdSocket: string | null;
   disks: DiskPlan[];
   leftOut: LeftOut[];
   /** The records of the reference's chains that go on, to be written first. */
@@ -134,7 +140,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
     refusePartial(target.path, last?.disk.folder ?? usualFolder, facts.files);
     const level = levelOf(
-      request.level,
+      request,
       disk,
       last,
       (file) => isComplete(all, file, facts.files),
@@ -165,6 +171,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
       granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
       job: `qmpbackup.${tag}.${disk.name}`,
+      exportId: node("export"),
       nodes: {
         target: node("target"),
         file: node("file"),
@@ -192,6 +199,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     vm: facts.vm,
     features: facts.features,
     pause: pauseReason(request, facts),
+    nbdSocket: nbdSocket(disks, tag),
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
     adopted: facts.adopted,
@@ -203,6 +211,12 @@ function pauseReason({ pause }: BackupRequest, { features, hasIothreads }: Facts
   if (pause) return "asked for";
   if (!hasIothreads || features.busyIothreads) return null;
   return "this QEMU (before 9) can't put a filter on a disk in an iothread while the guest writes";
+}
+
+/** Beside the fleece: where QEMU may make files, and a socket can be made. */
+function nbdSocket(disks: DiskPlan[], tag: string): string | null {
+  const compared = disks.find(({ compare }) => compare);
+  return compared ? join(dirname(compared.fleeceFile), `qmpbackup-${tag}.nbd`) : null;
 }
 
 /** The longest `cbw-timeout` that every QEMU counts right. */
@@ -258,41 +272,6 @@ function chainIdOf(request: BackupRequest, { target, newChainId }: Facts): strin
 
 const hasChain = ({ disks }: { disks: { level: DiskLevel }[] }) =>
   disks.some(({ level }) => level !== "copy");
-
-function levelOf(
-  asked: Level,
-  disk: Disk,
-  last: Point | undefined,
-  isWhole: (file: string) => boolean,
-  foreign: string | undefined,
-): Pick<DiskPlan, "level" | "reason" | "parent" | "previousBitmap" | "estimateBytes"> {
-  const whole = { parent: null, previousBitmap: null, estimateBytes: disk.allocatedBytes };
-  if (asked === "copy") return { ...whole, level: "copy", reason: "asked for" };
-  if (disk.format === "qcow2" && !disk.holdsBitmaps) {
-    throw new Failure(
-      `The disk "${disk.name}" is a qcow2 image of version 2, which can't hold a bitmap: use ` +
-        "--level copy, or upgrade it while the VM is off (qemu-img amend -o compat=1.1)",
-    );
-  }
-  if (asked === "full") return { ...whole, level: "full", reason: "asked for" };
-  const basis = basisOf(disk, last, isWhole, foreign);
-  if (basis.usable) {
-    return {
-      level: "inc",
-      reason: asked === "inc" ? "asked for" : "the last backup and its bitmap are there",
-      parent: basis.last.disk.file,
-      previousBitmap: basis.bitmap,
-      estimateBytes: basis.dirtyBytes,
-    };
-  }
-  if (asked === "inc") {
-    throw new Failure(
-      `No increment can be taken of the disk "${disk.name}": ${basis.reason}. ` +
-        "Use --level auto (a full backup of the disks that need one) or --level full",
-    );
-  }
-  return { ...whole, level: "full", reason: basis.reason };
-}
 
 /** This target's bitmaps on a disk. Another target's may bear the same chain id: a copied folder. */
 function spentBitmaps(disk: Disk, { runs }: Target): string[] {

@@ -23,7 +23,8 @@ import { type Target, writeRun } from "../catalog/target.ts";
 import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
-import { queryJobs, queryNodes } from "../qmp/queries.ts";
+import { queryExports, queryJobs, queryNodes } from "../qmp/queries.ts";
+import { removeExport } from "../vm/exports.ts";
 import { removeBitmap, removeNode, takeOffGate } from "../vm/nodes.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
@@ -42,6 +43,11 @@ export async function recoverVm(qmp: QmpClient, tag: string): Promise<void> {
     if (!id.startsWith(`qmpbackup.${tag}.`)) continue;
     log.warn("Ending the job {id} of a run that died", { id });
     await endJob(qmp, id);
+  }
+  for (const id of await queryExports(qmp)) {
+    if (!id.startsWith(`qmpbackup-${tag}-`)) continue;
+    log.warn("Removing the export {id} of a run that died", { id });
+    await removeExport(qmp, id);
   }
   const names = (await queryNodes(qmp)).map((node) => node["node-name"])
     .filter((name) => name.startsWith(`qmpbackup-${tag}-`));

@@ -20,6 +20,8 @@ export interface BackupRequest {
   /** 0 is no limit. */
   speedLimitBytesPerSecond: number;
   compress: boolean;
+  /** What `auto` and `inc` do about a disk whose bitmap was lost: all anew, or find what changed. */
+  onLostBitmap: "full" | "compare";
   /** Absolute; null is beside each disk. */
   fleeceDir: string | null;
   /** Freeze the guest's file systems: "try" goes on with a warning where that can't be done. */

@@ -21,11 +21,12 @@ import { writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import type { Job } from "../qmp/queries.ts";
 import { queryDisks } from "../vm/disks.ts";
 import { leadGates } from "../vm/nodes.ts";
 import { DiskSession } from "./disk_session.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
+import { UndoStack } from "./undo.ts";
+import { startNbdServer, stopNbdServer } from "../vm/exports.ts";
 import type { Guard } from "./guard.ts";
 import { takePointInTime } from "./point_in_time.ts";
 import { checkSpace } from "./space.ts";
@@ -42,7 +43,7 @@ export interface RunContext {
   /** What was said before the run and belongs into its record. */
   warnings: string[];
   toolVersion: string;
-  onProgress(disk: DiskPlan, job: Job): void;
+  onProgress(disk: DiskPlan, doneBytes: number, totalBytes: number): void;
 }
 
 /**
@@ -59,7 +60,7 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
   for (const adopted of plan.adopted) await writeRun(plan.request.target, adopted);
   await writeRun(plan.request.target, record);
   try {
-    await takeAndCopy(plan, context, record, sessions);
+    await takeAndCopy(plan, context, record, sessions, leftovers);
     await publish(plan, context, record, sessions);
   } catch (error) {
     await unwindAll(sessions);
@@ -78,6 +79,7 @@ async function takeAndCopy(
   context: RunContext,
   record: RunRecord,
   sessions: DiskSession[],
+  leftovers: string[],
 ) {
   const { qmp, agent, signal, startGuard, onProgress } = context;
   for (const session of sessions) {
@@ -104,12 +106,19 @@ async function takeAndCopy(
   });
   record.pointInTime = at.toISOString();
   record.hold = hold;
+  await using shared = new UndoStack(leftovers);
+  if (plan.nbdSocket !== null) {
+    shared.push("stop QEMU's NBD server", () => stopNbdServer(qmp));
+    await startNbdServer(qmp, plan.nbdSocket);
+  }
   await Promise.all(sessions.map(async (session, index) => {
     const row = record.disks[index] as DiskRecord;
     const disk = plan.disks[index] as DiskPlan;
     try {
-      await session.startJob();
-      await session.finish({ signal, onProgress: (job) => onProgress(disk, job) });
+      await session.copy({
+        signal,
+        onProgress: (doneBytes, totalBytes) => onProgress(disk, doneBytes, totalBytes),
+      });
       row.bytesWritten = await allocatedBytes(session.partial);
     } catch (error) {
       // A disk's failure is its own; the others go on.

@@ -80,6 +80,14 @@ export const FLAGS = {
     value: "DIR",
     help: "where QEMU keeps what the guest overwrites meanwhile (beside each disk)",
   },
+  "on-lost-bitmap": {
+    kind: "choice",
+    choices: ["full", "compare"],
+    help:
+      "for a disk whose bitmap was lost (QEMU killed, a raw disk's QEMU restarted, moved to another " +
+      "host): full backs it up anew, compare reads all of it, stores what differs from the last " +
+      "backup, and the chain goes on (full)",
+  },
   quiesce: {
     kind: "choice",
     choices: ["try", "require"],
@@ -175,6 +183,7 @@ export const COMMANDS = {
     optional: [
       ...["timeout", "agent-socket", "agent-timeout", "quiesce", "include", "exclude"] as const,
       ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir", "pause"] as const,
+      ...["on-lost-bitmap"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "progress-interval", "no-subdir", "no-timestamp"] as const,
       ...["no-symlink", "strict"] as const,

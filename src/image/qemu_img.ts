@@ -102,6 +102,8 @@ export interface CreateOptions {
    * not opened.
    */
   backing?: string | null;
+  /** Of the parent; qcow2 unless it is said. */
+  backingFormat?: "raw" | "qcow2";
 }
 
 /**
@@ -113,7 +115,8 @@ export async function createQcow2(path: string, options: CreateOptions): Promise
   const format = ["compat=1.1"];
   if (options.clusterSizeBytes) format.push(`cluster_size=${options.clusterSizeBytes}`);
   if (options.lazyRefcounts) format.push("lazy_refcounts=on");
-  const backing = options.backing ? ["-u", "-F", "qcow2", "-b", options.backing] : [];
+  const { backingFormat = "qcow2" } = options;
+  const backing = options.backing ? ["-u", "-F", backingFormat, "-b", options.backing] : [];
   await qemuImg([
     ...["create", "-q", "-f", "qcow2", "-o", format.join(",")],
     ...backing,

@@ -125,6 +125,13 @@ export async function queryJobs(qmp: QmpClient): Promise<Job[]> {
   return decodeAnswer("query-jobs", v.array(Job), await qmp.execute("query-jobs"));
 }
 
+/** `query-block-exports`: the ids of what QEMU lets others read. */
+export async function queryExports(qmp: QmpClient): Promise<string[]> {
+  const command = "query-block-exports";
+  const Exports = v.array(v.object({ id: v.string() }));
+  return decodeAnswer(command, Exports, await qmp.execute(command)).map(({ id }) => id);
+}
+
 const Status = v.object({ running: v.boolean(), status: v.string() });
 export type Status = v.InferOutput<typeof Status>;
 

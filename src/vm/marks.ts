@@ -35,15 +35,15 @@ const VmHolder = v.object({
 });
 export type VmHolder = v.InferOutput<typeof VmHolder>;
 
-async function readMark(qmp: QmpClient, id: string): Promise<string | null> {
+export async function readMark(qmp: QmpClient, id: string): Promise<string | null> {
   return await qomText(qmp, `/objects/${id}`, SECRET_TEXT);
 }
 
-async function setMark(qmp: QmpClient, id: string, text: string): Promise<void> {
+export async function setMark(qmp: QmpClient, id: string, text: string): Promise<void> {
   await qmp.execute("object-add", { "qom-type": "secret", id, [SECRET_TEXT]: text });
 }
 
-async function removeMark(qmp: QmpClient, id: string): Promise<void> {
+export async function removeMark(qmp: QmpClient, id: string): Promise<void> {
   await qmp.execute("object-del", { id });
 }
 

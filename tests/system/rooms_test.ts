@@ -88,7 +88,10 @@ Deno.test("`Deno.exit()` is called by `main.ts` alone", () => {
 Deno.test("`Deno.Command` is used in `src/image`, for syslog and for the guard", () => {
   const users = filesWith(/\bDeno\.Command\b|node:child_process/);
   assert(users.length > 0);
-  assertEquals(users.filter((path) => roomOf(path) !== "image"), ["src/backup/guard.ts", "src/cli/syslog.ts"]);
+  assertEquals(users.filter((path) => roomOf(path) !== "image"), [
+    "src/backup/guard.ts",
+    "src/cli/syslog.ts",
+  ]);
 });
 
 Deno.test("`src` has no file of over 400 lines", () => {

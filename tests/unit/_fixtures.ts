@@ -114,6 +114,7 @@ export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
     uuid: null,
     speedLimitBytesPerSecond: 0,
     compress: false,
+    onLostBitmap: "full",
     fleeceDir: null,
     quiesce: "no",
     pause: false,

@@ -36,8 +36,8 @@ export async function backup({ values, io, progress, signal }: CommandContext): 
         );
       }
     },
-    onProgress: ({ disk }, job) =>
-      progress.update(disk.name, job["current-progress"], job["total-progress"]),
+    onProgress: ({ disk }, doneBytes, totalBytes) =>
+      progress.update(disk.name, doneBytes, totalBytes),
   });
   progress.hide();
   for (const warning of record.warnings) log.warn("{warning}", { warning });
@@ -64,6 +64,7 @@ function requestOf(values: Values): BackupRequest {
     uuid,
     speedLimitBytesPerSecond: values["speed-limit"] ?? 0,
     compress: values.compress ?? false,
+    onLostBitmap: values["on-lost-bitmap"] ?? "full",
     fleeceDir: values["fleece-dir"] === undefined ? null : resolve(values["fleece-dir"]),
     quiesce: values.quiesce ?? "no",
     pause: values.pause ?? false,
