@@ -147,9 +147,15 @@ export const FLAGS = {
     help: "only the images whose name contains this, where disks share a folder",
   },
   "rate-limit": { kind: "count", value: "BYTES", help: "bytes per second; 0 is no limit" },
-  "dry-run": { kind: "switch", help: "print the commands, run none" },
+  "dry-run": { kind: "switch", help: "only say what would be done" },
   "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
 
+  recover: {
+    kind: "switch",
+    help:
+      "put right what a run that died left: a guest that is held, jobs, filters and nodes in QEMU, " +
+      "unfinished files on the target",
+  },
   run: { kind: "text", value: "ID", help: "the run that holds the guest" },
   show: { kind: "choice", choices: ["blockdev", "bitmaps", "backups"], help: "what to show" },
   "remove-bitmap": {
@@ -262,11 +268,21 @@ export const COMMANDS = {
     ],
   },
   cleanup: {
-    summary: "Remove our dirty bitmaps from a VM",
-    required: ["socket", "remove-bitmap"],
-    optional: ["timeout", "uuid"],
+    summary: "Put right what a dead run left, or remove our bitmaps",
+    required: ["socket"],
+    optional: [
+      ...["recover", "target", "agent-socket", "agent-timeout"] as const,
+      ...["remove-bitmap", "uuid", "dry-run", "timeout"] as const,
+    ],
     examples: [
-      { does: "All of them", line: "qmpbackup cleanup --socket /run/vm1.qmp --remove-bitmap" },
+      {
+        does: "See what a run that was killed has left",
+        line: "qmpbackup cleanup --socket /run/vm1.qmp --recover --dry-run",
+      },
+      {
+        does: "Remove all our bitmaps",
+        line: "qmpbackup cleanup --socket /run/vm1.qmp --remove-bitmap",
+      },
     ],
   },
   guard: {

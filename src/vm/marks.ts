@@ -176,16 +176,21 @@ export async function pauseVm(qmp: QmpClient): Promise<AsyncDisposable & { stopp
   return { stopped: true, [Symbol.asyncDispose]: resume };
 }
 
+/** Since when a run of ours holds the guest stopped; null where none does. */
+export function findPause(qmp: QmpClient): Promise<string | null> {
+  return readMark(qmp, PAUSED);
+}
+
+/** Since when a run of ours may hold the guest's file systems frozen; null where none does. */
+export function findFreeze(qmp: QmpClient): Promise<string | null> {
+  return readMark(qmp, FROZEN);
+}
+
 /** Lets a guest go on that a run of ours stopped and then died. */
 export async function resumeIfMarked(qmp: QmpClient): Promise<void> {
   const since = await readMark(qmp, PAUSED);
   if (since === null) return;
-  if (!(await queryStatus(qmp)).running) {
-    log.warn("The VM stands still since {since}, stopped by a run that died: resuming it", {
-      since,
-    });
-    await qmp.execute("cont");
-  }
+  if (!(await queryStatus(qmp)).running) await qmp.execute("cont");
   await removeMark(qmp, PAUSED);
 }
 
@@ -218,9 +223,6 @@ export async function thawIfMarked(
         `command object-del, id "${FROZEN}"`,
     );
   }
-  log.warn("The guest's file systems may be frozen since {since}, by a run that died: thawing", {
-    since,
-  });
   await thaw();
   await clearFrozen(qmp);
 }

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { recoverTarget } from "../../src/backup/recover.ts";
+import { findInTarget, putRight } from "../../src/backup/recover.ts";
 import { restorePoints } from "../../src/catalog/chains.ts";
 import { createTarget, readTarget, writeRun } from "../../src/catalog/target.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
@@ -21,13 +21,13 @@ async function targetOf(results: Result[], files: Record<string, string>): Promi
   for (const [name, text] of Object.entries(files)) {
     await Deno.writeTextFile(dir.join("disk0", name), text);
   }
-  await recoverTarget(await readTarget(dir.path));
+  await putRight(await findInTarget(await readTarget(dir.path)));
   return dir;
 }
 
 const text = (dir: TempDir) => Deno.readTextFile(dir.join("disk0/d"));
 
-Deno.test("`recoverTarget()` puts an image back that a dead run had set aside", async () => {
+Deno.test("Recovery puts an image back that a dead run had set aside", async () => {
   await using dir = await targetOf(["done", "pending"], {
     "d.replaced": "old",
     "d.partial": "new",
@@ -35,12 +35,12 @@ Deno.test("`recoverTarget()` puts an image back that a dead run had set aside", 
   assertEquals([await names(dir.join("disk0")), await text(dir)], [["d"], "old"]);
 });
 
-Deno.test("`recoverTarget()` puts it back over one that does not count yet", async () => {
+Deno.test("Recovery puts it back over one that does not count yet", async () => {
   await using dir = await targetOf(["done", "pending"], { "d.replaced": "old", d: "new" });
   assertEquals([await names(dir.join("disk0")), await text(dir)], [["d"], "old"]);
 });
 
-Deno.test("`recoverTarget()` removes it where the new one counts, whatever failed before", async () => {
+Deno.test("Recovery removes it where the new one counts, whatever failed before", async () => {
   await using dir = await targetOf(["done", "failed", "done"], { "d.replaced": "old", d: "new" });
   assertEquals([await names(dir.join("disk0")), await text(dir)], [["d"], "new"]);
   const points = restorePoints((await readTarget(dir.path)).runs);

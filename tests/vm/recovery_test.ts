@@ -3,6 +3,7 @@ import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
 import {
   assertNothingLeft,
   filesOf,
+  nodeNames,
   queryBlock,
   type Scene,
   scene,
@@ -168,4 +169,61 @@ Deno.test("an agent freezes the file systems of several disks, and the result sa
     "guest-fsfreeze-freeze",
     "guest-fsfreeze-thaw",
   ]);
+});
+
+Deno.test("cleanup --recover puts right what a killed run left, and with --dry-run only says so", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const child = startTool(s.backupArgs("inc", ...SLOW));
+  await untilSwitched(s.vm);
+  const cleanup = ["cleanup", "--recover", "--socket", s.secondSocket];
+  const alive = await tool(cleanup);
+  assertEquals(alive.code, 11, "while the run lives");
+  child.kill("SIGKILL");
+  await ended(child);
+
+  const left = async () => [await nodeNames(s.vm), await filesOf(s.target), await queryBlock(s.vm)];
+  const before = await left();
+  const { stdout: planned } = await succeed([...cleanup, "--dry-run"]);
+  assertEquals(await left(), before, "a dry run changes nothing");
+  const { stdout } = await succeed(cleanup);
+  assertEquals(stdout, planned, "what was done is what was announced");
+  assertMatch(stdout, /^Unlocking the VM: run .* died\n/);
+  for (const what of [/Ending the job/, /the node .*-gate/, /the bitmap/, /partial/, /fleece/]) {
+    assertMatch(stdout, what);
+  }
+  await assertNothingLeft(s.vm, 1);
+  assertEquals((await filesOf(s.target)).filter((file) => file.endsWith(".partial")), []);
+  const again = await succeed([...cleanup, "--json"]);
+  assertEquals(JSON.parse(again.stdout).recovered, 0);
+  const { stdout: runs } = await succeed([
+    "info",
+    "--show",
+    "backups",
+    "--dir",
+    s.target,
+    "--json",
+  ]);
+  assertMatch(runs, /"state":"failed"/);
+  await autoHoldsAll(s);
+});
+
+Deno.test("cleanup --recover needs no target where the dead run's lock is gone", async () => {
+  await using s = await scene({ vm: { running: true } });
+  const child = startTool(s.backupArgs("full", ...SLOW));
+  await untilSwitched(s.vm);
+  child.kill("SIGKILL");
+  await ended(child);
+  await s.vm.execute("object-del", { id: "qmpbackup-lock" });
+  const { stdout } = await succeed(["cleanup", "--recover", "--socket", s.vm.socket]);
+  assertMatch(stdout, /Ending the job/);
+  const roots = (await queryBlock(s.vm)).map(({ inserted }) => inserted?.["node-name"]);
+  assertEquals(roots, ["disk0", "disk1"]);
+  // The files are known from the target's records alone.
+  const named = await succeed([
+    ...["cleanup", "--recover", "--socket", s.vm.socket, "--target", s.target],
+  ]);
+  assertMatch(named.stdout, /partial of a run that died/);
+  const other = await tool(["cleanup", "--recover", "--socket", s.vm.socket, "--target", "/etc"]);
+  assertEquals([other.code, other.stderr.includes("holds no records")], [2, true]);
 });
