@@ -11,6 +11,7 @@ import {
   diskFileName,
   type DiskLevel,
   imageName,
+  isBackupBitmap,
   parseImageName,
   PARTIAL_SUFFIX,
   plainImageName,
@@ -203,7 +204,12 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
     adopted: facts.adopted,
-    warnings: [...timeout.warnings, ...plainTextWarnings(selected)],
+    warnings: [
+      ...timeout.warnings,
+      ...plainTextWarnings(selected),
+      ...newTargetWarnings(target, facts.disks),
+      ...compareWarnings(request, disks),
+    ],
   };
 }
 
@@ -227,6 +233,25 @@ function plainTextWarnings(disks: Disk[]): string[] {
   return disks.filter(({ image }) => image.encrypted === true).map(({ name }) =>
     `The disk "${name}" is encrypted, its backup is not: keep the target as safe as the key`
   );
+}
+
+/** Nothing tells a mount point without its file system from a new target, but what the disks remember. */
+function newTargetWarnings({ path, chainId, hasRecords }: Target, disks: Disk[]): string[] {
+  if (hasRecords || chainId !== null) return [];
+  const bitmaps = disks.flatMap((disk) => disk.bitmaps.map(({ name }) => name));
+  const known = bitmaps.find((name) => isBackupBitmap(name));
+  if (known === undefined) return [];
+  return [
+    `The target "${path}" is new, but there are backups of this VM elsewhere (the bitmap "${known}" ` +
+    "is of one): should they be here, then their file system is not mounted",
+  ];
+}
+
+/** `qemu-img rebase` knows neither. */
+function compareWarnings(request: BackupRequest, disks: DiskPlan[]): string[] {
+  const isCompared = disks.some(({ compare }) => compare);
+  if (!isCompared || (!request.compress && request.speedLimitBytesPerSecond === 0)) return [];
+  return ["--speed-limit and --compress have no effect on a disk that is compared"];
 }
 
 function cbwTimeout(

@@ -467,3 +467,25 @@ Deno.test("planBackup() bounds the wait for a fleece that has no place beside it
   assertEquals(timeoutOf({ cbwTimeoutSeconds: 2 }), 2);
   assertEquals(timeoutOf({ fleeceDir: "/ssd" }), null);
 });
+
+Deno.test("planBackup() warns of a new target where the disks remember backups: is it mounted?", () => {
+  const warningsOf = (facts: Facts) => planBackup(aRequest(), facts).warnings;
+  assertEquals(warningsOf(someFacts([aDisk()])), []);
+  assertStringIncludes(warningsOf(someFacts([aDiskWithBitmap()])).join(), "is not mounted");
+  assertEquals(warningsOf(yesterday()), []);
+});
+
+Deno.test("planBackup() compares a disk whose bitmap was lost, if that is asked for", () => {
+  const facts = yesterday();
+  facts.disks = [aDisk()];
+  const of = (change: Partial<BackupRequest>) => planBackup(aRequest(change), facts);
+  assertEquals(of({}).disks.map(({ level, compare }) => [level, compare]), [["full", false]]);
+  const plan = of({ onLostBitmap: "compare", compress: true });
+  assertEquals(plan.disks.map(({ level, compare }) => [level, compare]), [["inc", true]]);
+  assertEquals(plan.disks[0]?.parent, lastFile(facts));
+  assertEquals(plan.nbdSocket, "/vm/qmpbackup-f00dcafe.nbd");
+  assertStringIncludes(plan.warnings.join(), "--compress have no effect");
+  assertThrows(() => of({ level: "inc" }), Failure, "or add --on-lost-bitmap compare");
+});
+
+const lastFile = ({ target }: Facts) => target.runs.at(-1)?.disks[0]?.file ?? "";
