@@ -120,7 +120,8 @@ const RUN_STATES = ["running", "paused", "prelaunch"];
  * @throws {UsageError} If the request does not fit the VM or the target.
  * @throws {Failure} If it can't be done, with the disk and the remedy.
  */
-export function planBackup(request: BackupRequest, facts: Facts): Plan {
+export function planBackup(asked: BackupRequest, facts: Facts): Plan {
+  const { request, warnings } = withoutDanger(asked, facts);
   const { target, tag } = facts;
   refuseRunState(facts.runState);
   refuseOtherVm(target, facts.vm);
@@ -205,12 +206,26 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     leftOut: [...facts.leftOut, ...leftOut],
     adopted: facts.adopted,
     warnings: [
+      ...warnings,
       ...timeout.warnings,
       ...plainTextWarnings(selected),
       ...newTargetWarnings(target, facts.disks),
       ...compareWarnings(request, disks),
     ],
   };
+}
+
+/** An NBD server that reads a disk in an iothread ends QEMU 7.2 ("nbd_blockdev_client_closed"). */
+function withoutDanger(
+  request: BackupRequest,
+  { hasIothreads, features }: Facts,
+): { request: BackupRequest; warnings: string[] } {
+  const isDanger = request.onLostBitmap === "compare" && hasIothreads && !features.busyIothreads;
+  if (!isDanger) return { request, warnings: [] };
+  const sentence =
+    "--on-lost-bitmap compare was left out: this QEMU (before 9) ends when a disk in " +
+    "an iothread is compared";
+  return { request: { ...request, onLostBitmap: "full" }, warnings: [sentence] };
 }
 
 function pauseReason({ pause }: BackupRequest, { features, hasIothreads }: Facts): string | null {

@@ -30,9 +30,9 @@ export interface Features {
    */
   longCbwTimeout: boolean;
   /**
-   * A node can be put above a disk in an iothread while the guest writes. Before QEMU 9 took the lock of
-   * those threads away, that ended QEMU with "qemu_mutex_unlock_impl: Operation not permitted" (7.2, each
-   * time). By the version, too.
+   * Disks in iothreads can be treated as others. Before QEMU 9 took those threads' lock away, putting a
+   * node above such a disk while the guest wrote ended QEMU ("qemu_mutex_unlock_impl: Operation not
+   * permitted", 7.2, each time). By the version, too.
    */
   busyIothreads: boolean;
 }

@@ -488,4 +488,15 @@ Deno.test("planBackup() compares a disk whose bitmap was lost, if that is asked 
   assertThrows(() => of({ level: "inc" }), Failure, "or add --on-lost-bitmap compare");
 });
 
+Deno.test("planBackup() compares no disk in an iothread where that ends QEMU", () => {
+  const facts = { ...yesterday(), hasIothreads: true, disks: [aDisk()] };
+  const of = (busyIothreads: boolean) =>
+    planBackup(aRequest({ onLostBitmap: "compare" }), {
+      ...facts,
+      features: { ...facts.features, busyIothreads },
+    });
+  assertEquals([of(true), of(false)].map(({ disks }) => disks[0]?.compare), [true, false]);
+  assertStringIncludes(of(false).warnings.join(), "compare was left out");
+});
+
 const lastFile = ({ target }: Facts) => target.runs.at(-1)?.disks[0]?.file ?? "";
