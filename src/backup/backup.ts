@@ -11,7 +11,7 @@ import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { createTarget, readTarget, refuseForeign, type Target } from "../catalog/target.ts";
-import { messageOf, UsageError } from "../errors.ts";
+import { Failure, messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import { lockVm, unlockVm, type VmHolder } from "../vm/marks.ts";
@@ -80,12 +80,20 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
 
 /** What can be refused before a new target is made, so that a typing mistake leaves no folder. */
 async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void> {
+  refuseOld(qmp.version);
   const target = await readTarget(request.target);
   await refuseForeign(target);
   if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
   if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, "00000000"));
+}
+
+/** 5.2 has all that a backup can't do without, and is the oldest that was tried. */
+function refuseOld(version: string) {
+  const [major = 0, minor = 0] = version.split(".").map(Number);
+  if (major > 5 || (major === 5 && minor >= 2)) return;
+  throw new Failure(`This is QEMU ${version}: 5.2 or newer is needed`);
 }
 
 function newRun(): Holder {

@@ -16,18 +16,21 @@ import { basename, dirname, join, relative } from "@std/path";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
 import { PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
-import { Failure } from "../errors.ts";
+import { Failure, messageOf } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
 import { checkImage, createQcow2 } from "../image/qemu_img.ts";
+import { giveBack, reserve } from "../image/reserve.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { endJob, waitForJob } from "../qmp/jobs.ts";
 import { queryNodes } from "../qmp/queries.ts";
 import type { Disk } from "../vm/disks.ts";
 import { addExport, exportName, removeExport } from "../vm/exports.ts";
+import { resumeAfterIoError } from "../vm/marks.ts";
 import { gateNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
-import { backupJob, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
+import { backupJobs, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
 import { snapshotNode, targetNode } from "./nodes.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
+import { neededBytes } from "./space.ts";
 import { UndoStack } from "./undo.ts";
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */
@@ -36,6 +39,8 @@ const CLOSE_TIMEOUT_MS = 300_000;
 export interface CopyOptions {
   signal: AbortSignal;
   onProgress(doneBytes: number, totalBytes: number): void;
+  /** Called when this disk's job has ended; resolves when those of all disks have. */
+  allEnded(): Promise<void>;
 }
 
 export class DiskSession {
@@ -63,7 +68,7 @@ export class DiskSession {
   async prepare(): Promise<void> {
     await this.#openTarget();
     await this.#addNextBitmap();
-    await this.#openFleece();
+    if (!this.plan.direct) await this.#openFleece();
   }
 
   /** Puts a gate under the device, and a filter beside it. The gate still leads to the image. */
@@ -83,6 +88,26 @@ export class DiskSession {
   async addSnapshot(): Promise<void> {
     const { nodes } = this.disk;
     await this.#addNode(this.#guest, snapshotNode(nodes.snapshot, nodes.filter));
+  }
+
+  /** The job is about to start; where there is no fleece, it is that of all disks at once. */
+  expectJob(): void {
+    const { job, jobBitmap, disk } = this.disk;
+    if (this.plan.direct) {
+      this.#guest.push(
+        `remove the bitmap "${jobBitmap}"`,
+        () => removeBitmap(this.qmp, disk.node, jobBitmap),
+      );
+    }
+    this.#guest.push(`end the job "${job}"`, () => endJob(this.qmp, job));
+  }
+
+  /**
+   * Ends the job, if there is one. QEMU 5.2 crashes when it is asked for its nodes in the moment in which
+   * a job takes its filter off a disk: without a fleece, all jobs end before anything else is put back.
+   */
+  async endJob(): Promise<void> {
+    if (this.qmp.isOpen) await endJob(this.qmp, this.disk.job);
   }
 
   /**
@@ -130,16 +155,39 @@ export class DiskSession {
   }
 
   async #runJob(options: CopyOptions) {
-    const { job, disk } = this.disk;
-    this.#guest.push(`end the job "${job}"`, () => endJob(this.qmp, job));
-    await this.qmp.execute("transaction", backupJob(this.plan, this.disk));
-    const { error } = await waitForJob(this.qmp, job, {
-      ...options,
-      onProgress: (job) => options.onProgress(job["current-progress"], job["total-progress"]),
-    });
+    const { disk } = this.disk;
+    if (!this.plan.direct) {
+      this.expectJob();
+      await this.qmp.execute("transaction", backupJobs(this.plan, [this.disk]));
+    }
+    const { error } = await this.#waitForJob(options);
     if (error === undefined) return;
     await this.#guest.unwind();
+    if (this.plan.direct) await resumeAfterIoError(this.qmp);
     throw new Failure(`The disk "${disk.name}" could not be copied: ${error}`);
+  }
+
+  async #waitForJob({ signal, onProgress, allEnded }: CopyOptions) {
+    try {
+      return await waitForJob(this.qmp, this.disk.job, {
+        signal,
+        onProgress: (job) => {
+          this.#refuseOutgrown(job["total-progress"]);
+          onProgress(job["current-progress"], job["total-progress"]);
+        },
+      });
+    } finally {
+      if (this.plan.direct) {
+        await this.endJob().finally(allEnded);
+      }
+    }
+  }
+
+  /** Between the plan and the point in time the guest may have written more than was reserved for. */
+  #refuseOutgrown(changedBytes: number) {
+    const { disk, reserveBytes } = this.disk;
+    if (!this.plan.direct || neededBytes(disk, changedBytes) <= reserveBytes) return;
+    throw new Failure(`The guest writes too much to "${disk.name}" just now: run again`);
   }
 
   async #compare({ signal, onProgress }: CopyOptions) {
@@ -161,9 +209,11 @@ export class DiskSession {
     // Flushed by us first: QEMU would do it in its main loop, and the guest would stand still.
     await syncPath(this.partial);
     if (this.disk.compare) return;
-    const options = readOnlyTarget(this.disk.nodes, this.plan.request);
-    await this.qmp.execute("blockdev-reopen", options, { timeoutMs: CLOSE_TIMEOUT_MS });
+    const { request, features } = this.plan;
+    const options = readOnlyTarget(this.disk.nodes, request, features.reopen);
+    await this.qmp.execute(features.reopen, options, { timeoutMs: CLOSE_TIMEOUT_MS });
     await this.#target.unwind();
+    if (this.plan.direct) await giveBack(this.partial);
   }
 
   /** The image that the new one replaces, until that counts. */
@@ -190,11 +240,26 @@ export class DiskSession {
       ...imageOptions(disk),
       backing: parent && relative(folder, parent),
     });
+    // A job that reads from the disk itself makes the guest's writes fail where the target is full.
+    if (this.plan.direct) await this.#reserve();
     try {
       await this.#addNode(this.#target, fileNode(nodes.file, this.partial, request));
       await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
     } catch (error) {
       throw explainOpen(error, this.partial, "target", "--target");
+    }
+  }
+
+  async #reserve() {
+    const { reserveBytes } = this.disk;
+    try {
+      await reserve(this.partial, reserveBytes);
+    } catch (error) {
+      throw new Failure(
+        `${reserveBytes} bytes can't be reserved for "${this.partial}", which this QEMU (before 7.1) ` +
+          `needs, lest the guest's writes fail: ${messageOf(error)}`,
+        { cause: error },
+      );
     }
   }
 

@@ -11,7 +11,6 @@ import {
   diskFileName,
   type DiskLevel,
   imageName,
-  isBackupBitmap,
   parseImageName,
   PARTIAL_SUFFIX,
   plainImageName,
@@ -24,10 +23,12 @@ import { Failure, UsageError } from "../errors.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
+import { adaptRequest, pauseReason, SAFE_CBW_TIMEOUT_SECONDS, warningsOf } from "./caution.ts";
 import { foldersOf, isComplete, lastBackup, unrecorded } from "./continuity.ts";
 import { levelOf } from "./level.ts";
 import type { BackupRequest } from "./request.ts";
 import { selectDisks } from "./select.ts";
+import { reserveBytes } from "./space.ts";
 
 export interface Facts {
   vm: VmIdentity;
@@ -77,7 +78,11 @@ export interface DiskPlan {
   granularityBytes: number;
   /** How much is to be copied, as far as it can be known. */
   estimateBytes: number;
+  /** What the image takes at most; set aside for it where there is no fleece. */
+  reserveBytes: number;
   job: string;
+  /** The bitmap that tells the job what to copy. */
+  jobBitmap: string;
   /** The id of the snapshot's export, where it is compared. */
   exportId: string;
   nodes: Record<"target" | "file" | "fleece" | "filter" | "gate" | "snapshot", string>;
@@ -99,6 +104,8 @@ export interface Plan {
   request: BackupRequest;
   vm: VmIdentity;
   features: Features;
+  /** No fleece: the jobs read from the disks themselves. */
+  direct: boolean;
   /** Why the guest has to stand still for the point in time; null where it needn't. */
   pause: string | null;
   /** Where QEMU serves the snapshots that are compared; null where there is none. */
@@ -121,22 +128,18 @@ const RUN_STATES = ["running", "paused", "prelaunch"];
  * @throws {Failure} If it can't be done, with the disk and the remedy.
  */
 export function planBackup(asked: BackupRequest, facts: Facts): Plan {
-  const { request, warnings } = withoutDanger(asked, facts);
+  const { request, leftOut: notDone } = adaptRequest(asked, facts);
   const { target, tag } = facts;
   refuseRunState(facts.runState);
   refuseOtherVm(target, facts.vm);
   const chainId = chainIdOf(request, facts);
   const { selected, leftOut } = selectDisks(facts.disks, facts.leftOut, request);
-  if (!facts.features.fleecing) {
-    throw new Failure("This QEMU can't take snapshots through copy-before-write: 7.1 or newer can");
-  }
   const points = restorePoints(target.runs);
   const all = images(target.runs);
   const seconds = imageTime(facts);
   const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
   const configs = facts.disks.map((disk) => configName(disk, facts.disks));
   const folders = foldersOf(lasts, configs);
-  const timeout = cbwTimeout(request, facts.features);
   const disks = selected.map((disk, index): DiskPlan => {
     const last = lasts.get(disk);
     const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
@@ -173,6 +176,8 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
       granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
       job: `qmpbackup.${tag}.${disk.name}`,
+      reserveBytes: reserveBytes(disk, level.level, level.estimateBytes),
+      jobBitmap: node("job"),
       exportId: node("export"),
       nodes: {
         target: node("target"),
@@ -188,7 +193,8 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       ),
       isFleeceOnTarget: beside === null,
       // On the backup's storage a write must not wait for ever, even if nobody asked for a limit.
-      cbwTimeoutSeconds: timeout.seconds ?? (beside === null ? SAFE_CBW_TIMEOUT_SECONDS : null),
+      cbwTimeoutSeconds: request.cbwTimeoutSeconds ??
+        (beside === null ? SAFE_CBW_TIMEOUT_SECONDS : null),
       configFile: configName(disk, facts.disks),
     };
   });
@@ -200,85 +206,20 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     request,
     vm: facts.vm,
     features: facts.features,
+    direct: !facts.features.fleecing,
     pause: pauseReason(request, facts),
     nbdSocket: nbdSocket(disks, tag),
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
     adopted: facts.adopted,
-    warnings: [
-      ...warnings,
-      ...timeout.warnings,
-      ...plainTextWarnings(selected),
-      ...newTargetWarnings(target, facts.disks),
-      ...compareWarnings(request, disks),
-    ],
+    warnings: [...notDone, ...warningsOf(request, facts, disks)],
   };
-}
-
-/** An NBD server that reads a disk in an iothread ends QEMU 7.2 ("nbd_blockdev_client_closed"). */
-function withoutDanger(
-  request: BackupRequest,
-  { hasIothreads, features }: Facts,
-): { request: BackupRequest; warnings: string[] } {
-  const isDanger = request.onLostBitmap === "compare" && hasIothreads && !features.busyIothreads;
-  if (!isDanger) return { request, warnings: [] };
-  const sentence =
-    "--on-lost-bitmap compare was left out: this QEMU (before 9) ends when a disk in " +
-    "an iothread is compared";
-  return { request: { ...request, onLostBitmap: "full" }, warnings: [sentence] };
-}
-
-function pauseReason({ pause }: BackupRequest, { features, hasIothreads }: Facts): string | null {
-  if (pause) return "asked for";
-  if (!hasIothreads || features.busyIothreads) return null;
-  return "this QEMU (before 9) can't put a filter on a disk in an iothread while the guest writes";
 }
 
 /** Beside the fleece: where QEMU may make files, and a socket can be made. */
 function nbdSocket(disks: DiskPlan[], tag: string): string | null {
   const compared = disks.find(({ compare }) => compare);
   return compared ? join(dirname(compared.fleeceFile), `qmpbackup-${tag}.nbd`) : null;
-}
-
-/** The longest `cbw-timeout` that every QEMU counts right. */
-const SAFE_CBW_TIMEOUT_SECONDS = 4;
-
-/** What a backup does not keep secret: the guest's disk is encrypted, the image is not. */
-function plainTextWarnings(disks: Disk[]): string[] {
-  return disks.filter(({ image }) => image.encrypted === true).map(({ name }) =>
-    `The disk "${name}" is encrypted, its backup is not: keep the target as safe as the key`
-  );
-}
-
-/** Nothing tells a mount point without its file system from a new target, but what the disks remember. */
-function newTargetWarnings({ path, chainId, hasRecords }: Target, disks: Disk[]): string[] {
-  if (hasRecords || chainId !== null) return [];
-  const bitmaps = disks.flatMap((disk) => disk.bitmaps.map(({ name }) => name));
-  const known = bitmaps.find((name) => isBackupBitmap(name));
-  if (known === undefined) return [];
-  return [
-    `The target "${path}" is new, but there are backups of this VM elsewhere (the bitmap "${known}" ` +
-    "is of one): should they be here, then their file system is not mounted",
-  ];
-}
-
-/** `qemu-img rebase` knows neither. */
-function compareWarnings(request: BackupRequest, disks: DiskPlan[]): string[] {
-  const isCompared = disks.some(({ compare }) => compare);
-  if (!isCompared || (!request.compress && request.speedLimitBytesPerSecond === 0)) return [];
-  return ["--speed-limit and --compress have no effect on a disk that is compared"];
-}
-
-function cbwTimeout(
-  { cbwTimeoutSeconds: asked }: BackupRequest,
-  { longCbwTimeout }: Features,
-): { seconds: number | null; warnings: string[] } {
-  if (asked === null || longCbwTimeout || asked <= SAFE_CBW_TIMEOUT_SECONDS) {
-    return { seconds: asked, warnings: [] };
-  }
-  const sentence = `This QEMU breaks snapshots early when --cbw-timeout is over ` +
-    `${SAFE_CBW_TIMEOUT_SECONDS}: it was left out`;
-  return { seconds: null, warnings: [sentence] };
 }
 
 function refuseRunState(runState: string) {

@@ -27,7 +27,13 @@ import { endJob } from "../qmp/jobs.ts";
 import { queryExports, queryJobs, queryNodes, queryStatus } from "../qmp/queries.ts";
 import { isOurNode } from "../vm/disks.ts";
 import { findNbdServer, removeExport, stopNbdServer } from "../vm/exports.ts";
-import { findFreeze, findPause, resumeIfMarked, thawIfMarked } from "../vm/marks.ts";
+import {
+  findFreeze,
+  findPause,
+  resumeAfterIoError,
+  resumeIfMarked,
+  thawIfMarked,
+} from "../vm/marks.ts";
 import { removeBitmap, removeNode, takeOffGate } from "../vm/nodes.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
@@ -94,6 +100,13 @@ export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
       found(`Ending the job ${id}`, () => endJob(qmp, id));
     }
   }
+  if (leftovers.length > 0 && (await queryStatus(qmp)).status === "io-error") {
+    // Without a fleece, a job's full target fails the guest's own write.
+    found(
+      "Letting the VM go on, which has the state io-error since a job",
+      () => resumeAfterIoError(qmp),
+    );
+  }
   const server = await findNbdServer(qmp);
   if (server !== null) found(`Stopping the NBD server on ${server}`, () => stopNbdServer(qmp));
   for (const id of await queryExports(qmp)) {
@@ -107,6 +120,11 @@ export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
         await removeNode(qmp, name);
       });
     }
+  }
+  for (const { node, name } of await queryBitmaps(qmp)) {
+    // What told a job on the disk itself what to copy; that of a snapshot goes with it.
+    if (!isOurNode(name) || isOurNode(node)) continue;
+    found(`Removing the bitmap ${name}`, () => removeBitmap(qmp, node, name));
   }
   return leftovers;
 }
@@ -122,17 +140,23 @@ export async function findBitmaps(
   tag: string,
   finished: ReadonlySet<string | null>,
 ): Promise<Leftover[]> {
+  return (await queryBitmaps(qmp))
+    .filter(({ name }) =>
+      isBackupBitmap(name) && name.includes(`-${tag}-`) && !isOurNode(name) && !finished.has(name)
+    )
+    .map(({ node, name }): Leftover => ({
+      what: `Removing the bitmap ${name} of a run that died`,
+      // One on a node that is read-only now stays: it counts for nothing.
+      putRight: () =>
+        removeBitmap(qmp, node, name).catch((error) =>
+          log.warn("It could not be removed: {words}", { words: messageOf(error) })
+        ),
+    }));
+}
+
+async function queryBitmaps(qmp: QmpClient): Promise<{ node: string; name: string }[]> {
   return (await queryNodes(qmp)).flatMap((node) =>
-    node["dirty-bitmaps"].map(({ name }) => name)
-      .filter((name) => isBackupBitmap(name) && name.includes(`-${tag}-`) && !finished.has(name))
-      .map((name): Leftover => ({
-        what: `Removing the bitmap ${name} of a run that died`,
-        // One on a node that is read-only now stays: it counts for nothing.
-        putRight: () =>
-          removeBitmap(qmp, node["node-name"], name).catch((error) =>
-            log.warn("It could not be removed: {words}", { words: messageOf(error) })
-          ),
-      }))
+    node["dirty-bitmaps"].map(({ name }) => ({ node: node["node-name"], name }))
   );
 }
 

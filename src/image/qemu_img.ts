@@ -192,15 +192,31 @@ export function parseImageFacts(text: string): ImageFacts {
 const ONLY_LEAKS = 3;
 
 /**
+ * Where an image's last cluster in use ends (`qemu-img check`).
+ *
+ * @throws {QemuImgError} If that can't be told.
+ */
+export async function imageEnd(path: string): Promise<number> {
+  const text = await qemuImg(["check", "--output=json", alone(path)]);
+  const check = v.safeParse(v.object({ "image-end-offset": v.number() }), JSON.parse(text));
+  if (check.success) return check.output["image-end-offset"];
+  throw new QemuImgError(`qemu-img check does not say where "${path}" ends`);
+}
+
+/** An image without its parent, which `check` would open, wherever a link leads. */
+function alone(path: string): string {
+  const options = { driver: "qcow2", file: { driver: "file", filename: path }, backing: null };
+  return `json:${JSON.stringify(options)}`;
+}
+
+/**
  * Checks an image's metadata (`qemu-img check`). Leaked clusters only waste space and are no error.
  *
  * @throws {QemuImgError} If it is damaged, with what `qemu-img` says.
  */
 export async function checkImage(path: string, options: RunOptions = {}): Promise<void> {
-  // Without its parent, which `check` would open, wherever a link leads.
-  const alone = { driver: "qcow2", file: { driver: "file", filename: path }, backing: null };
   try {
-    await qemuImg(["check", "-q", `json:${JSON.stringify(alone)}`], options);
+    await qemuImg(["check", "-q", alone(path)], options);
   } catch (error) {
     if (error instanceof QemuImgError && error.status === ONLY_LEAKS) return;
     throw error;

@@ -74,6 +74,7 @@ export interface Vm extends AsyncDisposable {
 /** Starts QEMU and waits until both its sockets answer. */
 export async function startVm(options: VmOptions): Promise<Vm> {
   const { dir, name = "testvm", running = false, memoryMiB = 64 } = options;
+  const old = await isOldQemu();
   const socket = join(dir, `${name}.qmp`);
   const ownSocket = join(dir, `${name}.fixture.qmp`);
   const log = join(dir, `${name}.log`);
@@ -93,8 +94,10 @@ export async function startVm(options: VmOptions): Promise<Vm> {
       ...(running ? [] : ["-S"]),
       ...[socket, ownSocket].flatMap((path) => ["-qmp", `unix:${commas(path)},server=on,wait=off`]),
       ...options.disks.flatMap((disk) => [
-        ...["-blockdev", JSON.stringify(blockdev(disk))],
-        ...["-device", Object.entries(device(disk)).map(([k, v]) => `${k}=${v}`).join(",")],
+        ...(old
+          ? ["-drive", keyValues(drive(disk))]
+          : ["-blockdev", JSON.stringify(blockdev(disk))]),
+        ...["-device", keyValues(device(old ? { ...disk, node: driveId(disk.id) } : disk))],
       ]),
       ...(options.qemuArgs ?? []),
     ]],
@@ -137,7 +140,9 @@ export async function startVm(options: VmOptions): Promise<Vm> {
     const run = async () => {
       await readToEnd(printed);
       const complaint = await qmp.execute("human-monitor-command", {
-        "command-line": `qemu-io -d /machine/peripheral/${diskId}/virtio-backend "${command}"`,
+        "command-line": old
+          ? `qemu-io ${driveId(diskId)} "${command}"`
+          : `qemu-io -d /machine/peripheral/${diskId}/virtio-backend "${command}"`,
       });
       return String(complaint) || await readToEnd(printed);
     };
@@ -218,6 +223,26 @@ function device({ id, node, bootIndex, iothread }: DiskSpec): Record<string, unk
     ...(bootIndex === undefined ? {} : { bootindex: bootIndex }),
     ...(iothread === undefined ? {} : { iothread }),
   };
+}
+
+/** The monitor's `qemu-io` knows devices since 6.1; before that only drives by their names. */
+async function isOldQemu(): Promise<boolean> {
+  const { stdout } = await new Deno.Command("qemu-system-x86_64", { args: ["--version"] }).output();
+  const [, major, minor] = /version (\d+)\.(\d+)/.exec(new TextDecoder().decode(stdout)) ?? [];
+  return Number(major) < 6 || (Number(major) === 6 && Number(minor) < 1);
+}
+
+function driveId(diskId: string): string {
+  return `drive-${diskId}`;
+}
+
+/** As {@linkcode blockdev}, with a name. */
+function drive({ id, node, path, format }: DiskSpec): Record<string, unknown> {
+  return { if: "none", id: driveId(id), "node-name": node, file: path, format, discard: "unmap" };
+}
+
+function keyValues(options: Record<string, unknown>): string {
+  return Object.entries(options).map(([key, value]) => `${key}=${commas(String(value))}`).join(",");
 }
 
 /** In QEMU's key=value lists a comma is written twice. */

@@ -134,7 +134,13 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
   return {
     vm: { name: "vm1", uuid: "" },
     runState: "running",
-    features: { fleecing: true, backupPerf: true, longCbwTimeout: true, busyIothreads: true },
+    features: {
+      fleecing: true,
+      reopen: "blockdev-reopen",
+      backupPerf: true,
+      longCbwTimeout: true,
+      busyIothreads: true,
+    },
     hasIothreads: false,
     disks,
     leftOut: [],

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import {
-  backupJob,
+  backupJobs,
   fileNode,
   filterNode,
   fleeceNode,
@@ -29,14 +29,14 @@ interface Action {
 /** The actions of the transaction for the first disk. */
 function actionsOf(facts: Facts, change: Partial<BackupRequest> = {}): Action[] {
   const plan = planBackup(aRequest(change), facts);
-  return backupJob(plan, plan.disks[0] as DiskPlan)["actions"] as Action[];
+  return backupJobs(plan, [plan.disks[0] as DiskPlan])["actions"] as Action[];
 }
 
 const afterFull = factsAfter([aRun([aDiskRecord()])], [aDiskWithBitmap()]);
 
 const PLAIN = { directTarget: false, targetAio: null };
 
-Deno.test("backupJob() copies all of the snapshot for a full backup", () => {
+Deno.test("backupJobs() copies all of the snapshot for a full backup", () => {
   assertEquals(actionsOf(someFacts()), [{
     type: "blockdev-backup",
     data: {
@@ -52,7 +52,7 @@ Deno.test("backupJob() copies all of the snapshot for a full backup", () => {
   }]);
 });
 
-Deno.test("backupJob() copies all of the snapshot for a copy", () => {
+Deno.test("backupJobs() copies all of the snapshot for a copy", () => {
   const actions = actionsOf(afterFull, { level: "copy" });
   assertEquals(actions.map(({ type, data }) => [type, data["sync"]]), [[
     "blockdev-backup",
@@ -60,29 +60,29 @@ Deno.test("backupJob() copies all of the snapshot for a copy", () => {
   ]]);
 });
 
-Deno.test("backupJob() merges the disk's bitmap into the job's own for an increment", () => {
+Deno.test("backupJobs() merges the disk's bitmap into the job's own for an increment", () => {
   const [add, merge] = actionsOf(afterFull);
   const node = "qmpbackup-f00dcafe-0-snap";
   assertEquals(add, {
     type: "block-dirty-bitmap-add",
-    data: { node, name: "qmpbackup-job", granularity: 65536, disabled: true },
+    data: { node, name: "qmpbackup-f00dcafe-0-job", granularity: 65536, disabled: true },
   });
   assertEquals(merge, {
     type: "block-dirty-bitmap-merge",
     data: {
       node,
-      target: "qmpbackup-job",
+      target: "qmpbackup-f00dcafe-0-job",
       bitmaps: [{ node: "disk0", name: `qmpbackup-disk0-${OLD_TAG}-${CHAIN}` }],
     },
   });
 });
 
-Deno.test("backupJob() copies by the job's own bitmap and leaves it as it is", () => {
+Deno.test("backupJobs() copies by the job's own bitmap and leaves it as it is", () => {
   const { sync, bitmap, "bitmap-mode": mode } = actionsOf(afterFull)[2]?.data ?? {};
-  assertEquals([sync, bitmap, mode], ["bitmap", "qmpbackup-job", "never"]);
+  assertEquals([sync, bitmap, mode], ["bitmap", "qmpbackup-f00dcafe-0-job", "never"]);
 });
 
-Deno.test("backupJob() clears no bitmap", () => {
+Deno.test("backupJobs() clears no bitmap", () => {
   const types = actionsOf(afterFull).map(({ type }) => type);
   assertEquals(types, [
     "block-dirty-bitmap-add",
@@ -91,17 +91,17 @@ Deno.test("backupJob() clears no bitmap", () => {
   ]);
 });
 
-Deno.test("backupJob() passes speed and compression on", () => {
+Deno.test("backupJobs() passes speed and compression on", () => {
   const [job] = actionsOf(someFacts(), { speedLimitBytesPerSecond: 5000, compress: true });
   assertEquals([job?.data["speed"], job?.data["compress"]], [5000, true]);
 });
 
-Deno.test("backupJob() leaves out x-perf where QEMU does not know it", () => {
+Deno.test("backupJobs() leaves out x-perf where QEMU does not know it", () => {
   const features = { ...someFacts().features, backupPerf: false };
   assertEquals("x-perf" in (actionsOf({ ...someFacts(), features })[0]?.data ?? {}), false);
 });
 
-Deno.test("backupJob() copies in chunks no smaller than the target's clusters", () => {
+Deno.test("backupJobs() copies in chunks no smaller than the target's clusters", () => {
   const disk = { ...aDiskWithBitmap(), clusterSizeBytes: 2 << 20 };
   assertEquals(actionsOf(someFacts([disk]))[0]?.data["x-perf"], {
     "max-workers": 64,
@@ -140,7 +140,7 @@ Deno.test("targetNode() hides the parent from the job", () => {
 
 Deno.test("readOnlyTarget() reopens the target with the options that QEMU takes then", () => {
   const nodes = { target: "target", file: "file", fleece: "", filter: "", gate: "", snapshot: "" };
-  assertEquals(readOnlyTarget(nodes, PLAIN), {
+  assertEquals(readOnlyTarget(nodes, PLAIN, "blockdev-reopen"), {
     options: [{
       driver: "qcow2",
       "node-name": "target",
@@ -150,6 +150,22 @@ Deno.test("readOnlyTarget() reopens the target with the options that QEMU takes 
       "read-only": true,
     }],
   });
+});
+
+Deno.test("readOnlyTarget() gives the command of before 6.1 its one node", () => {
+  const nodes = { target: "target", file: "file", fleece: "", filter: "", gate: "", snapshot: "" };
+  const before = readOnlyTarget(nodes, PLAIN, "x-blockdev-reopen");
+  assertEquals(readOnlyTarget(nodes, PLAIN, "blockdev-reopen"), { options: [before] });
+});
+
+Deno.test("backupJobs() reads from the disk itself where there is no fleece", () => {
+  const features = { ...afterFull.features, fleecing: false };
+  const [add, merge, backup] = actionsOf({ ...afterFull, features });
+  assertEquals([add?.data["node"], merge?.data["node"], backup?.data["device"]], [
+    "disk0",
+    "disk0",
+    "disk0",
+  ]);
 });
 
 Deno.test("fileNode() and fleeceNode() take a path as it is", () => {

@@ -413,9 +413,15 @@ Deno.test("planBackup() stops the guest where it is asked to, or an old QEMU has
   assertMatch(pauseOf(false, true, false) ?? "", /iothread/);
 });
 
-Deno.test("planBackup() refuses a QEMU without fleecing, with the version that has it", () => {
+Deno.test("planBackup() reads from the disks themselves where QEMU can't fleece, and says so", () => {
   const features = { ...someFacts().features, fleecing: false };
-  assertThrows(() => diskOf(someFacts([aDisk()], { features })), Failure, "7.1 or newer");
+  const plan = planBackup(aRequest(), someFacts([aDisk()], { features }));
+  assertEquals(plan.direct, true);
+  assertStringIncludes(plan.warnings.join(), "the guest's writes wait for the target");
+  const facts = { ...yesterday(), features, disks: [aDisk()] };
+  const compared = planBackup(aRequest({ onLostBitmap: "compare" }), facts);
+  assertEquals(compared.disks.map(({ level }) => level), ["full"]);
+  assertStringIncludes(compared.warnings.join(), "compare was left out");
 });
 
 Deno.test("planBackup() puts the fleece beside the disk", () => {

@@ -1,6 +1,12 @@
 import { assert, assertEquals } from "@std/assert";
 import { planBackup } from "../../../src/backup/plan.ts";
-import { claimsOf, type Room, shortages } from "../../../src/backup/space.ts";
+import {
+  claimsOf,
+  neededBytes,
+  reserveBytes,
+  type Room,
+  shortages,
+} from "../../../src/backup/space.ts";
 import { aDisk, aRequest, someFacts } from "../_fixtures.ts";
 
 const MIB = 1 << 20;
@@ -55,4 +61,23 @@ Deno.test("shortages() names claims, needed and free bytes where a byte is missi
 
 Deno.test("shortages() looks at each file system by itself", () => {
   assertEquals(shortages([room(100, 50), room(0, 1), room(0)]).length, 1);
+});
+
+Deno.test("reserveBytes() holds a full disk with its tables, whatever is used of it now", () => {
+  const disk = aDisk("disk0", { virtualSizeBytes: 1 << 30, allocatedBytes: 1 << 20 });
+  assertEquals(reserveBytes(disk, "full", 1 << 20), (1 << 30) + 16384 * 10 + (1 << 20));
+  assertEquals(reserveBytes(disk, "copy", 0), reserveBytes(disk, "full", 0));
+});
+
+Deno.test("reserveBytes() leaves an increment room for what the guest still writes", () => {
+  const disk = aDisk("disk0", { virtualSizeBytes: 64 * 2 ** 30 });
+  const tables = neededBytes(disk, 0);
+  assertEquals(reserveBytes(disk, "inc", 1 << 20) - tables, (2 << 20) + (256 << 20));
+  // Never more than all of it.
+  assertEquals(reserveBytes(disk, "inc", 64 * 2 ** 30), reserveBytes(disk, "full", 0));
+});
+
+Deno.test("neededBytes() counts whole clusters where they are larger than what a bitmap tells apart", () => {
+  const disk = aDisk("disk0", { virtualSizeBytes: 64 * 2 ** 30, clusterSizeBytes: 2 << 20 });
+  assertEquals(neededBytes(disk, 65536) - neededBytes(disk, 0), 2 << 20);
 });
