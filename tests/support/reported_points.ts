@@ -14,8 +14,8 @@ export interface ReportedPoint {
   /** The disk's name, which is its folder, too. */
   disk: string;
   level: string;
-  /** The raw copy of what the disk held. */
-  held: string;
+  /** The raw copies of what the disk held; it must be one of them. */
+  held: string[];
 }
 
 export class ReportedPoints {
@@ -26,19 +26,21 @@ export class ReportedPoints {
   /**
    * Looks what has been reported as done since the last look, and what was has to be there still.
    *
-   * @param moment What the new ones must hold, of `scene.remember()`.
+   * @param moments Of `scene.remember()`: each of the new ones must hold what its disk held at one.
    */
-  async look(moment: string): Promise<ReportedPoint[]> {
+  async look(...moments: string[]): Promise<ReportedPoint[]> {
     const done = await this.#done();
     const gone = [...this.#points.keys()].filter((key) => !done.has(key));
     if (gone.length > 0) throw new Error(`Reported as done before, and now gone: ${gone}`);
-    const fresh = [...done].filter(([key]) => !this.#points.has(key)).map(([key, row]) => {
+    return [...done].filter(([key]) => !this.#points.has(key)).map(([key, row]) => {
       const id = row.disk.replace("disk", "vd");
-      const point = { ...row, held: this.scene.dir.join(`${moment}.${id}.raw`) };
+      const point = {
+        ...row,
+        held: moments.map((moment) => this.scene.dir.join(`${moment}.${id}.raw`)),
+      };
       this.#points.set(key, point);
       return point;
     });
-    return fresh;
   }
 
   /** Restores points, by default all, and compares each with what the disk held. */
@@ -50,7 +52,7 @@ export class ReportedPoints {
         // The comparison says more than a check of each image's tables, and takes less time.
         ...["--targetfile", file, "--skip-check"],
       ]);
-      await compare(held, "raw", file, "qcow2");
+      await compareWithAny(held, file);
       await Deno.remove(file);
     }
   }
@@ -68,6 +70,12 @@ export class ReportedPoints {
     );
     return new Map(rows.map((row) => [`${row.run}/${row.disk}`, row]));
   }
+}
+
+async function compareWithAny(held: string[], file: string) {
+  const compared = await Promise.allSettled(held.map((raw) => compare(raw, "raw", file, "qcow2")));
+  const failed = compared.find((result) => result.status === "rejected");
+  if (failed && !compared.some((result) => result.status === "fulfilled")) throw failed.reason;
 }
 
 interface RunLine {
