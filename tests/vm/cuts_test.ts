@@ -122,7 +122,7 @@ async function runAndCut(ground: Ground, { level, way, variant }: Scenario, n: n
     else line.close();
     await ground.scribble();
   };
-  await using line = countingProxy(dir.join("proxy.qmp"), vm.socket, onMessage);
+  await using line = countingProxy(dir.join(`${n}.qmp`), vm.socket, onMessage);
   if (variant === "agent") ground.onAgent = onMessage;
   const args = [
     ...["backup", "--socket", line.path, "--level", level, "--target", target],
