@@ -171,11 +171,12 @@ export function finishedBitmaps({ runs }: Target): ReadonlySet<string | null> {
  */
 export async function findInTarget(target: Target): Promise<Leftover[]> {
   const leftovers = await findReplaced(target);
-  const kept = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
+  // Two runs of one second may have died with one file's name.
+  const settled = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state !== "done")) {
     // A run that failed may have had to leave its files too: QEMU still had them open.
     for (const disk of run.disks.filter(({ result }) => !["done", "superseded"].includes(result))) {
-      leftovers.push(...await findFiles(target.path, run, disk, kept));
+      leftovers.push(...await findFiles(target.path, run, disk, settled));
     }
     if (run.state !== "running") continue;
     leftovers.push({
@@ -227,11 +228,12 @@ async function findFiles(
   target: string,
   run: RunRecord,
   disk: DiskRecord,
-  kept: Set<string>,
+  settled: Set<string>,
 ): Promise<Leftover[]> {
   const leftovers: Leftover[] = [];
   for (const path of filesOf(target, run, disk)) {
-    if (kept.has(path) || !await exists(path)) continue;
+    if (settled.has(path) || !await exists(path)) continue;
+    settled.add(path);
     leftovers.push({
       what: `Removing ${path} of a run that died`,
       putRight: () => Deno.remove(path),

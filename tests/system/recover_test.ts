@@ -46,3 +46,8 @@ Deno.test("Recovery removes it where the new one counts, whatever failed before"
   const points = restorePoints((await readTarget(dir.path)).runs);
   assertEquals(points.map(({ run }) => run.id), ["run-2"]);
 });
+
+Deno.test("Recovery finds a file once, though two dead runs name it", async () => {
+  await using dir = await targetOf(["pending", "pending"], { "d.partial": "new" });
+  assertEquals(await names(dir.join("disk0")), []);
+});
