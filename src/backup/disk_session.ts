@@ -13,8 +13,9 @@
 
 import { delay } from "@std/async/delay";
 import { basename, dirname, join, relative } from "@std/path";
+import { createFile } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
+import { backingLink, PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
@@ -149,7 +150,7 @@ export class DiskSession {
     await storeDifference(this.partial, {
       contents: exportName(this.plan.nbdSocket as string, nodes.snapshot),
       parent: join(this.plan.request.target, parent as string),
-      backing: relative(folder, parent as string),
+      backing: backingLink(relative(folder, parent as string)),
       image: imageOptions(disk),
       signal,
       onPercent: (percent) =>
@@ -179,7 +180,9 @@ export class DiskSession {
   async #openTarget() {
     const { disk, nodes, folder, parent } = this.disk;
     const { request } = this.plan;
-    await createFolder(request.target, folder);
+    await createFolder(request.target, folder, request.mode);
+    // By us, since QEMU's tools would make it for all to read, and through any link.
+    await createFile(this.partial, request.mode);
     this.#result.push(
       `remove "${this.partial}"`,
       () => this.#removeClosed(nodes.file, this.partial),
@@ -188,13 +191,13 @@ export class DiskSession {
     if (this.disk.compare) return;
     await createQcow2(this.partial, {
       ...imageOptions(disk),
-      backing: parent && relative(folder, parent),
+      backing: parent && backingLink(relative(folder, parent)),
     });
     try {
       await this.#addNode(this.#target, fileNode(nodes.file, this.partial, request));
       await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
     } catch (error) {
-      throw explainOpen(error, this.partial, "target", "--target");
+      throw explainOpen(error, this.partial, "target");
     }
   }
 
@@ -215,12 +218,13 @@ export class DiskSession {
 
   async #openFleece() {
     const { disk, nodes, fleeceFile } = this.disk;
+    await createFile(fleeceFile, this.plan.request.mode);
     this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
     await createQcow2(fleeceFile, { virtualSizeBytes: disk.virtualSizeBytes });
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
     } catch (error) {
-      throw explainOpen(error, fleeceFile, "fleece", "--fleece-dir");
+      throw explainOpen(error, fleeceFile, "fleece");
     }
   }
 
@@ -249,11 +253,20 @@ function imageOptions({ virtualSizeBytes, clusterSizeBytes, lazyRefcounts }: Dis
   };
 }
 
-function explainOpen(error: unknown, path: string, what: string, option: string): unknown {
+/** What to do where QEMU runs as another user than we do. */
+const REMEDY = {
+  target: "let that user's group write to the target (chgrp GROUP DIR; chmod 2770 DIR), and use " +
+    "--mode 0660",
+  fleece: "name a folder that user's group may write to (chgrp GROUP DIR; chmod 2770 DIR) with " +
+    "--fleece-dir, and use --mode 0660",
+};
+
+function explainOpen(error: unknown, path: string, what: "target" | "fleece"): unknown {
   if (!(error instanceof QmpCommandError)) return error;
   return new Failure(
-    `QEMU can't open the ${what} "${path}": ${error.desc}. QEMU may run as another user, or see ` +
-      `other folders than we do: run qmpbackup as QEMU's user, or name another folder with ${option}`,
+    `QEMU can't open the ${what} "${path}": ${error.desc}. If QEMU runs as another user, ` +
+      `${REMEDY[what]}; or run qmpbackup as QEMU's user. If it sees other folders than we do (a ` +
+      "container), name one that both see",
     { cause: error },
   );
 }

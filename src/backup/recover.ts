@@ -10,16 +10,16 @@
 import { getLogger } from "@logtape/logtape";
 import { basename, join } from "@std/path";
 import { images } from "../catalog/chains.ts";
-import { exists } from "../catalog/durable.ts";
+import { lookAt } from "../catalog/create.ts";
 import {
   isBackupBitmap,
+  isFleeceOf,
   parseImageName,
   PARTIAL_SUFFIX,
   REPLACED_SUFFIX,
-  tagOf,
 } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
-import { type Target, writeRun } from "../catalog/target.ts";
+import { refuseLinks, removeTemporary, type Target, writeRun } from "../catalog/target.ts";
 import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
@@ -96,6 +96,8 @@ export async function recoverBitmaps(
  * locked by the caller, so that a record that says "running" is a dead run's.
  */
 export async function recoverTarget(target: Target): Promise<void> {
+  await refuseLinks(target);
+  await removeTemporary(target.path);
   await recoverReplaced(target);
   const kept = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state !== "done")) {
@@ -124,7 +126,7 @@ async function recoverReplaced({ path, runs }: Target): Promise<void> {
     if (parseImageName(basename(file))) continue;
     const image = join(path, file);
     const aside = image + REPLACED_SUFFIX;
-    if (!await exists(aside)) continue;
+    if (!(await lookAt(aside))?.isFile) continue;
     if (result === "done") {
       log.warn("Removing {aside}, which a run that died had replaced", { aside });
       await Deno.remove(aside);
@@ -142,16 +144,23 @@ async function recoverFiles(
   kept: Set<string>,
 ): Promise<void> {
   for (const path of leftoversOf(target, run, disk)) {
-    if (kept.has(path) || !await exists(path)) continue;
+    if (kept.has(path) || !(await lookAt(path))?.isFile) continue;
     log.warn("Removing {path} of a run that died", { path });
     await Deno.remove(path);
   }
 }
 
-/** The files a run may have left; from its fleece's name only one that it can have made. */
+/**
+ * The files a run may have left, and no other, whatever its record says: an image under its name only if
+ * the name tells that it is no older than the run.
+ */
 function leftoversOf(target: string, run: RunRecord, disk: DiskRecord): string[] {
   const image = join(target, disk.file);
-  const isFleece = basename(disk.fleece).startsWith(`qmpbackup-${tagOf(run.id)}-`) &&
-    disk.fleece.endsWith(".fleece");
-  return [image, image + PARTIAL_SUFFIX, ...(isFleece ? [disk.fleece] : [])];
+  const named = parseImageName(basename(disk.file));
+  const isOfRun = named !== null && named.unixSeconds * 1000 > Date.parse(run.started) - 1000;
+  return [
+    ...(isOfRun ? [image] : []),
+    image + PARTIAL_SUFFIX,
+    ...(isFleeceOf(run.id, disk.fleece) ? [disk.fleece] : []),
+  ];
 }
