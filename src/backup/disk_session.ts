@@ -197,7 +197,12 @@ export class DiskSession {
       await this.#addNode(this.#target, fileNode(nodes.file, this.partial, request));
       await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
     } catch (error) {
-      throw explainOpen(error, this.partial, "target");
+      const folders = new Set([request.target, dirname(this.partial)]);
+      throw explainOpen(
+        error,
+        this.partial,
+        `let that user's group write there ${shareCommands(...folders)}`,
+      );
     }
   }
 
@@ -224,7 +229,12 @@ export class DiskSession {
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
     } catch (error) {
-      throw explainOpen(error, fleeceFile, "fleece");
+      throw explainOpen(
+        error,
+        fleeceFile,
+        "name a folder that user's group may write to with --fleece-dir DIR " +
+          shareCommands("DIR"),
+      );
     }
   }
 
@@ -253,20 +263,18 @@ function imageOptions({ virtualSizeBytes, clusterSizeBytes, lazyRefcounts }: Dis
   };
 }
 
-/** What to do where QEMU runs as another user than we do. */
-const REMEDY = {
-  target: "let that user's group write to the target (chgrp GROUP DIR; chmod 2770 DIR), and use " +
-    "--mode 0660",
-  fleece: "name a folder that user's group may write to (chgrp GROUP DIR; chmod 2770 DIR) with " +
-    "--fleece-dir, and use --mode 0660",
-};
-
-function explainOpen(error: unknown, path: string, what: "target" | "fleece"): unknown {
+function explainOpen(error: unknown, path: string, remedy: string): unknown {
   if (!(error instanceof QmpCommandError)) return error;
   return new Failure(
-    `QEMU can't open the ${what} "${path}": ${error.desc}. If QEMU runs as another user, ` +
-      `${REMEDY[what]}; or run qmpbackup as QEMU's user. If it sees other folders than we do (a ` +
+    `QEMU can't open "${path}": ${error.desc}. If QEMU runs as another user, ${remedy}, and use ` +
+      "--mode 0660; or run qmpbackup as QEMU's user. If QEMU sees other folders than we do (a " +
       "container), name one that both see",
     { cause: error },
   );
+}
+
+/** The commands that let a group make files in folders, which then belong to the group too. */
+function shareCommands(...folders: string[]): string {
+  const names = folders.map((folder) => `"${folder}"`).join(" ");
+  return `(chgrp GROUP ${names}; chmod 2770 ${names})`;
 }
