@@ -54,9 +54,9 @@ export interface BackupContext {
 export async function backUp(request: BackupRequest, context: BackupContext): Promise<RunRecord> {
   await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
   await refuseEarly(qmp, request);
-  const lockFile = await createTarget(request.target);
+  const lockFile = await createTarget(request.target, request.mode);
   const run = newRun();
-  using _target = await takeLock(lockFile, run);
+  using _target = await takeLock(lockFile, run, request.mode);
   const lockInode = (await Deno.stat(lockFile)).ino ?? 0;
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);

@@ -13,8 +13,9 @@
 
 import { delay } from "@std/async/delay";
 import { basename, dirname, join, relative } from "@std/path";
+import { createFile } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
+import { backingLink, PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure, messageOf } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
@@ -197,7 +198,7 @@ export class DiskSession {
     await storeDifference(this.partial, {
       contents: exportName(this.plan.nbdSocket as string, nodes.snapshot),
       parent: join(this.plan.request.target, parent as string),
-      backing: relative(folder, parent as string),
+      backing: backingLink(relative(folder, parent as string)),
       image: imageOptions(disk),
       signal,
       onPercent: (percent) =>
@@ -229,7 +230,9 @@ export class DiskSession {
   async #openTarget() {
     const { disk, nodes, folder, parent } = this.disk;
     const { request } = this.plan;
-    await createFolder(request.target, folder);
+    await createFolder(request.target, folder, request.mode);
+    // By us, since QEMU's tools would make it for all to read, and through any link.
+    await createFile(this.partial, request.mode);
     this.#result.push(
       `remove "${this.partial}"`,
       () => this.#removeClosed(nodes.file, this.partial),
@@ -238,7 +241,7 @@ export class DiskSession {
     if (this.disk.compare) return;
     await createQcow2(this.partial, {
       ...imageOptions(disk),
-      backing: parent && relative(folder, parent),
+      backing: parent && backingLink(relative(folder, parent)),
     });
     // A job that reads from the disk itself makes the guest's writes fail where the target is full.
     if (this.plan.direct) await this.#reserve();
@@ -246,7 +249,12 @@ export class DiskSession {
       await this.#addNode(this.#target, fileNode(nodes.file, this.partial, request));
       await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
     } catch (error) {
-      throw explainOpen(error, this.partial, "target", "--target");
+      const folders = new Set([request.target, dirname(this.partial)]);
+      throw explainOpen(
+        error,
+        this.partial,
+        `let that user's group write there ${shareCommands(...folders)}`,
+      );
     }
   }
 
@@ -280,12 +288,18 @@ export class DiskSession {
 
   async #openFleece() {
     const { disk, nodes, fleeceFile } = this.disk;
+    await createFile(fleeceFile, this.plan.request.mode);
     this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
     await createQcow2(fleeceFile, { virtualSizeBytes: disk.virtualSizeBytes });
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
     } catch (error) {
-      throw explainOpen(error, fleeceFile, "fleece", "--fleece-dir");
+      throw explainOpen(
+        error,
+        fleeceFile,
+        "name a folder that user's group may write to with --fleece-dir DIR " +
+          shareCommands("DIR"),
+      );
     }
   }
 
@@ -314,11 +328,18 @@ function imageOptions({ virtualSizeBytes, clusterSizeBytes, lazyRefcounts }: Dis
   };
 }
 
-function explainOpen(error: unknown, path: string, what: string, option: string): unknown {
+function explainOpen(error: unknown, path: string, remedy: string): unknown {
   if (!(error instanceof QmpCommandError)) return error;
   return new Failure(
-    `QEMU can't open the ${what} "${path}": ${error.desc}. QEMU may run as another user, or see ` +
-      `other folders than we do: run qmpbackup as QEMU's user, or name another folder with ${option}`,
+    `QEMU can't open "${path}": ${error.desc}. If QEMU runs as another user, ${remedy}, and use ` +
+      "--mode 0660; or run qmpbackup as QEMU's user. If QEMU sees other folders than we do (a " +
+      "container), name one that both see",
     { cause: error },
   );
+}
+
+/** The commands that let a group make files in folders, which then belong to the group too. */
+function shareCommands(...folders: string[]): string {
+  const names = folders.map((folder) => `"${folder}"`).join(" ");
+  return `(chgrp GROUP ${names}; chmod 2770 ${names})`;
 }

@@ -10,7 +10,9 @@ import {
   bitmapName,
   diskFileName,
   type DiskLevel,
+  fleeceName,
   imageName,
+  MAX_NAME_SECONDS,
   parseImageName,
   PARTIAL_SUFFIX,
   plainImageName,
@@ -189,7 +191,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       },
       fleeceFile: join(
         beside ?? join(target.path, RECORDS_FOLDER),
-        `qmpbackup-${tag}-${index}.fleece`,
+        fleeceName(tag, index),
       ),
       isFleeceOnTarget: beside === null,
       // On the backup's storage a write must not wait for ever, even if nobody asked for a limit.
@@ -265,7 +267,8 @@ function spentBitmaps(disk: Disk, { runs }: Target): string[] {
  * second don't collide and names sort even where the clock was set back.
  */
 function imageTime({ startedAt, files }: Facts): number {
-  const taken = [...files.values()].flat().map((name) => parseImageName(name)?.unixSeconds ?? 0);
+  const taken = [...files.values()].flat().map((name) => parseImageName(name)?.unixSeconds ?? 0)
+    .filter((time) => time < MAX_NAME_SECONDS);
   return taken.reduce(
     (time, used) => Math.max(time, used + 1),
     Math.floor(startedAt.getTime() / 1000),

@@ -11,16 +11,16 @@
 import { getLogger } from "@logtape/logtape";
 import { basename, join } from "@std/path";
 import { images, restorePoints } from "../catalog/chains.ts";
-import { exists } from "../catalog/durable.ts";
+import { lookAt } from "../catalog/create.ts";
 import {
   isBackupBitmap,
+  isFleeceOf,
   parseImageName,
   PARTIAL_SUFFIX,
   REPLACED_SUFFIX,
-  tagOf,
 } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
-import { type Target, writeRun } from "../catalog/target.ts";
+import { refuseLinks, type Target, temporaries, writeRun } from "../catalog/target.ts";
 import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
@@ -170,7 +170,8 @@ export function finishedBitmaps({ runs }: Target): ReadonlySet<string | null> {
  * target is locked by the caller, so that a record that says "running" is a dead run's.
  */
 export async function findInTarget(target: Target): Promise<Leftover[]> {
-  const leftovers = await findReplaced(target);
+  await refuseLinks(target);
+  const leftovers = [...await findTemporaries(target), ...await findReplaced(target)];
   // Two runs of one second may have died with one file's name.
   const settled = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state !== "done")) {
@@ -196,6 +197,14 @@ function failed(run: RunRecord): RunRecord {
   return { ...run, state: "failed", finished: new Date().toISOString(), disks };
 }
 
+/** What our own writes leave where they are interrupted: they count for nothing. */
+async function findTemporaries({ path }: Target): Promise<Leftover[]> {
+  return (await temporaries(path)).map((file) => ({
+    what: `Removing ${file} of a run that died`,
+    putRight: () => Deno.remove(file),
+  }));
+}
+
 /**
  * An image that was set aside for a new one of its name goes if the new one counts, and comes back if
  * not: the last run that named it tells.
@@ -208,7 +217,7 @@ async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
     if (parseImageName(basename(file))) continue;
     const image = join(path, file);
     const aside = image + REPLACED_SUFFIX;
-    if (!await exists(aside)) continue;
+    if (!(await lookAt(aside))?.isFile) continue;
     leftovers.push(
       result === "done"
         ? {
@@ -232,7 +241,7 @@ async function findFiles(
 ): Promise<Leftover[]> {
   const leftovers: Leftover[] = [];
   for (const path of filesOf(target, run, disk)) {
-    if (settled.has(path) || !await exists(path)) continue;
+    if (settled.has(path) || !(await lookAt(path))?.isFile) continue;
     settled.add(path);
     leftovers.push({
       what: `Removing ${path} of a run that died`,
@@ -242,10 +251,17 @@ async function findFiles(
   return leftovers;
 }
 
-/** The files a run may have left; from its fleece's name only one that it can have made. */
+/**
+ * The files a run may have left, and no other, whatever its record says: an image under its name only if
+ * the name tells that it is no older than the run.
+ */
 function filesOf(target: string, run: RunRecord, disk: DiskRecord): string[] {
   const image = join(target, disk.file);
-  const isFleece = basename(disk.fleece).startsWith(`qmpbackup-${tagOf(run.id)}-`) &&
-    disk.fleece.endsWith(".fleece");
-  return [image, image + PARTIAL_SUFFIX, ...(isFleece ? [disk.fleece] : [])];
+  const named = parseImageName(basename(disk.file));
+  const isOfRun = named !== null && named.unixSeconds * 1000 > Date.parse(run.started) - 1000;
+  return [
+    ...(isOfRun ? [image] : []),
+    image + PARTIAL_SUFFIX,
+    ...(isFleeceOf(run.id, disk.fleece) ? [disk.fleece] : []),
+  ];
 }

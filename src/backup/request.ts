@@ -8,6 +8,8 @@ export type Level = "copy" | "full" | "inc" | "auto";
 
 export interface BackupRequest {
   level: Level;
+  /** Of new files; folders can be entered by those who may read. */
+  mode: number;
   /** Absolute. */
   target: string;
   /** Names of disks to take, by node or device; all where it is empty. */

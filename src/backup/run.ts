@@ -16,8 +16,8 @@ import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import { UUID_FILE } from "../catalog/names.ts";
-import { exists, writeDurably } from "../catalog/durable.ts";
-import { writeChainId, writeRun } from "../catalog/target.ts";
+import { exists } from "../catalog/durable.ts";
+import { writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
 import type { QmpClient } from "../qmp/client.ts";
@@ -58,8 +58,9 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
   record.warnings.push(...await checkSpace(plan));
   const leftovers: string[] = [];
   const sessions = plan.disks.map((disk) => new DiskSession(context.qmp, plan, disk, leftovers));
-  for (const adopted of plan.adopted) await writeRun(plan.request.target, adopted);
-  await writeRun(plan.request.target, record);
+  const { target, mode } = plan.request;
+  for (const adopted of plan.adopted) await writeRun(target, adopted, mode);
+  await writeRun(target, record, mode);
   try {
     await takeAndCopy(plan, context, record, sessions, leftovers);
     await publish(plan, context, record, sessions);
@@ -179,16 +180,18 @@ async function publish(
   record: RunRecord,
   sessions: DiskSession[],
 ) {
-  const { target } = plan.request;
+  const { target, mode } = plan.request;
   for (const [index, session] of sessions.entries()) {
     const row = record.disks[index] as DiskRecord;
     if (row.result === "failed") continue;
     await session.publish();
-    await writeDurably(join(target, session.disk.configFile), configText(session.disk));
+    await writeBeside(target, session.disk.configFile, configText(session.disk), mode);
     row.result = "done";
   }
   const inChain = record.disks.some(({ result, level }) => result === "done" && level !== "copy");
-  if (inChain && !await exists(join(target, UUID_FILE))) await writeChainId(target, plan.chainId);
+  if (inChain && !await exists(join(target, UUID_FILE))) {
+    await writeChainId(target, plan.chainId, mode);
+  }
   // The last moment at which a signal can still undo all.
   signal.throwIfAborted();
   record.state = record.disks.some(({ result }) => result === "failed") ? "failed" : "done";

@@ -21,9 +21,15 @@ export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 export const UUID_FILE = "uuid";
 /** The link to the newest image that `restore rebase` makes. */
 export const NEWEST_LINK = "image";
+/** What `qemu-img info` said of a disk. */
+export const CONFIG_SUFFIX = ".config";
 export const PARTIAL_SUFFIX = ".partial";
 /** An image that a new one of the same name replaces, until that counts. */
 export const REPLACED_SUFFIX = ".replaced";
+/** A link that is about to take the place of another one. */
+export const FRESH_SUFFIX = ".new";
+/** What is written before it gets its name; all of it lies among the records. */
+export const TEMPORARY_SUFFIX = ".tmp";
 
 /** What a backup of a disk is: all of it, what changed since the last one, or all beside the chain. */
 export type DiskLevel = "full" | "inc" | "copy";
@@ -32,6 +38,12 @@ const PREFIX = { full: "FULL", inc: "INC", copy: "COPY" } as const;
 
 /** File systems end a name at 255 bytes; a level, a time and `.partial` must still fit on. */
 const MAX_DISK_FILE_NAME_BYTES = 200;
+
+/**
+ * The end of the times that names may bear (the year 2286): what a stray or planted file says beyond
+ * that is not followed, or the next name would have no room for it.
+ */
+export const MAX_NAME_SECONDS = 9_999_999_999;
 
 /** `FULL-1763852400-disk.qcow2`. */
 export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: string): string {
@@ -50,9 +62,17 @@ export interface ImageName {
   diskFileName: string;
 }
 
+/**
+ * A parent's relative path as it is to stand in a header: QEMU takes what stands before a colon for a
+ * protocol, unless a slash comes first.
+ */
+export function backingLink(parent: string): string {
+  return /^[^/]*:/.test(parent) ? `./${parent}` : parent;
+}
+
 /** The opposite of `imageName()`; null for any other name. */
 export function parseImageName(name: string): ImageName | null {
-  const match = /^(FULL|INC|COPY)-(\d{1,12})-(.+)$/s.exec(name);
+  const match = /^(FULL|INC|COPY)-(\d{1,11})-(.+)$/s.exec(name);
   if (!match || name.endsWith(PARTIAL_SUFFIX)) return null;
   const [, prefix, seconds, diskFileName] = match as unknown as [string, string, string, string];
   return {
@@ -102,6 +122,9 @@ function namingValue(options: unknown, depth: number): string | null {
   return namingValue(map.get("file"), depth - 1);
 }
 
+/** The dot of an end that has a meaning in a disk's folder. */
+const MEANINGFUL_END = /\.(?=(partial|config|replaced|new)$)/;
+
 /**
  * Makes a file name that is safe everywhere: no folder, no control character, no colon (QEMU reads
  * what stands before one as a protocol), no end that makes an image look like something else, not too
@@ -109,7 +132,7 @@ function namingValue(options: unknown, depth: number): string | null {
  */
 function safeName(path: string): string {
   const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
-  const clean = base.replace(/[\p{Cc}:\\/\ufffd]/gu, "_").replace(/\.(?=(partial|config)$)/, "_");
+  const clean = base.replace(/[\p{Cc}:\\/\ufffd]/gu, "_").replace(MEANINGFUL_END, "_");
   if (clean === "" || clean === "." || clean === "..") return "disk";
   return shorten(clean);
 }
@@ -149,6 +172,17 @@ export function isBackupBitmap(name: string, chainId?: string): boolean {
 /** What the reference may call the bitmap of a disk: in 0.47 by node or device, in 0.67 by the chain. */
 export function referenceBitmaps(disks: string[], chainId: string): string[] {
   return [...disks.map((disk) => `${BITMAP_PREFIX}${disk}-${chainId}`), BITMAP_PREFIX + chainId];
+}
+
+/** The name of the file that keeps what the guest overwrites while a run is on. */
+export function fleeceName(runTag: string, index: number): string {
+  return `qmpbackup-${runTag}-${index}.fleece`;
+}
+
+/** Whether a run can have made a file of this path to keep what the guest overwrites. */
+export function isFleeceOf(runId: string, path: string): boolean {
+  const match = /^\/(?:[^\0]*\/)?qmpbackup-([0-9a-f]{8})-\d+\.fleece$/.exec(path);
+  return match !== null && match[1] === tagOf(runId);
 }
 
 /** A run's id: when it started, to be read by people, and a tag that makes it unique. */

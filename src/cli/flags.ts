@@ -58,6 +58,11 @@ export const FLAGS = {
     value: "DIR",
     help: "where the backups go; made if missing",
   },
+  mode: {
+    kind: "text",
+    value: "OCTAL",
+    help: "of new files (0600); 0660, in a folder of QEMU's group, where QEMU runs as another user",
+  },
   include: { kind: "list", short: "i", value: "A,B", help: "only these disks, by node or device" },
   exclude: { kind: "list", short: "e", value: "A,B", help: "not these disks" },
   "include-raw": {
@@ -192,7 +197,7 @@ export const COMMANDS = {
       ...["on-lost-bitmap"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "progress-interval", "no-subdir", "no-timestamp"] as const,
-      ...["no-symlink", "strict"] as const,
+      ...["no-symlink", "mode", "strict"] as const,
     ],
     examples: [
       {
@@ -211,7 +216,7 @@ export const COMMANDS = {
     required: ["dir"],
     optional: [
       ...["targetfile", "target-dir", "until", "filter", "format", "rate-limit"] as const,
-      "skip-check",
+      ...["skip-check", "mode"] as const,
     ],
     examples: [
       {

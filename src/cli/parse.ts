@@ -41,6 +41,7 @@ const flagEntries = Object.entries(FLAGS) as [FlagName, Flag][];
  * @throws {UsageError} If it is wrong, with what is near it where there is something.
  */
 export function parse(argv: readonly string[]): Parsed {
+  refuseUnreadable(argv);
   const given = parseArgs(argv.flatMap(spellOut), {
     boolean: namesOf((flag) => flag.kind === "switch"),
     string: ["_", ...namesOf((flag) => flag.kind !== "switch")],
@@ -60,6 +61,15 @@ export function parse(argv: readonly string[]): Parsed {
   const command = commandOf(given._.map(String), values as Values);
   if (command) checkFlags(command, values as Values);
   return { command, values: values as Values };
+}
+
+/** What is no UTF-8 comes with its bytes replaced: it would name another file. */
+function refuseUnreadable(argv: readonly string[]) {
+  const word = argv.find((word) => word.includes("\ufffd"));
+  if (word === undefined) return;
+  throw new UsageError(
+    `"${word}" holds bytes that are no UTF-8: name it through a link or a mount`,
+  );
 }
 
 /** Makes two words of `-lfull`, and refuses `--compress=no`, which would mean yes. */

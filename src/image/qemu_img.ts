@@ -160,6 +160,9 @@ export interface ImageFacts {
  * @throws {QemuImgError} If it can't be read or is no qcow2 image.
  */
 export async function imageFacts(path: string, options: RunOptions = {}): Promise<ImageFacts> {
+  // From a pipe qemu-img would wait for ever.
+  const info = await Deno.stat(path).catch(() => null);
+  if (info && !info.isFile) throw new QemuImgError(`"${path}" is no regular file`);
   const text = await qemuImg(["info", "--output=json", "-f", "qcow2", path], options);
   return parseImageFacts(text);
 }

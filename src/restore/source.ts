@@ -12,7 +12,7 @@ import { exists } from "../catalog/durable.ts";
 import { orderByName } from "../catalog/name_order.ts";
 import { type DiskLevel, parseImageName, PARTIAL_SUFFIX, RUNS_FOLDER } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
-import { readTarget, type Target } from "../catalog/target.ts";
+import { readSmall, readTarget, type Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
 
 /** An image and what it builds on. */
@@ -176,7 +176,7 @@ async function configFormat(path: string): Promise<string | null> {
   try {
     const config = v.safeParse(
       v.object({ format: v.string() }),
-      JSON.parse(await Deno.readTextFile(path)),
+      JSON.parse(await readSmall(path)),
     );
     return config.success ? config.output.format : null;
   } catch {

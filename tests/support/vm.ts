@@ -199,6 +199,13 @@ export async function startVm(options: VmOptions): Promise<Vm> {
   };
 }
 
+/** The option has another name since QEMU 9.1. */
+export async function asNobody(): Promise<string[]> {
+  const { stdout } = await new Deno.Command("qemu-system-x86_64", { args: ["-help"] }).output();
+  const isOld = new TextDecoder().decode(stdout).includes("-runas");
+  return isOld ? ["-runas", "nobody"] : ["-run-with", "user=nobody"];
+}
+
 async function ensureImage({ path, format, sizeBytes, create: wanted }: DiskSpec): Promise<void> {
   if (!(wanted ?? !await exists(path))) return;
   if (sizeBytes === undefined) throw new Error(`No size to create "${path}" with`);

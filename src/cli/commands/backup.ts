@@ -5,6 +5,7 @@ import type { BackupRequest } from "../../backup/request.ts";
 import { isChainId } from "../../catalog/names.ts";
 import { UsageError } from "../../errors.ts";
 import { parseAddress } from "../../wire/address.ts";
+import { fileMode } from "../file_mode.ts";
 import type { Values } from "../parse.ts";
 import { backupText, jsonLine } from "../report.ts";
 import { localTime } from "../text.ts";
@@ -57,6 +58,7 @@ function requestOf(values: Values): BackupRequest {
   const target = resolve(values.target ?? ".");
   return {
     level: values.level ?? "auto",
+    mode: fileMode(values.mode),
     target: values.monthly ? join(target, monthOf(new Date())) : target,
     include,
     exclude,

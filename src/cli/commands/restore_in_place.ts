@@ -1,5 +1,7 @@
 import { join, resolve } from "@std/path";
 import { holderNow, takeLock } from "../../catalog/lock.ts";
+import { refuseLink } from "../../catalog/create.ts";
+import { readTarget, refuseLinks } from "../../catalog/target.ts";
 import { LOCK_FILE } from "../../catalog/names.ts";
 import { UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
@@ -20,6 +22,7 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     using _lock = target === null
       ? null
       : await takeLock(join(target, LOCK_FILE), holderNow("of a restore in place"));
+    if (target !== null) await refuseLinks(await readTarget(target));
     if (target !== null && !values["dry-run"]) await removeGivenUp(target, dir);
     // Read again under the lock: a run may have ended between.
     const points = (await pointsOfDisk(dir, values.filter)).filter(({ level }) => level !== "copy");
@@ -33,6 +36,8 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     }
     await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
     const steps = await planSteps(way, points, layers);
+    // Through a link an image outside of the folder would be written.
+    for (const path of steps.flatMap(writtenBy)) await refuseLink(path);
     const rateLimitBytesPerSecond = values["rate-limit"] ?? 0;
     const commands = steps.flatMap((step) => {
       const argv = commandOf(step, rateLimitBytesPerSecond);
@@ -50,6 +55,11 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     }
     return 0;
   };
+}
+
+function writtenBy(step: Step): string[] {
+  if (step.kind === "symlink") return [];
+  return "base" in step ? [step.path, step.base] : [step.path];
 }
 
 async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Promise<Step[]> {
