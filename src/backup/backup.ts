@@ -7,7 +7,7 @@
 import { getLogger } from "@logtape/logtape";
 import { dirname } from "@std/path";
 import { restorePoints } from "../catalog/chains.ts";
-import { exists } from "../catalog/durable.ts";
+import { bounded, exists, setFileTimeout } from "../catalog/durable.ts";
 import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
@@ -46,12 +46,13 @@ export interface BackupContext {
  * @throws {Failure} If the run as a whole could not be done.
  */
 export async function backUp(request: BackupRequest, context: BackupContext): Promise<RunRecord> {
+  setFileTimeout(request.stallTimeoutMs);
   await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
   await refuseEarly(qmp, request);
   const lockFile = await createTarget(request.target);
   const run = newRun();
   using _target = await takeLock(lockFile, run);
-  const lockInode = (await Deno.stat(lockFile)).ino ?? 0;
+  const lockInode = (await bounded(lockFile, Deno.stat(lockFile))).ino ?? 0;
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
   await recoverFrom(qmp, vm.dead, context);
@@ -78,6 +79,8 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
+  // What a run left may hang, and QEMU with it when it is asked for all nodes.
+  if ((await tagsLeft(qmp)).size > 0) return;
   if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, "00000000"));
 }
 

@@ -13,18 +13,27 @@
 
 import { delay } from "@std/async/delay";
 import { basename, dirname, join, relative } from "@std/path";
-import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
+import {
+  bounded,
+  exists,
+  HangingError,
+  removeFile,
+  renameDurably,
+  replaceSymlink,
+  syncPath,
+} from "../catalog/durable.ts";
 import { PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure } from "../errors.ts";
-import { checkImage, createQcow2 } from "../image/qemu_img.ts";
+import { checkImage, createQcow2, type RunOptions } from "../image/qemu_img.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { endJob, waitForJob } from "../qmp/jobs.ts";
-import { type Job, queryNodes } from "../qmp/queries.ts";
-import { removeBitmap, removeNode, setDrive, takeOffFilter } from "../vm/nodes.ts";
+import { endJob, JobError, StalledError, waitForJob } from "../qmp/jobs.ts";
+import type { Job } from "../qmp/queries.ts";
+import { isNode, removeBitmap, removeNode, setDrive, takeOffFilter } from "../vm/nodes.ts";
 import { backupJob, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
-import { snapshotNode, targetNode } from "./nodes.ts";
+import { jobStallTimeoutMs, snapshotNode, targetNode } from "./nodes.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
+import { explainFull, freeBytes } from "./space.ts";
 import { UndoStack } from "./undo.ts";
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */
@@ -37,6 +46,8 @@ export class DiskSession {
   readonly #guest: UndoStack;
   readonly #target: UndoStack;
   readonly #result: UndoStack;
+  /** Storage that QEMU would wait for, and the guest with it. */
+  #hanging: HangingError | null = null;
 
   constructor(
     readonly qmp: QmpClient,
@@ -63,7 +74,10 @@ export class DiskSession {
     const { filter } = this.disk.nodes;
     this.#guest.push(
       `take the filter off the disk "${this.disk.disk.name}"`,
-      () => takeOffFilter(this.qmp, filter),
+      async () => {
+        await this.#refuseHanging();
+        await takeOffFilter(this.qmp, filter);
+      },
     );
     await setDrive(this.qmp, this.disk.disk.id, filter);
   }
@@ -72,21 +86,20 @@ export class DiskSession {
   async startJob(): Promise<void> {
     const { nodes, job } = this.disk;
     await this.#addNode(this.#guest, snapshotNode(nodes.snapshot, nodes.filter));
-    this.#guest.push(`end the job "${job}"`, () => endJob(this.qmp, job));
+    this.#guest.push(`end the job "${job}"`, () => this.#endJob());
     await this.qmp.execute("transaction", backupJob(this.plan, this.disk));
   }
 
   /**
    * Waits until all is copied, frees the guest, and closes the image.
    *
-   * @throws {Failure} If the job failed, or the image can't be closed or does not pass its check.
+   * @throws {Failure} If the job failed or stands still, or the image can't be closed or does not
+   * pass its check.
    */
   async finish(options: { signal: AbortSignal; onProgress: (job: Job) => void }): Promise<void> {
-    const { error } = await waitForJob(this.qmp, this.disk.job, options);
+    const failure = await this.#waitForJob(options);
     await this.#guest.unwind();
-    if (error !== undefined) {
-      throw new Failure(`The disk "${this.disk.disk.name}" could not be copied: ${error}`);
-    }
+    if (failure) throw failure;
     const { request } = this.plan;
     await delay(request.removeDelayMs, { signal: options.signal });
     // Flushed by us first: QEMU would do it in its main loop, and the guest would stand still.
@@ -95,7 +108,7 @@ export class DiskSession {
       timeoutMs: CLOSE_TIMEOUT_MS,
     });
     await this.#target.unwind();
-    await checkImage(this.partial);
+    await boundedRun(this.partial, (run) => checkImage(this.partial, run));
     await syncPath(this.partial);
   }
 
@@ -134,8 +147,11 @@ export class DiskSession {
   }
 
   async #setAside() {
-    await Deno.rename(this.image, this.#aside);
-    this.#result.push(`put "${this.image}" back`, () => Deno.rename(this.#aside, this.image));
+    await bounded(this.image, Deno.rename(this.image, this.#aside));
+    this.#result.push(
+      `put "${this.image}" back`,
+      () => bounded(this.image, Deno.rename(this.#aside, this.image)),
+    );
   }
 
   async #openTarget() {
@@ -146,12 +162,13 @@ export class DiskSession {
       `remove "${this.partial}"`,
       () => this.#removeClosed(nodes.file, this.partial),
     );
-    await createQcow2(this.partial, {
+    const options = {
       virtualSizeBytes: disk.virtualSizeBytes,
       ...(disk.clusterSizeBytes ? { clusterSizeBytes: disk.clusterSizeBytes } : {}),
       lazyRefcounts: disk.lazyRefcounts,
       backing: parent && relative(folder, parent),
-    });
+    };
+    await boundedRun(this.partial, (run) => createQcow2(this.partial, options, run));
     try {
       await this.#addNode(this.#target, fileNode(nodes.file, this.partial, request));
       await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
@@ -178,7 +195,8 @@ export class DiskSession {
   async #addFilter() {
     const { disk, nodes, fleeceFile, cbwTimeoutSeconds } = this.disk;
     this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
-    await createQcow2(fleeceFile, { virtualSizeBytes: disk.virtualSizeBytes });
+    const { virtualSizeBytes } = disk;
+    await boundedRun(fleeceFile, (run) => createQcow2(fleeceFile, { virtualSizeBytes }, run));
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
     } catch (error) {
@@ -190,8 +208,7 @@ export class DiskSession {
 
   /** Removes a file, but not under a QEMU that still writes to it: there it would grow unseen. */
   async #removeClosed(node: string, path: string) {
-    const nodes = await queryNodes(this.qmp);
-    if (nodes.some((other) => other["node-name"] === node)) {
+    if (await isNode(this.qmp, node)) {
       throw new Failure("QEMU still has it open; the next run tries again");
     }
     await removeFile(path);
@@ -199,8 +216,75 @@ export class DiskSession {
 
   async #addNode(stack: UndoStack, options: { "node-name": string }) {
     const name = options["node-name"];
-    stack.push(`remove the node "${name}"`, () => removeNode(this.qmp, name));
+    stack.push(`remove the node "${name}"`, async () => {
+      await this.#refuseHanging();
+      await removeNode(this.qmp, name);
+    });
     await this.qmp.execute("blockdev-add", options);
+  }
+
+  /** @returns Why the job failed; null if it did not. */
+  async #waitForJob(
+    options: { signal: AbortSignal; onProgress: (job: Job) => void },
+  ): Promise<Failure | null> {
+    const { disk, job } = this.disk;
+    const stallTimeoutMs = jobStallTimeoutMs(this.plan, this.disk);
+    try {
+      const end = await waitForJob(this.qmp, job, { ...options, stallTimeoutMs });
+      if (end.error === undefined) return null;
+      const restBytes = end["total-progress"] - end["current-progress"];
+      const why = await explainFull(this.plan, this.disk, restBytes);
+      const words = [`The disk "${disk.name}" could not be copied: ${end.error}`, ...why];
+      return new Failure(words.join(". "));
+    } catch (error) {
+      if (!(error instanceof StalledError)) throw error;
+      throw new Failure(
+        `The copy of "${disk.name}" to "${this.partial}" has made no progress for ` +
+          `${stallTimeoutMs / 1000} s (--stall-timeout): is the storage of the target still there`,
+        { cause: error },
+      );
+    }
+  }
+
+  async #endJob() {
+    try {
+      await endJob(this.qmp, this.disk.job);
+    } catch (error) {
+      if (!(error instanceof JobError)) throw error;
+      this.#hanging = new HangingError(
+        `${error.message}: the storage of "${this.partial}" hangs. The guest writes on, ` +
+          `through the filter "${this.disk.nodes.filter}"`,
+        { cause: error },
+      );
+      throw this.#hanging;
+    }
+  }
+
+  /**
+   * Asks the storage whether it answers, before QEMU is told to do what may wait for it: QEMU waits
+   * in its main loop, with the guest at a stand. What is left alone then harms nobody: the guest's
+   * writes go through the filter.
+   */
+  async #refuseHanging() {
+    for (const folder of [this.plan.request.target, dirname(this.disk.fleeceFile)]) {
+      if (this.#hanging) throw this.#hanging;
+      await freeBytes(folder).catch((error) => {
+        // Whatever else it says, it answers.
+        if (error instanceof HangingError) this.#hanging = error;
+      });
+    }
+    if (this.#hanging) throw this.#hanging;
+  }
+}
+
+/** Runs `qemu-img` on a file, and ends it where the file system hangs. */
+async function boundedRun<T>(path: string, start: (run: RunOptions) => Promise<T>): Promise<T> {
+  const stop = new AbortController();
+  try {
+    return await bounded(path, start({ signal: stop.signal }));
+  } catch (error) {
+    if (error instanceof HangingError) stop.abort(error);
+    throw error;
   }
 }
 

@@ -15,11 +15,32 @@ import type { BackupRequest } from "./request.ts";
 const JOB_BITMAP = "qmpbackup-job";
 
 /**
+ * For all jobs of a run. QEMU has 64 threads that wait for files, the guest's disks among them: a
+ * target that hangs may hold half of them, and the guest goes on with the others.
+ */
+const MAX_WORKERS = 32;
+
+/**
  * Small chunks find zeroes that larger ones don't; many workers make up for their number. A chunk
  * can't be smaller than a cluster of the target.
  */
-function jobPerf({ disk }: DiskPlan) {
-  return { "max-workers": 64, "max-chunk": Math.max(65536, disk.clusterSizeBytes ?? 0) };
+function jobPerf({ disks }: Plan, { disk }: DiskPlan) {
+  const workers = Math.max(1, Math.floor(MAX_WORKERS / disks.length));
+  return { "max-workers": workers, "max-chunk": chunkBytes(disk) };
+}
+
+function chunkBytes({ clusterSizeBytes }: DiskPlan["disk"]): number {
+  return Math.max(65536, clusterSizeBytes ?? 0);
+}
+
+/**
+ * How long a job may make no progress. One that is held back by the speed limit moves a chunk at a
+ * time: what that takes is allowed for.
+ */
+export function jobStallTimeoutMs({ request }: Pick<Plan, "request">, { disk }: DiskPlan): number {
+  const { speedLimitBytesPerSecond: speed, stallTimeoutMs } = request;
+  const chunkMs = speed > 0 ? Math.ceil(chunkBytes(disk) / speed * 1000) : 0;
+  return stallTimeoutMs + 2 * chunkMs;
 }
 
 /** How a target is written, as far as a user says. */
@@ -98,7 +119,8 @@ export function snapshotNode(name: string, filter: string) {
  * The transaction that starts a job. It reads a merged copy of the bitmap and clears nothing: the
  * bitmap on the disk goes on counting whatever becomes of the job.
  */
-export function backupJob({ request, features }: Plan, disk: DiskPlan): QmpArguments {
+export function backupJob(plan: Plan, disk: DiskPlan): QmpArguments {
+  const { request, features } = plan;
   const { snapshot, target } = disk.nodes;
   const backup = {
     "job-id": disk.job,
@@ -107,7 +129,7 @@ export function backupJob({ request, features }: Plan, disk: DiskPlan): QmpArgum
     speed: request.speedLimitBytesPerSecond,
     compress: request.compress,
     "auto-dismiss": false,
-    ...(features.backupPerf ? { "x-perf": jobPerf(disk) } : {}),
+    ...(features.backupPerf ? { "x-perf": jobPerf(plan, disk) } : {}),
   };
   if (disk.level !== "inc" || disk.previousBitmap === null) {
     return { actions: [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }] };

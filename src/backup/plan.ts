@@ -148,7 +148,9 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     const file = folder === "." ? name : `${folder}/${name}`;
     const replaces = facts.files.get(folder)?.includes(name) ?? false;
     if (replaces) refuseBase(target, file);
-    const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ?? null;
+    const besideDisk = facts.besideDisk.get(disk.id) ?? null;
+    const beside = request.fleeceDir ?? besideDisk;
+    const isBeside = beside !== null && beside === besideDisk;
     const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
     return {
       disk,
@@ -173,8 +175,9 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
         `qmpbackup-${tag}-${index}.fleece`,
       ),
       isFleeceOnTarget: beside === null,
-      // On the backup's storage a write must not wait for ever, even if nobody asked for a limit.
-      cbwTimeoutSeconds: timeout.seconds ?? (beside === null ? SAFE_CBW_TIMEOUT_SECONDS : null),
+      // On other storage than the disk's a write must not wait for ever, even if nobody asked for a
+      // limit.
+      cbwTimeoutSeconds: timeout.seconds ?? (isBeside ? null : SAFE_CBW_TIMEOUT_SECONDS),
       configFile: configName(disk, facts.disks),
     };
   });

@@ -10,7 +10,7 @@
 import { getLogger } from "@logtape/logtape";
 import { basename, join } from "@std/path";
 import { images } from "../catalog/chains.ts";
-import { exists } from "../catalog/durable.ts";
+import { bounded, exists } from "../catalog/durable.ts";
 import {
   isBackupBitmap,
   parseImageName,
@@ -24,7 +24,7 @@ import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
 import { queryJobs, queryNodes } from "../qmp/queries.ts";
-import { removeBitmap, removeNode, takeOffFilter } from "../vm/nodes.ts";
+import { nodeNames, removeBitmap, removeNode, takeOffFilter } from "../vm/nodes.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
 
@@ -43,8 +43,7 @@ export async function recoverVm(qmp: QmpClient, tag: string): Promise<void> {
     log.warn("Ending the job {id} of a run that died", { id });
     await endJob(qmp, id);
   }
-  const names = (await queryNodes(qmp)).map((node) => node["node-name"])
-    .filter((name) => name.startsWith(`qmpbackup-${tag}-`));
+  const names = (await nodeNames(qmp)).filter((name) => name.startsWith(`qmpbackup-${tag}-`));
   for (const role of NODE_ROLES) {
     for (const name of names.filter((name) => name.endsWith(`-${role}`))) {
       log.warn("Removing the node {name} of a run that died", { name });
@@ -58,7 +57,7 @@ export async function recoverVm(qmp: QmpClient, tag: string): Promise<void> {
 export async function tagsLeft(qmp: QmpClient): Promise<Set<string>> {
   const names = [
     ...(await queryJobs(qmp)).map(({ id }) => id),
-    ...(await queryNodes(qmp)).map((node) => node["node-name"]),
+    ...await nodeNames(qmp),
   ];
   return new Set(names.flatMap((name) => /^qmpbackup[.-]([0-9a-f]{8})[.-]/.exec(name)?.[1] ?? []));
 }
@@ -121,10 +120,10 @@ async function recoverReplaced({ path, runs }: Target): Promise<void> {
     if (!await exists(aside)) continue;
     if (result === "done") {
       log.warn("Removing {aside}, which a run that died had replaced", { aside });
-      await Deno.remove(aside);
+      await bounded(aside, Deno.remove(aside));
     } else {
       log.warn("Putting {image} back, which a run that died was about to replace", { image });
-      await Deno.rename(aside, image);
+      await bounded(aside, Deno.rename(aside, image));
     }
   }
 }
@@ -138,7 +137,7 @@ async function recoverFiles(
   for (const path of leftoversOf(target, run, disk)) {
     if (kept.has(path) || !await exists(path)) continue;
     log.warn("Removing {path} of a run that died", { path });
-    await Deno.remove(path);
+    await bounded(path, Deno.remove(path));
   }
 }
 

@@ -8,6 +8,7 @@
 import { delay } from "@std/async/delay";
 import * as v from "valibot";
 import { LockedError } from "../errors.ts";
+import { bounded } from "./durable.ts";
 
 const Holder = v.object({ run: v.string(), host: v.string(), pid: v.number(), since: v.string() });
 /** Who holds a lock. */
@@ -29,13 +30,14 @@ const LOCK_WAIT_MS = 500;
  * @throws {LockedError} If another run holds it, with who that is.
  */
 export async function takeLock(path: string, holder: Holder): Promise<Disposable> {
-  const file = await Deno.open(path, { read: true, write: true, create: true, mode: 0o600 });
+  const opened = Deno.open(path, { read: true, write: true, create: true, mode: 0o600 });
+  const file = await bounded(path, opened);
   if (!await tryLock(file)) {
     const words = describeHolder(await readHolder(path));
     throw new LockedError(`Another run is at work on this target: ${words}`);
   }
-  await file.truncate();
-  await file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n"));
+  await bounded(path, file.truncate());
+  await bounded(path, file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n")));
   return { [Symbol.dispose]: () => file.close() };
 }
 
@@ -46,7 +48,7 @@ export async function takeLock(path: string, holder: Holder): Promise<Disposable
  * @throws {Deno.errors.NotFound | Deno.errors.PermissionDenied} If it can't be told.
  */
 export async function takeDeadLock(path: string): Promise<Disposable | null> {
-  const file = await Deno.open(path, { read: true, write: true });
+  const file = await bounded(path, Deno.open(path, { read: true, write: true }));
   const free = await tryLock(file);
   return free ? { [Symbol.dispose]: () => file.close() } : null;
 }

@@ -6,7 +6,7 @@
 
 import { join } from "@std/path";
 import { messageOf, UsageError } from "../errors.ts";
-import { exists, syncPath, writeDurably } from "./durable.ts";
+import { bounded, exists, HangingError, syncPath, writeDurably } from "./durable.ts";
 import { isChainId, LOCK_FILE, RECORDS_FOLDER, RUNS_FOLDER, UUID_FILE } from "./names.ts";
 import {
   type DiskRecord,
@@ -64,7 +64,7 @@ function isHarmless({ name }: Deno.DirEntry): boolean {
 export async function refuseForeign(target: Target): Promise<void> {
   if (target.chainId !== null || target.hasRecords || !await exists(target.path)) return;
   try {
-    for await (const entry of Deno.readDir(target.path)) {
+    for (const entry of await entriesOf(target.path)) {
       if (isHarmless(entry) || entry.name === RECORDS_FOLDER) continue;
       throw new UsageError(
         `The target "${target.path}" holds "${entry.name}" and no backups of ours: ` +
@@ -84,7 +84,8 @@ export async function refuseForeign(target: Target): Promise<void> {
  */
 export async function createTarget(path: string): Promise<string> {
   try {
-    await Deno.mkdir(join(path, RUNS_FOLDER), { recursive: true, mode: 0o700 });
+    const made = Deno.mkdir(join(path, RUNS_FOLDER), { recursive: true, mode: 0o700 });
+    await bounded(path, made);
   } catch (error) {
     throw readable(error, path);
   }
@@ -116,7 +117,8 @@ export async function writeChainId(path: string, chainId: string): Promise<void>
 
 /** Makes a disk's folder, and makes it last. */
 export async function createFolder(target: string, folder: string): Promise<void> {
-  await Deno.mkdir(join(target, folder), { recursive: true, mode: 0o700 });
+  const path = join(target, folder);
+  await bounded(path, Deno.mkdir(path, { recursive: true, mode: 0o700 }));
   await syncPath(target);
 }
 
@@ -149,12 +151,15 @@ async function readRuns(path: string): Promise<RunRecord[]> {
   const folder = join(path, RUNS_FOLDER);
   const runs: RunRecord[] = [];
   try {
-    for await (const { name } of Deno.readDir(folder)) {
+    for (const { name } of await entriesOf(folder)) {
       if (!name.endsWith(".json")) continue;
       runs.push(parseRecord(join(folder, name), await readSmall(join(folder, name))));
     }
   } catch (error) {
-    if (error instanceof Deno.errors.NotADirectory && (await Deno.stat(path)).isDirectory) {
+    if (
+      error instanceof Deno.errors.NotADirectory &&
+      (await bounded(path, Deno.stat(path))).isDirectory
+    ) {
       throw new RecordError(`"${folder}" is no folder of ours`, { cause: error });
     }
     if (!(error instanceof Deno.errors.NotFound)) throw error;
@@ -162,16 +167,20 @@ async function readRuns(path: string): Promise<RunRecord[]> {
   return runs.sort((a, b) => a.sequence - b.sequence);
 }
 
+async function entriesOf(folder: string): Promise<Deno.DirEntry[]> {
+  return await bounded(folder, Array.fromAsync(Deno.readDir(folder)));
+}
+
 async function readSmall(path: string): Promise<string> {
-  const { size, isFile } = await Deno.stat(path).catch((error) => {
+  const { size, isFile } = await bounded(path, Deno.stat(path)).catch((error) => {
     // A link that leads nowhere: what it stood for must not be taken for missing.
-    if (error instanceof Deno.errors.PermissionDenied) throw error;
+    if (error instanceof Deno.errors.PermissionDenied || error instanceof HangingError) throw error;
     throw new RecordError(`"${path}" can't be read: ${messageOf(error)}`, { cause: error });
   });
   if (!isFile || size > MAX_RECORD_BYTES) {
     throw new RecordError(`"${path}" is no file of ours: it is too large, or no regular file`);
   }
-  return await Deno.readTextFile(path);
+  return await bounded(path, Deno.readTextFile(path));
 }
 
 /** What the operating system refuses is about the directory that the user named. */

@@ -113,6 +113,11 @@ export const FLAGS = {
     help: "how long a guest's write may wait for what it overwrites to be kept; after that the " +
       "backup fails (no limit)",
   },
+  "stall-timeout": {
+    kind: "count",
+    value: "SECONDS",
+    help: "how long the target may make no progress before the backup is given up (300)",
+  },
   "progress-interval": {
     kind: "count",
     value: "SECONDS",
@@ -173,7 +178,13 @@ export const COMMANDS = {
       ...["timeout", "agent-socket", "agent-timeout", "quiesce", "include", "exclude"] as const,
       ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir", "pause"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
-      ...["cbw-timeout", "progress-interval", "no-subdir", "no-timestamp"] as const,
+      ...[
+        "cbw-timeout",
+        "stall-timeout",
+        "progress-interval",
+        "no-subdir",
+        "no-timestamp",
+      ] as const,
       ...["no-symlink", "strict"] as const,
     ],
     examples: [
