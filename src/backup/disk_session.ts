@@ -33,7 +33,7 @@ import { isNode, removeBitmap, removeNode, setDrive, takeOffFilter } from "../vm
 import { backupJob, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
 import { jobStallTimeoutMs, snapshotNode, targetNode } from "./nodes.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
-import { explainFull, freeBytes } from "./space.ts";
+import { explainFailure, freeBytes } from "./space.ts";
 import { UndoStack } from "./undo.ts";
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */
@@ -233,8 +233,9 @@ export class DiskSession {
       const end = await waitForJob(this.qmp, job, { ...options, stallTimeoutMs });
       if (end.error === undefined) return null;
       const restBytes = end["total-progress"] - end["current-progress"];
-      const why = await explainFull(this.plan, this.disk, restBytes);
-      const words = [`The disk "${disk.name}" could not be copied: ${end.error}`, ...why];
+      const why = await explainFailure(this.plan, this.disk, restBytes);
+      const what = `The disk "${disk.name}" could not be copied to "${this.partial}"`;
+      const words = [`${what}: ${end.error}`, ...why];
       return new Failure(words.join(". "));
     } catch (error) {
       if (!(error instanceof StalledError)) throw error;

@@ -92,10 +92,11 @@ export async function recoverTarget(target: Target): Promise<void> {
   await recoverReplaced(target);
   const kept = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state !== "done")) {
-    // A run that failed may have had to leave its files too: QEMU still had them open.
-    for (const disk of run.disks.filter(({ result }) => !["done", "superseded"].includes(result))) {
+    // A run that failed may have had to leave its files too: QEMU still had them open. Even of a disk
+    // that is done the fleece may be left.
+    for (const disk of run.disks) {
       await recoverFiles(target.path, run, disk, kept);
-      if (run.state !== "running") continue;
+      if (run.state !== "running" || ["done", "superseded"].includes(disk.result)) continue;
       disk.result = "failed";
       disk.error = "The run was killed";
     }

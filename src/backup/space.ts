@@ -137,11 +137,11 @@ export function fullness({ folder, claims, freeBytes }: Room): string | null {
 }
 
 /**
- * Why a disk may have failed, as far as its file systems tell.
+ * Why a disk may have failed, as far as its file systems tell: one is full, or does not answer.
  *
  * @param restBytes What is not copied yet. The guest may overwrite all of it before it is.
  */
-export async function explainFull(
+export async function explainFailure(
   { request }: Pick<Plan, "request">,
   { disk, fleeceFile }: DiskPlan,
   restBytes: number,
@@ -150,7 +150,10 @@ export async function explainFull(
     { folder: request.target, what: `the backup of "${disk.name}"`, sizeBytes: restBytes },
     { folder: dirname(fleeceFile), what: `the fleece of "${disk.name}"`, sizeBytes: restBytes },
   ];
-  // What can't be asked explains nothing here.
-  const rooms = await findRooms(claims).catch(() => []);
-  return rooms.flatMap((room) => fullness(room) ?? []);
+  try {
+    return (await findRooms(claims)).flatMap((room) => fullness(room) ?? []);
+  } catch (error) {
+    // What can't be asked for another reason explains nothing here.
+    return error instanceof HangingError ? [error.message] : [];
+  }
 }

@@ -19,6 +19,8 @@ export interface BadFs extends Tmpfs {
   resume(): void;
   /** Goes away under those who use it. */
   disappear(): Promise<void>;
+  /** Is no more at its place; those who have a file open go on. */
+  unmount(): Promise<void>;
   /** Comes back with all that was written. */
   comeBack(): Promise<void>;
 }
@@ -45,7 +47,11 @@ export async function mountBadFs(path: string, sizeBytes: number): Promise<BadFs
     await server.status;
   };
   // Lazily: a QEMU may still have files open in it. The server ends with the mount, or with us.
-  const unmount = () => command("umount", "--lazy", path);
+  let isMounted = true;
+  const unmount = async () => {
+    if (isMounted) await command("umount", "--lazy", path);
+    isMounted = false;
+  };
   await start();
   stack.defer(async () => {
     await unmount();
@@ -58,9 +64,11 @@ export async function mountBadFs(path: string, sizeBytes: number): Promise<BadFs
     hang: () => server.kill("SIGSTOP"),
     resume: () => server.kill("SIGCONT"),
     disappear: kill,
+    unmount,
     async comeBack() {
       await unmount();
       await start();
+      isMounted = true;
     },
     [Symbol.asyncDispose]: () => cleanup.disposeAsync(),
   };

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { planBackup } from "../../../src/backup/plan.ts";
-import { claimsOf, type Room, shortages } from "../../../src/backup/space.ts";
+import { claimsOf, fullness, type Room, shortages } from "../../../src/backup/space.ts";
 import { aDisk, aRequest, someFacts } from "../_fixtures.ts";
 
 const MIB = 1 << 20;
@@ -55,4 +55,18 @@ Deno.test("shortages() names claims, needed and free bytes where a byte is missi
 
 Deno.test("shortages() looks at each file system by itself", () => {
   assertEquals(shortages([room(100, 50), room(0, 1), room(0)]).length, 1);
+});
+
+Deno.test("fullness() has nothing to say of a file system with room, or for what is all there", () => {
+  assertEquals(fullness(room(4 * MIB, 100 * MIB)), null);
+  assertEquals(fullness(room(4096, 4096)), null);
+  assertEquals(fullness(room(0, 0)), null);
+});
+
+Deno.test("fullness() names the free and the missing bytes of one that is full", () => {
+  assertEquals(
+    fullness(room(4 * MIB - 1, 100 * MIB)),
+    'The file system of "/backup" is full: 4194303 bytes (4 MiB) are free, ' +
+      '104857600 bytes (100 MiB) more are needed for the backup of "disk0"',
+  );
 });
