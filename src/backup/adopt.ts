@@ -67,7 +67,7 @@ async function findForeign(
       const images: Foreign["images"] = [];
       for (const image of ordered) {
         const file = join(path, folder, image.name);
-        images.push({ ...image, ...await bounded(file, imageFacts(file)) });
+        images.push({ ...image, ...await bounded(file, () => imageFacts(file)) });
       }
       return { disk, folder, images };
     } catch (error) {

@@ -52,7 +52,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const lockFile = await createTarget(request.target);
   const run = newRun();
   using _target = await takeLock(lockFile, run);
-  const lockInode = (await bounded(lockFile, Deno.stat(lockFile))).ino ?? 0;
+  const lockInode = (await bounded(lockFile, () => Deno.stat(lockFile))).ino ?? 0;
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
   await recoverFrom(qmp, vm.dead, context);

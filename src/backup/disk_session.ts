@@ -147,10 +147,10 @@ export class DiskSession {
   }
 
   async #setAside() {
-    await bounded(this.image, Deno.rename(this.image, this.#aside));
+    await bounded(this.image, () => Deno.rename(this.image, this.#aside));
     this.#result.push(
       `put "${this.image}" back`,
-      () => bounded(this.image, Deno.rename(this.#aside, this.image)),
+      () => bounded(this.image, () => Deno.rename(this.#aside, this.image)),
     );
   }
 
@@ -282,7 +282,7 @@ export class DiskSession {
 async function boundedRun<T>(path: string, start: (run: RunOptions) => Promise<T>): Promise<T> {
   const stop = new AbortController();
   try {
-    return await bounded(path, start({ signal: stop.signal }));
+    return await bounded(path, () => start({ signal: stop.signal }));
   } catch (error) {
     if (error instanceof HangingError) stop.abort(error);
     throw error;

@@ -121,10 +121,10 @@ async function recoverReplaced({ path, runs }: Target): Promise<void> {
     if (!await exists(aside)) continue;
     if (result === "done") {
       log.warn("Removing {aside}, which a run that died had replaced", { aside });
-      await bounded(aside, Deno.remove(aside));
+      await bounded(aside, () => Deno.remove(aside));
     } else {
       log.warn("Putting {image} back, which a run that died was about to replace", { image });
-      await bounded(aside, Deno.rename(aside, image));
+      await bounded(aside, () => Deno.rename(aside, image));
     }
   }
 }
@@ -138,7 +138,7 @@ async function recoverFiles(
   for (const path of leftoversOf(target, run, disk)) {
     if (kept.has(path) || !await exists(path)) continue;
     log.warn("Removing {path} of a run that died", { path });
-    await bounded(path, Deno.remove(path));
+    await bounded(path, () => Deno.remove(path));
   }
 }
 

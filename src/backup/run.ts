@@ -233,6 +233,6 @@ function configText({ disk }: DiskPlan): string {
 
 /** What a file takes on its file system; blocks are of 512 bytes (stat(2)). */
 async function allocatedBytes(path: string): Promise<number> {
-  const { blocks, size } = await bounded(path, Deno.stat(path));
+  const { blocks, size } = await bounded(path, () => Deno.stat(path));
   return blocks === null ? size : blocks * 512;
 }

@@ -102,7 +102,7 @@ async function findRooms(claims: Claim[]): Promise<Room[]> {
 
 async function deviceOf(folder: string): Promise<number> {
   try {
-    return (await bounded(folder, Deno.stat(folder))).dev;
+    return (await bounded(folder, () => Deno.stat(folder))).dev;
   } catch (error) {
     if (error instanceof HangingError) throw error;
     const words = error instanceof Error ? error.message : String(error);
@@ -117,10 +117,12 @@ async function deviceOf(folder: string): Promise<number> {
  * @throws {HangingError} If it does not.
  */
 export async function freeBytes(folder: string): Promise<number> {
-  // Deno has no statfs of its own; Node's promise kind is missing in Deno 2.4.
-  const { promise, resolve, reject } = Promise.withResolvers<number>();
-  statfs(folder, (error, found) => error ? reject(error) : resolve(found.bavail * found.bsize));
-  return await bounded(folder, promise);
+  return await bounded(folder, () => {
+    // Deno has no statfs of its own; Node's promise kind is missing in Deno 2.4.
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    statfs(folder, (error, found) => error ? reject(error) : resolve(found.bavail * found.bsize));
+    return promise;
+  });
 }
 
 /** Less than this, and some of the job's writes under way may have found no room. */

@@ -9,7 +9,7 @@
  */
 
 import { delay } from "@std/async/delay";
-import { dirname } from "@std/path";
+import { dirname, join } from "@std/path";
 import { Failure } from "../errors.ts";
 
 /** A file system does not answer. What was asked of it may still happen. */
@@ -29,13 +29,27 @@ export function setFileTimeout(ms: number): void {
 }
 
 /**
- * Waits for a file operation, but not for ever. One that is given up is left to the kernel, since
+ * Runs a file operation, but does not wait for ever. One that is given up is left to the kernel, since
  * nobody can take it back; the process ends all the same.
  *
  * @param path What the operation is about.
  * @throws {HangingError} If it takes too long.
  */
-export async function bounded<T>(path: string, work: Promise<T>): Promise<T> {
+export async function bounded<T>(path: string, operate: () => Promise<T>): Promise<T> {
+  await limited(path, knock(path));
+  return await limited(path, operate());
+}
+
+/**
+ * Asks for names that nobody knows, which no cache can answer. Deno 2.4 opens files, and asks for free
+ * space, in its only thread, where no time-out runs: that a file system hangs must be known before.
+ */
+async function knock(path: string) {
+  const name = `.${crypto.randomUUID()}`;
+  await Promise.allSettled([path, dirname(path)].map((folder) => Deno.lstat(join(folder, name))));
+}
+
+async function limited<T>(path: string, work: Promise<T>): Promise<T> {
   const limitMs = late.size > 0 ? Math.min(timeoutMs, IMPATIENT_TIMEOUT_MS) : timeoutMs;
   const pause = new AbortController();
   const tooLong = delay(limitMs, { signal: pause.signal }).then(() => true, () => false);
@@ -55,7 +69,7 @@ export async function bounded<T>(path: string, work: Promise<T>): Promise<T> {
 
 /** Flushes a file or a folder to its storage. */
 export async function syncPath(path: string): Promise<void> {
-  await bounded(path, sync(path));
+  await bounded(path, () => sync(path));
 }
 
 async function sync(path: string) {
@@ -66,7 +80,7 @@ async function sync(path: string) {
 /** Renames, and makes the new name last. An existing `to` is replaced. */
 export async function renameDurably(from: string, to: string): Promise<void> {
   await syncPath(from);
-  await bounded(to, Deno.rename(from, to));
+  await bounded(to, () => Deno.rename(from, to));
   await syncPath(dirname(to));
 }
 
@@ -74,10 +88,10 @@ export async function renameDurably(from: string, to: string): Promise<void> {
 export async function writeDurably(path: string, text: string): Promise<void> {
   const partial = `${path}.tmp`;
   try {
-    await bounded(path, Deno.writeTextFile(partial, text, { mode: 0o600 }));
+    await bounded(path, () => Deno.writeTextFile(partial, text, { mode: 0o600 }));
     await renameDurably(partial, path);
   } catch (error) {
-    await bounded(path, Deno.remove(partial)).catch(() => {});
+    await bounded(path, () => Deno.remove(partial)).catch(() => {});
     throw error;
   }
 }
@@ -85,7 +99,7 @@ export async function writeDurably(path: string, text: string): Promise<void> {
 /** Whether there is anything of that name, a dangling symlink included. */
 export async function exists(path: string): Promise<boolean> {
   try {
-    await bounded(path, Deno.lstat(path));
+    await bounded(path, () => Deno.lstat(path));
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
@@ -97,14 +111,14 @@ export async function exists(path: string): Promise<boolean> {
 
 /** Removes a file, if it is there. */
 export async function removeFile(path: string): Promise<void> {
-  if (await exists(path)) await bounded(path, Deno.remove(path));
+  if (await exists(path)) await bounded(path, () => Deno.remove(path));
 }
 
 /** Makes a symbolic link, in the place of one that is there. */
 export async function replaceSymlink(path: string, to: string): Promise<void> {
   const fresh = `${path}.new`;
   await removeFile(fresh);
-  await bounded(path, Deno.symlink(to, fresh));
-  await bounded(path, Deno.rename(fresh, path));
+  await bounded(path, () => Deno.symlink(to, fresh));
+  await bounded(path, () => Deno.rename(fresh, path));
   await syncPath(dirname(path));
 }

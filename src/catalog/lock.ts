@@ -30,14 +30,14 @@ const LOCK_WAIT_MS = 500;
  * @throws {LockedError} If another run holds it, with who that is.
  */
 export async function takeLock(path: string, holder: Holder): Promise<Disposable> {
-  const opened = Deno.open(path, { read: true, write: true, create: true, mode: 0o600 });
-  const file = await bounded(path, opened);
+  const options = { read: true, write: true, create: true, mode: 0o600 };
+  const file = await bounded(path, () => Deno.open(path, options));
   if (!await tryLock(file)) {
     const words = describeHolder(await readHolder(path));
     throw new LockedError(`Another run is at work on this target: ${words}`);
   }
-  await bounded(path, file.truncate());
-  await bounded(path, file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n")));
+  await bounded(path, () => file.truncate());
+  await bounded(path, () => file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n")));
   return { [Symbol.dispose]: () => file.close() };
 }
 
@@ -48,7 +48,7 @@ export async function takeLock(path: string, holder: Holder): Promise<Disposable
  * @throws {Deno.errors.NotFound | Deno.errors.PermissionDenied} If it can't be told.
  */
 export async function takeDeadLock(path: string): Promise<Disposable | null> {
-  const file = await bounded(path, Deno.open(path, { read: true, write: true }));
+  const file = await bounded(path, () => Deno.open(path, { read: true, write: true }));
   const free = await tryLock(file);
   return free ? { [Symbol.dispose]: () => file.close() } : null;
 }

@@ -84,8 +84,8 @@ export async function refuseForeign(target: Target): Promise<void> {
  */
 export async function createTarget(path: string): Promise<string> {
   try {
-    const made = Deno.mkdir(join(path, RUNS_FOLDER), { recursive: true, mode: 0o700 });
-    await bounded(path, made);
+    const folder = join(path, RUNS_FOLDER);
+    await bounded(path, () => Deno.mkdir(folder, { recursive: true, mode: 0o700 }));
   } catch (error) {
     throw readable(error, path);
   }
@@ -118,7 +118,7 @@ export async function writeChainId(path: string, chainId: string): Promise<void>
 /** Makes a disk's folder, and makes it last. */
 export async function createFolder(target: string, folder: string): Promise<void> {
   const path = join(target, folder);
-  await bounded(path, Deno.mkdir(path, { recursive: true, mode: 0o700 }));
+  await bounded(path, () => Deno.mkdir(path, { recursive: true, mode: 0o700 }));
   await syncPath(target);
 }
 
@@ -158,7 +158,7 @@ async function readRuns(path: string): Promise<RunRecord[]> {
   } catch (error) {
     if (
       error instanceof Deno.errors.NotADirectory &&
-      (await bounded(path, Deno.stat(path))).isDirectory
+      (await bounded(path, () => Deno.stat(path))).isDirectory
     ) {
       throw new RecordError(`"${folder}" is no folder of ours`, { cause: error });
     }
@@ -168,11 +168,11 @@ async function readRuns(path: string): Promise<RunRecord[]> {
 }
 
 async function entriesOf(folder: string): Promise<Deno.DirEntry[]> {
-  return await bounded(folder, Array.fromAsync(Deno.readDir(folder)));
+  return await bounded(folder, () => Array.fromAsync(Deno.readDir(folder)));
 }
 
 async function readSmall(path: string): Promise<string> {
-  const { size, isFile } = await bounded(path, Deno.stat(path)).catch((error) => {
+  const { size, isFile } = await bounded(path, () => Deno.stat(path)).catch((error) => {
     // A link that leads nowhere: what it stood for must not be taken for missing.
     if (error instanceof Deno.errors.PermissionDenied || error instanceof HangingError) throw error;
     throw new RecordError(`"${path}" can't be read: ${messageOf(error)}`, { cause: error });
@@ -180,7 +180,7 @@ async function readSmall(path: string): Promise<string> {
   if (!isFile || size > MAX_RECORD_BYTES) {
     throw new RecordError(`"${path}" is no file of ours: it is too large, or no regular file`);
   }
-  return await bounded(path, Deno.readTextFile(path));
+  return await bounded(path, () => Deno.readTextFile(path));
 }
 
 /** What the operating system refuses is about the directory that the user named. */

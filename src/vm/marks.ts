@@ -120,7 +120,7 @@ async function proveDead(
   const holder = parseVmHolder(text);
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
-    const { ino } = await bounded(holder.lockFile, Deno.stat(holder.lockFile));
+    const { ino } = await bounded(holder.lockFile, () => Deno.stat(holder.lockFile));
     const isSame = ino === holder.lockInode;
     const isOwn = holder.lockFile === own?.lockFile;
     if (isSame && isOwn) return { holder, [Symbol.dispose]: () => {} };
