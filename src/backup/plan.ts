@@ -165,7 +165,9 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     const file = folder === "." ? name : `${folder}/${name}`;
     const replaces = facts.files.get(folder)?.includes(name) ?? false;
     if (replaces) refuseBase(target, file);
-    const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ?? null;
+    const besideDisk = facts.besideDisk.get(disk.id) ?? null;
+    const beside = request.fleeceDir ?? besideDisk;
+    const isBeside = beside !== null && beside === besideDisk;
     const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
     return {
       disk,
@@ -194,9 +196,10 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
         fleeceName(tag, index),
       ),
       isFleeceOnTarget: beside === null,
-      // On the backup's storage a write must not wait for ever, even if nobody asked for a limit.
+      // On other storage than the disk's a write must not wait for ever, even if nobody asked for a
+      // limit.
       cbwTimeoutSeconds: request.cbwTimeoutSeconds ??
-        (beside === null ? SAFE_CBW_TIMEOUT_SECONDS : null),
+        (isBeside ? null : SAFE_CBW_TIMEOUT_SECONDS),
       configFile: configName(disk, facts.disks),
     };
   });

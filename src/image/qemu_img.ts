@@ -111,7 +111,11 @@ export interface CreateOptions {
  *
  * @throws {QemuImgError} If it can't be created.
  */
-export async function createQcow2(path: string, options: CreateOptions): Promise<void> {
+export async function createQcow2(
+  path: string,
+  options: CreateOptions,
+  run: RunOptions = {},
+): Promise<void> {
   const format = ["compat=1.1"];
   if (options.clusterSizeBytes) format.push(`cluster_size=${options.clusterSizeBytes}`);
   if (options.lazyRefcounts) format.push("lazy_refcounts=on");
@@ -122,7 +126,7 @@ export async function createQcow2(path: string, options: CreateOptions): Promise
     ...backing,
     path,
     String(options.virtualSizeBytes),
-  ]);
+  ], run);
 }
 
 const Info = v.object({

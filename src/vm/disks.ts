@@ -79,6 +79,13 @@ export async function queryDisks(
   return disksOf(withPaths, nodes, graph);
 }
 
+/** The QOM path of the device that has this node at its root; null where none has. */
+export async function queryDrive(qmp: QmpClient, rootNode: string): Promise<string | null> {
+  const devices = await queryBlock(qmp);
+  const device = devices.find(({ inserted }) => inserted?.["node-name"] === rootNode);
+  return device ? await drivePath(qmp, device.qdev) : null;
+}
+
 /**
  * The QOM path of the object that has the `drive` property: what `query-block` calls `qdev` is the id
  * or the path of the device, or of a part of it (NVMe).

@@ -463,15 +463,17 @@ Deno.test("planBackup() names all that is left out", () => {
   ]);
 });
 
-Deno.test("planBackup() bounds the wait for a fleece that has no place beside its disk", () => {
+Deno.test("planBackup() bounds the wait for a fleece that is not beside its disk", () => {
   const facts = someFacts();
   const timeoutOf = (change: Parameters<typeof aRequest>[0] = {}) =>
     planBackup(aRequest(change), facts).disks[0]?.cbwTimeoutSeconds;
   assertEquals(timeoutOf(), null);
+  assertEquals(timeoutOf({ fleeceDir: "/vm" }), null);
+  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), 4);
   facts.besideDisk.clear();
   assertEquals(timeoutOf(), 4);
   assertEquals(timeoutOf({ cbwTimeoutSeconds: 2 }), 2);
-  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), null);
+  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), 4);
 });
 
 Deno.test("planBackup() warns of a new target where the disks remember backups: is it mounted?", () => {
