@@ -77,7 +77,8 @@ async function readTail(
   stream: ReadableStream<Uint8Array>,
   onText?: (text: string) => void,
 ): Promise<string> {
-  const decoder = new TextDecoder();
+  // Told to keep U+FEFF: Deno 2.9 takes one at the start of any chunk for a byte order mark.
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   let kept = "";
   for await (const chunk of stream) {
     const text = decoder.decode(chunk, { stream: true });
