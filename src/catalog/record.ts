@@ -9,6 +9,7 @@
 
 import * as v from "valibot";
 import { Failure } from "../errors.ts";
+import { isChainId } from "./names.ts";
 
 const FORMAT = "qmpbackup-run";
 const VERSION = 1;
@@ -33,8 +34,13 @@ function isInsideTarget(path: string): boolean {
 /** A run's id is the name of its record's file. */
 const RunId = v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9-]*$/, "is no run's id"));
 
-const sizeBytes = v.pipe(v.number(), v.minValue(0));
-const time = v.pipe(v.string(), v.isoTimestamp());
+const sizeBytes = v.pipe(v.number(), v.finite(), v.minValue(0));
+/** What has the form of a time may still be none: its zone may be "+99:99". */
+const time = v.pipe(
+  v.string(),
+  v.isoTimestamp(),
+  v.check((text) => !Number.isNaN(Date.parse(text)), "is no time"),
+);
 
 const DiskRecord = v.object({
   /** The disk's identity: the QOM path of its device. */
@@ -76,12 +82,12 @@ const RunRecord = v.object({
   version: v.literal(VERSION),
   id: RunId,
   /** Counts the target's runs: their order, whatever the clock did. */
-  sequence: v.pipe(v.number(), v.integer(), v.minValue(1)),
+  sequence: v.pipe(v.number(), v.safeInteger(), v.minValue(1)),
   level: v.picklist(["full", "inc", "copy", "auto"]),
   /** "running" in a record whose run is over means that it was killed. */
   state: v.picklist(["running", "done", "failed", "cancelled"]),
   /** The target's chain id (its `uuid` file). */
-  chain: v.string(),
+  chain: v.pipe(v.string(), v.check(isChainId, "is no chain id")),
   /** Times are UTC. */
   started: time,
   /** The moment whose contents the images hold; null before it was taken. */
@@ -93,8 +99,8 @@ const RunRecord = v.object({
   /** How the guest was held while the point in time was taken, and for how long. */
   hold: v.object({
     kind: v.picklist(["none", "stop", "already-stopped"]),
-    pausedMs: v.number(),
-    frozenMs: v.nullable(v.number()),
+    pausedMs: v.pipe(v.number(), v.finite()),
+    frozenMs: v.nullable(v.pipe(v.number(), v.finite())),
   }),
   disks: v.array(DiskRecord),
   leftOut: v.array(v.object({ device: v.string(), reason: v.string() })),
