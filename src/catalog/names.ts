@@ -40,8 +40,11 @@ export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: s
 
 /** The name of an image without level and time: that of the disk's file, unless it means something. */
 export function plainImageName(diskFileName: string): string {
-  const taken = [UUID_FILE, RECORDS_FOLDER, NEWEST_LINK];
-  return taken.includes(diskFileName) ? `${diskFileName}_` : diskFileName;
+  // The disk may be a restored image itself: "INC-…" would be read as an increment.
+  if (/^(FULL|INC|COPY)-/.test(diskFileName)) return `_${diskFileName}`;
+  const isTaken = [UUID_FILE, RECORDS_FOLDER, NEWEST_LINK].includes(diskFileName);
+  // What we write under another name first.
+  return isTaken || /\.(tmp|new|replaced)$/.test(diskFileName) ? `${diskFileName}_` : diskFileName;
 }
 
 export interface ImageName {
@@ -103,24 +106,29 @@ function namingValue(options: unknown, depth: number): string | null {
 }
 
 /**
- * Makes a file name that is safe everywhere: no folder, no control character, no colon (QEMU reads
- * what stands before one as a protocol), no end that makes an image look like something else, not too
- * long.
+ * Makes a file name that is safe everywhere: no folder, no control character, no half of a letter
+ * (the file would be called otherwise), no colon (QEMU reads what stands before one as a protocol), no
+ * end that makes an image look like something else, not too long.
  */
 function safeName(path: string): string {
   const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
-  const clean = base.replace(/[\p{Cc}:\\/\ufffd]/gu, "_").replace(/\.(?=(partial|config)$)/, "_");
+  const clean = base.replace(/[\p{Cc}\p{Cs}:\\/\ufffd]/gu, "_").replace(
+    /\.(?=(partial|config)$)/,
+    "_",
+  );
   if (clean === "" || clean === "." || clean === "..") return "disk";
   return shorten(clean);
 }
 
 function shorten(name: string): string {
   const size = (text: string) => new TextEncoder().encode(text).length;
-  if (size(name) <= MAX_DISK_FILE_NAME_BYTES) return name;
   // The end is what tells long names apart, and holds the extension.
   const letters = [...name];
-  while (size(letters.join("")) > MAX_DISK_FILE_NAME_BYTES) letters.shift();
-  return letters.join("");
+  let first = 0;
+  for (let left = size(name); left > MAX_DISK_FILE_NAME_BYTES; first++) {
+    left -= size(letters[first] ?? "");
+  }
+  return letters.slice(first).join("");
 }
 
 /** A chain's id as a user may give it: it becomes the end of bitmap names and a file's content. */
