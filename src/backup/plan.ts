@@ -11,6 +11,7 @@ import {
   diskFileName,
   type DiskLevel,
   imageName,
+  LAST_IMAGE_TIME,
   parseImageName,
   PARTIAL_SUFFIX,
   plainImageName,
@@ -293,11 +294,17 @@ function spentBitmaps(disk: Disk, { runs }: Target): string[] {
  * second don't collide and names sort even where the clock was set back.
  */
 function imageTime({ startedAt, files }: Facts): number {
-  const taken = [...files.values()].flat().map((name) => parseImageName(name)?.unixSeconds ?? 0);
-  return taken.reduce(
-    (time, used) => Math.max(time, used + 1),
-    Math.floor(startedAt.getTime() / 1000),
-  );
+  let time = Math.floor(startedAt.getTime() / 1000);
+  for (const name of [...files.values()].flat()) {
+    const used = parseImageName(name)?.unixSeconds ?? 0;
+    if (used >= LAST_IMAGE_TIME) {
+      throw new Failure(
+        `"${name}" bears a time that no other can be later than: see what it is, and take it away`,
+      );
+    }
+    time = Math.max(time, used + 1);
+  }
+  return time;
 }
 
 function refusePartial(target: string, folder: string, files: Facts["files"]) {

@@ -33,6 +33,9 @@ const PREFIX = { full: "FULL", inc: "INC", copy: "COPY" } as const;
 /** File systems end a name at 255 bytes; a level, a time and `.partial` must still fit on. */
 const MAX_DISK_FILE_NAME_BYTES = 200;
 
+/** The last time that an image's name can bear, in seconds: a longer one would not be read as one. */
+export const LAST_IMAGE_TIME = 999_999_999_999;
+
 /** `FULL-1763852400-disk.qcow2`. */
 export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: string): string {
   return `${PREFIX[level]}-${unixSeconds}-${diskFileName}`;

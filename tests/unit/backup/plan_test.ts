@@ -454,3 +454,12 @@ Deno.test("planBackup() bounds the wait for a fleece that has no place beside it
   assertEquals(timeoutOf({ cbwTimeoutSeconds: 2 }), 2);
   assertEquals(timeoutOf({ fleeceDir: "/ssd" }), null);
 });
+
+Deno.test("planBackup() refuses to go on behind a name that bears the last time there is", () => {
+  const files = new Map([[".", ["COPY-999999999999-disk0.qcow2"]]]);
+  assertThrows(
+    () => planBackup(aRequest(), someFacts([aDisk()], { files })),
+    Failure,
+    '"COPY-999999999999-disk0.qcow2" bears a time that no other can be later than',
+  );
+});
