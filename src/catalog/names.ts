@@ -30,8 +30,8 @@ export type DiskLevel = "full" | "inc" | "copy";
 
 const PREFIX = { full: "FULL", inc: "INC", copy: "COPY" } as const;
 
-/** File systems end a name at 255 bytes; a level, a time and `.partial` must still fit on. */
-const MAX_DISK_FILE_NAME_BYTES = 200;
+/** File systems end a name at 255 bytes; a level, a time, a disk's name and `.partial` must fit on. */
+const MAX_DISK_FILE_NAME_BYTES = 150;
 
 /** The last time that an image's name can bear, in seconds: a longer one would not be read as one. */
 export const LAST_IMAGE_TIME = 999_999_999_999;
@@ -41,13 +41,19 @@ export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: s
   return `${PREFIX[level]}-${unixSeconds}-${diskFileName}`;
 }
 
-/** The name of an image without level and time: that of the disk's file, unless it means something. */
+/** What no image may be called: the target's own files, and what we write first under another name. */
+const TAKEN = new RegExp(
+  `(^(${UUID_FILE}|${NEWEST_LINK}|${RECORDS_FOLDER})|\\.(tmp|new|replaced))_*$`,
+);
+
+/**
+ * The name of an image without level and time: that of the disk's file, unless it means something. No
+ * two have the same.
+ */
 export function plainImageName(diskFileName: string): string {
   // The disk may be a restored image itself: "INC-…" would be read as an increment.
-  if (/^(FULL|INC|COPY)-/.test(diskFileName)) return `_${diskFileName}`;
-  const isTaken = [UUID_FILE, RECORDS_FOLDER, NEWEST_LINK].includes(diskFileName);
-  // What we write under another name first.
-  return isTaken || /\.(tmp|new|replaced)$/.test(diskFileName) ? `${diskFileName}_` : diskFileName;
+  if (/^_*(FULL|INC|COPY)-/.test(diskFileName)) return `_${diskFileName}`;
+  return TAKEN.test(diskFileName) ? `${diskFileName}_` : diskFileName;
 }
 
 export interface ImageName {

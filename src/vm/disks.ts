@@ -156,7 +156,7 @@ function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
 }
 
 /** What QEMU lets a user call a node or a drive, and a folder may be called; what it makes up has "#". */
-const ID = /^[A-Za-z][A-Za-z0-9._-]{0,99}$/;
+const ID = /^[A-Za-z][A-Za-z0-9._-]{0,63}$/;
 
 /**
  * A name for a device that has none: the end of its path, as a folder may be called. An id that was
@@ -165,5 +165,5 @@ const ID = /^[A-Za-z][A-Za-z0-9._-]{0,99}$/;
 function lastName(path: string): string {
   const parts = path.split("/").filter((part) => !["", "virtio-backend"].includes(part));
   const name = (parts.at(-1) ?? "").replace(/[^A-Za-z0-9._-]/g, "-").replace(/^[._-]+/, "");
-  return name.slice(0, 100) || "disk";
+  return name.slice(0, 64) || "disk";
 }
