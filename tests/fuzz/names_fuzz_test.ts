@@ -64,6 +64,7 @@ fuzz(
     // Not what the target calls its own files, or takes for something else on their way.
     assert(!/^(uuid|image|_qmpbackup)$|\.(partial|replaced|config|tmp|new)$/.test(plain), plain);
     assert(!/^(FULL|INC|COPY)-/.test(plain), plain);
+    for (const other of [`_${name}`, `${name}_`]) assert(plainImageName(other) !== plain, plain);
   },
 );
 

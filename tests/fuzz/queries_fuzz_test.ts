@@ -92,7 +92,7 @@ function checkDisks(devices: unknown, { disks, leftOut }: { disks: Disk[]; leftO
   for (const { name } of disks) {
     // It becomes a folder.
     assertNotMatch(name, /^\.{0,2}$|[/\p{Cc}\p{Cs}]/u);
-    assert(new TextEncoder().encode(name).length <= 200, name);
+    assert(new TextEncoder().encode(name).length <= 64, name);
   }
   // What a terminal obeys.
   assertNotMatch(disksText(disks, leftOut), /(?!\n)\p{Cc}/u);
