@@ -14,7 +14,7 @@
 import { delay } from "@std/async/delay";
 import { basename, dirname, join, relative } from "@std/path";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
+import { partialName, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure } from "../errors.ts";
 import { checkImage, createQcow2 } from "../image/qemu_img.ts";
@@ -45,7 +45,7 @@ export class DiskSession {
     leftovers: string[],
   ) {
     this.image = join(plan.request.target, disk.file);
-    this.partial = this.image + PARTIAL_SUFFIX;
+    this.partial = partialName(this.image, plan.runId);
     this.#guest = new UndoStack(leftovers);
     this.#target = new UndoStack(leftovers);
     this.#result = new UndoStack(leftovers);

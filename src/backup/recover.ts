@@ -14,7 +14,7 @@ import { exists } from "../catalog/durable.ts";
 import {
   isBackupBitmap,
   parseImageName,
-  PARTIAL_SUFFIX,
+  partialName,
   REPLACED_SUFFIX,
   tagOf,
 } from "../catalog/names.ts";
@@ -147,5 +147,5 @@ function leftoversOf(target: string, run: RunRecord, disk: DiskRecord): string[]
   const image = join(target, disk.file);
   const isFleece = basename(disk.fleece).startsWith(`qmpbackup-${tagOf(run.id)}-`) &&
     disk.fleece.endsWith(".fleece");
-  return [image, image + PARTIAL_SUFFIX, ...(isFleece ? [disk.fleece] : [])];
+  return [image, partialName(image, run.id), ...(isFleece ? [disk.fleece] : [])];
 }

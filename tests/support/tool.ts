@@ -40,10 +40,11 @@ export async function succeed(args: string[], signal?: AbortSignal): Promise<Too
 
 const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 
-/** Starts the tool as a process of its own. */
-export function startTool(args: string[]): Deno.ChildProcess {
+/** Starts the tool as a process of its own, with `env` on top of our environment. */
+export function startTool(args: string[], env: Record<string, string> = {}): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", MAIN, ...args],
+    env,
     stdin: "null",
     stdout: "piped",
     stderr: "piped",

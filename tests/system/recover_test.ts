@@ -30,7 +30,7 @@ const text = (dir: TempDir) => Deno.readTextFile(dir.join("disk0/d"));
 Deno.test("`recoverTarget()` puts an image back that a dead run had set aside", async () => {
   await using dir = await targetOf(["done", "pending"], {
     "d.replaced": "old",
-    "d.partial": "new",
+    "d.1.partial": "new",
   });
   assertEquals([await names(dir.join("disk0")), await text(dir)], [["d"], "old"]);
 });
