@@ -122,8 +122,8 @@ async function runAndCut(
     await ground.scribble();
     if (way === "write") return;
     if (child) killHard(child);
-    if (way === "cut") line.cut();
-    else line.close();
+    if (way === "gone") line.close();
+    else line.cut();
     await ground.scribble();
   };
   await using line = countingProxy(dir.join(`${n}.qmp`), vm.socket, onMessage);
