@@ -16,7 +16,7 @@ import { basename, dirname, join, relative } from "@std/path";
 import { bounded, boundedRun, HangingError, watched } from "../catalog/bounded.ts";
 import { createFile } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { backingLink, PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
+import { backingLink, partialName, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure, messageOf } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
@@ -62,7 +62,7 @@ export class DiskSession {
     leftovers: string[],
   ) {
     this.image = join(plan.request.target, disk.file);
-    this.partial = this.image + PARTIAL_SUFFIX;
+    this.partial = partialName(this.image, plan.runId);
     this.#guest = new UndoStack(leftovers);
     this.#target = new UndoStack(leftovers);
     this.#result = new UndoStack(leftovers);

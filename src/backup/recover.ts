@@ -17,7 +17,7 @@ import {
   isBackupBitmap,
   isFleeceOf,
   parseImageName,
-  PARTIAL_SUFFIX,
+  partialName,
   REPLACED_SUFFIX,
 } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
@@ -277,7 +277,7 @@ function filesOf(target: string, run: RunRecord, disk: DiskRecord): string[] {
   const isOfRun = named !== null && named.unixSeconds * 1000 > Date.parse(run.started) - 1000;
   return [
     ...(isOfRun ? [image] : []),
-    image + PARTIAL_SUFFIX,
+    partialName(image, run.id),
     ...(isFleeceOf(run.id, disk.fleece) ? [disk.fleece] : []),
   ];
 }

@@ -36,7 +36,9 @@ export type DiskLevel = "full" | "inc" | "copy";
 
 const PREFIX = { full: "FULL", inc: "INC", copy: "COPY" } as const;
 
-/** File systems end a name at 255 bytes; a level, a time, a disk's name and `.partial` must fit on. */
+/**
+ * File systems end a name at 255 bytes; a level, a time, a disk's name, a tag and `.partial` must fit on.
+ */
 const MAX_DISK_FILE_NAME_BYTES = 150;
 
 /**
@@ -204,4 +206,12 @@ export function runId(startedAt: Date, tag: string): string {
 /** The tag in a run's id. */
 export function tagOf(runId: string): string {
   return runId.slice(runId.lastIndexOf("-") + 1);
+}
+
+/**
+ * What a run calls an image that it has not finished. Another run's of the same image is called
+ * otherwise: the `qemu-img` of a run that was killed may live on and write to its own yet.
+ */
+export function partialName(image: string, runId: string): string {
+  return `${image}.${tagOf(runId)}${PARTIAL_SUFFIX}`;
 }

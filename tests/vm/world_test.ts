@@ -261,7 +261,7 @@ Deno.test("a clock that was set back changes neither the order nor the chain", a
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
   await s.remember("future");
-  const inFuture = startTool(s.backupArgs("inc"), ["faketime", "-f", "+400d"]);
+  const inFuture = startTool(s.backupArgs("inc"), { under: ["faketime", "-f", "+400d"] });
   const { code, stderr } = await ended(inFuture);
   assertEquals(code, 0, stderr);
   const now = Math.floor(Date.now() / 1000);

@@ -6,6 +6,7 @@ import {
   isBackupBitmap,
   isChainId,
   parseImageName,
+  partialName,
   plainImageName,
   runId,
   tagOf,
@@ -115,7 +116,8 @@ Deno.test("diskFileName() gives up on options without end", () => {
 
 Deno.test("diskFileName() leaves room for a level, a time and a suffix", () => {
   const name = diskFileName(`/vm/${"€𝄞".repeat(60)}.qcow2`);
-  const size = new TextEncoder().encode(imageName("full", 999999999999, name) + ".partial").length;
+  const partial = partialName(imageName("full", 999999999999, name), "20261122T230000Z-0123abcd");
+  const size = new TextEncoder().encode(partial).length;
   assert(size <= 255, `${size} bytes`);
 });
 
