@@ -106,9 +106,22 @@ export async function mountThin(path: string, sizeBytes: number): Promise<ThinFs
       await Deno.writeTextFile(`/sys/fs/ext4/${device}/trigger_fs_error`, "1");
     },
     async comeBack() {
-      await unmount();
+      // Not lazily: mounted again while it is still in use, it would be the one that failed.
+      await retry(() => command("umount", path));
       await mount();
     },
     [Symbol.asyncDispose]: () => cleanup.disposeAsync(),
   };
+}
+
+/** A file that was closed just now may keep a file system busy for a moment. */
+async function retry(work: () => Promise<unknown>) {
+  for (let tries = 1;; tries++) {
+    try {
+      return void await work();
+    } catch (error) {
+      if (tries === 50) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
 }
