@@ -18,6 +18,7 @@ import {
   plainImageName,
   RECORDS_FOLDER,
   runId,
+  sharedFileName,
 } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
@@ -310,7 +311,7 @@ function refusePartial(target: string, folder: string, files: Facts["files"]) {
 function uniqueFileName(disk: Disk, all: Disk[]): string {
   const name = diskFileName(disk.source);
   const shared = all.some((other) => other !== disk && diskFileName(other.source) === name);
-  return shared ? `${disk.name}.${name}` : name;
+  return shared ? sharedFileName(disk.name, name) : name;
 }
 
 function configName(disk: Disk, all: Disk[]): string {

@@ -52,6 +52,8 @@ export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: s
 
 /** The name of an image without level and time: that of the disk's file, unless it means something. */
 export function plainImageName(diskFileName: string): string {
+  // A VM may run on what was a backup.
+  if (parseImageName(diskFileName)) return `_${diskFileName}`;
   const taken = [UUID_FILE, RECORDS_FOLDER, NEWEST_LINK];
   return taken.includes(diskFileName) ? `${diskFileName}_` : diskFileName;
 }
@@ -73,7 +75,7 @@ export function backingLink(parent: string): string {
 /** The opposite of `imageName()`; null for any other name. */
 export function parseImageName(name: string): ImageName | null {
   const match = /^(FULL|INC|COPY)-(\d{1,11})-(.+)$/s.exec(name);
-  if (!match || name.endsWith(PARTIAL_SUFFIX)) return null;
+  if (!match || name.endsWith(PARTIAL_SUFFIX) || name.endsWith(CONFIG_SUFFIX)) return null;
   const [, prefix, seconds, diskFileName] = match as unknown as [string, string, string, string];
   return {
     level: prefix.toLowerCase() as DiskLevel,
@@ -134,16 +136,29 @@ function safeName(path: string): string {
   const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
   const clean = base.replace(/[\p{Cc}:\\/\ufffd]/gu, "_").replace(MEANINGFUL_END, "_");
   if (clean === "" || clean === "." || clean === "..") return "disk";
-  return shorten(clean);
+  return shortName(clean);
 }
 
-function shorten(name: string): string {
-  const size = (text: string) => new TextEncoder().encode(text).length;
-  if (size(name) <= MAX_DISK_FILE_NAME_BYTES) return name;
-  // The end is what tells long names apart, and holds the extension.
+/** Cuts a name to what fits into a file's name, from its start: the end is what tells names apart. */
+export function shortName(name: string, maxBytes = MAX_DISK_FILE_NAME_BYTES): string {
+  if (sizeBytes(name) <= maxBytes) return name;
   const letters = [...name];
-  while (size(letters.join("")) > MAX_DISK_FILE_NAME_BYTES) letters.shift();
+  while (sizeBytes(letters.join("")) > maxBytes) letters.shift();
   return letters.join("");
+}
+
+/** The name of a disk's file, where the disk's own must tell it from another disk's. */
+export function sharedFileName(disk: string, fileName: string): string {
+  return `${disk}.${shortName(fileName, MAX_DISK_FILE_NAME_BYTES - 1 - sizeBytes(disk))}`;
+}
+
+/** The name of a disk after its device, whose name may be of any length. */
+export function deviceName(device: string): string {
+  return shortName(device, MAX_DISK_FILE_NAME_BYTES / 2);
+}
+
+function sizeBytes(text: string): number {
+  return new TextEncoder().encode(text).length;
 }
 
 /** A chain's id as a user may give it: it becomes the end of bitmap names and a file's content. */

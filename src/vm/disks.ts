@@ -19,6 +19,7 @@ import {
   queryGraph,
   queryNodes,
 } from "../qmp/queries.ts";
+import { deviceName } from "../catalog/names.ts";
 import type { QmpClient } from "../qmp/client.ts";
 
 export interface Disk {
@@ -152,7 +153,7 @@ function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
     rootNode: root["node-name"],
     node: nodeName,
     name: nodeName === "" || nodeName.startsWith("#")
-      ? device.device || lastName(device.qdev)
+      ? deviceName(device.device || lastName(device.qdev))
       : nodeName,
     source: node.file,
     format: node.drv,
