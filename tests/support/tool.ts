@@ -42,8 +42,14 @@ const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 
 /** Starts the tool as a process of its own. */
 export function startTool(args: string[]): Deno.ChildProcess {
-  return new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", MAIN, ...args],
+  return startToolUnder([], args);
+}
+
+/** As `startTool()`, as the child of another program, such as `["strace", "-f"]`. */
+export function startToolUnder(above: string[], args: string[]): Deno.ChildProcess {
+  const [program, ...words] = [...above, Deno.execPath(), "run", "-A", MAIN, ...args];
+  return new Deno.Command(program as string, {
+    args: words,
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
