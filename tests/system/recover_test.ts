@@ -91,11 +91,12 @@ Deno.test("`recoverTarget()` removes what the run had made", async () => {
 for (const state of ["running", "failed"] as const) {
   const result = state === "running" ? "pending" : "failed";
   Deno.test(`\`recoverTarget()\` keeps the image of another run that a record says ${state} of`, async () => {
-    const full = aDiskRecord("disk0", { file: OLD });
-    const runs = [aRun([full]), killed({ file: OLD, result }, { state })];
-    await using dir = await targetWith(runs, [OLD]);
-    await recover(dir);
-    assertEquals(await Deno.readTextFile(dir.join("t", OLD)), OLD);
+    for (const file of [OLD, NEW]) {
+      const runs = [aRun([aDiskRecord("disk0", { file })]), killed({ file, result }, { state })];
+      await using dir = await targetWith(runs, [file]);
+      await recover(dir);
+      assertEquals(await Deno.readTextFile(dir.join("t", file)), file);
+    }
   });
 }
 
