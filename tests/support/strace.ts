@@ -64,7 +64,9 @@ export function parseTrace(text: string): Call[] {
     }
     open.delete(pid);
     const whole = call.text + more;
-    if (/= \d+(<.*>)?$/.test(whole)) calls.push({ ...call, text: whole, end: line });
+    // Deno 2.4 writes to a socket as to a file.
+    const name = call.name === "write" && /^\d+<(socket|UNIX)/.test(whole) ? "send" : call.name;
+    if (/= \d+(<.*>)?$/.test(whole)) calls.push({ ...call, name, text: whole, end: line });
   }
   return calls;
 }
