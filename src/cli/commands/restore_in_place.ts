@@ -19,10 +19,10 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
   return async ({ values, io, signal }) => {
     const dir = resolve(values.dir ?? ".");
     const target = (await pointsOfDisk(dir, values.filter))[0]?.target ?? null;
+    if (target !== null) await refuseLinks(await readTarget(target));
     using _lock = target === null
       ? null
       : await takeLock(join(target, LOCK_FILE), holderNow("of a restore in place"));
-    if (target !== null) await refuseLinks(await readTarget(target));
     if (target !== null && !values["dry-run"]) await removeGivenUp(target, dir);
     // Read again under the lock: a run may have ended between.
     const points = (await pointsOfDisk(dir, values.filter)).filter(({ level }) => level !== "copy");
@@ -36,8 +36,7 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     }
     await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
     const steps = await planSteps(way, points, layers);
-    // Through a link an image outside of the folder would be written.
-    for (const path of steps.flatMap(writtenBy)) await refuseLink(path);
+    await refuseLinkedImages(layers, steps);
     const rateLimitBytesPerSecond = values["rate-limit"] ?? 0;
     const commands = steps.flatMap((step) => {
       const argv = commandOf(step, rateLimitBytesPerSecond);
@@ -57,9 +56,10 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
   };
 }
 
-function writtenBy(step: Step): string[] {
-  if (step.kind === "symlink") return [];
-  return "base" in step ? [step.path, step.base] : [step.path];
+/** Through a link an image outside of the folder would be written. */
+async function refuseLinkedImages(layers: Layer[], steps: Step[]) {
+  const written = steps.filter(({ kind }) => kind !== "symlink");
+  for (const { path } of [...layers, ...written]) await refuseLink(path);
 }
 
 async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Promise<Step[]> {

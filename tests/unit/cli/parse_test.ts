@@ -223,3 +223,9 @@ for (const [name, { examples }] of Object.entries(COMMANDS)) {
     });
   }
 }
+
+Deno.test("parse() refuses bytes that are no UTF-8, whose place Deno fills with U+FFFD", () => {
+  for (const argv of [[...BACKUP, "--include", "a\ufffd"], ["backup", "--target=/t\ufffd"]]) {
+    assertRefused(argv, "holds bytes that are no UTF-8");
+  }
+});
