@@ -223,3 +223,10 @@ for (const [name, { examples }] of Object.entries(COMMANDS)) {
     });
   }
 }
+
+for (const word of ["--_", "--_=backup", "-_", "-h_", "--no-_"]) {
+  Deno.test(`parse() takes ${word} for no list of words`, () => {
+    assertThrows(() => parse([word, ...BACKUP]), UsageError);
+    assertThrows(() => parse([...BACKUP, word]), UsageError);
+  });
+}
