@@ -77,6 +77,8 @@ function spellOut(word: string): string[] {
   const [, short, rest = ""] = /^-([a-z])([^=].*)$/s.exec(word) ?? [];
   const flag = flagEntries.map(([, flag]) => flag).find((flag) => short && flag.short === short);
   if (flag && flag.kind !== "switch") return [`-${short}`, rest];
+  // No flag has one; `--_` would take the place of the parser's own list of words.
+  if (/^-[^=]*_/.test(word)) refuseUnknown(word, word.replace(/^-+|=.*$/gs, ""));
   const implied = flagEntries.find(([name, { implied }]) => implied && word === `--${name}`);
   if (implied) return [`${word}=${implied[1].implied}`];
   const [, name = "", value = ""] = /^--([\w-]+)=(.*)$/s.exec(word) ?? [];

@@ -229,3 +229,10 @@ Deno.test("parse() refuses bytes that are no UTF-8, whose place Deno fills with 
     assertRefused(argv, "holds bytes that are no UTF-8");
   }
 });
+
+for (const word of ["--_", "--_=backup", "-_", "-h_", "--no-_"]) {
+  Deno.test(`parse() takes ${word} for no list of words`, () => {
+    assertThrows(() => parse([word, ...BACKUP]), UsageError);
+    assertThrows(() => parse([...BACKUP, word]), UsageError);
+  });
+}
