@@ -27,12 +27,13 @@ interface Running {
 }
 
 /** Takes a backup and looks whether it ended as it had to. */
-export async function backUp(world: World, step: BackupStep): Promise<string> {
+export async function backUp(world: World, step: BackupStep): Promise<void> {
   const target = pick(world.targets, step.target);
   const disks = step.only === null ? world.disks : [pick(world.disks, step.only)];
   const levels = expectedLevels(step, target, disks);
   const mustFail = step.level === "inc" && [...levels.values()].includes("full");
 
+  world.tell(`qmpbackup ${argsOf(world, step, target, disks).join(" ")}`);
   const moments = new Moments(world.now);
   const running = start(argsOf(world, step, target, disks), step.interrupt === "kill tool");
   await goOnMeanwhile(world, step, running, moments);
@@ -42,6 +43,10 @@ export async function backUp(world: World, step: BackupStep): Promise<string> {
   const run = await target.addRun(moments);
   if (step.interrupt === "kill QEMU") await world.restart(false);
 
+  const done = run?.disks.filter(({ result }) => result === "done") ?? [];
+  world.tally.taken += done.length;
+  world.count(`backup ${step.interrupt === "none" ? "" : `(${step.interrupt}) `}→ ${code}`);
+  world.tell(`→ ${code} ${describe(run)}`);
   const said = `${stdout}${stderr}`;
   assert(codesOf(step, mustFail).includes(code), `It ended with ${code}: ${said}`);
   if (mustFail && code === 1 && step.interrupt === "none") {
@@ -58,7 +63,6 @@ export async function backUp(world: World, step: BackupStep): Promise<string> {
     );
     if (step.only === null) await assertInOrder(world, target, step.level !== "copy");
   }
-  return `${code}, ${describe(run)}`;
 }
 
 function describe(run: Run | null): string {

@@ -10,7 +10,7 @@
 import { backUp } from "./backups.ts";
 import { restoreInPlace, restoreMany, restoreOne } from "./restores.ts";
 import { type Step, stepsOf } from "./steps.ts";
-import { pick, World } from "./world.ts";
+import { pick, type Tally, World } from "./world.ts";
 
 /** How often a few points are looked at; at the end it is all. */
 const STEPS_BETWEEN_LOOKS = 20;
@@ -18,41 +18,34 @@ const POINTS_AT_A_LOOK = 4;
 /** With less than this free, a backup may be refused. */
 const LITTLE_ROOM_BYTES = 64 << 20;
 
-export interface Tally {
-  steps: number;
-  /** By what was asked for and how it went: "backup auto, kill tool". */
-  kinds: Map<string, number>;
-  compared: number;
-}
-
 /**
  * Lives a life.
  *
  * @throws {Error} If a step fails or a point is not what it was, with all steps up to there.
  */
 export async function live(seed: number, count: number): Promise<Tally> {
-  const tally: Tally = { steps: 0, kinds: new Map(), compared: 0 };
-  const story: string[] = [];
+  await using world = await World.create();
+  const { story, tally } = world;
   try {
-    await using world = await World.create();
     for (const step of stepsOf(seed, count)) {
-      story.push(`${tally.steps} ${JSON.stringify(step)}`);
-      const outcome = await take(world, step, tally);
-      story.push(`  → ${outcome}`);
-      tally.kinds.set(nameOf(step), (tally.kinds.get(nameOf(step)) ?? 0) + 1);
+      story.push(`${tally.steps}. ${nameOf(step)}`);
+      await take(world, step);
       tally.steps++;
       if (tally.steps % STEPS_BETWEEN_LOOKS === 0) {
         await world.assertShadow();
-        tally.compared += await restoreMany(world, POINTS_AT_A_LOOK);
+        await restoreMany(world, POINTS_AT_A_LOOK);
       }
     }
-    story.push("The end: all points are looked at");
+    world.tell("the end: all points are compared");
     await world.assertShadow();
-    tally.compared += await restoreMany(world);
+    await restoreMany(world);
+    if (Deno.env.get("STORY")) console.log(story.join("\n"));
     return tally;
   } catch (error) {
     const words = error instanceof Error ? error.stack : String(error);
-    throw new Error(`The life of the seed ${seed}:\n${story.join("\n")}\n${words}`);
+    throw new Error(
+      `The life of the seed ${seed}:\n${story.join("\n")}\n${words}\n${await world.lastWords()}`,
+    );
   }
 }
 
@@ -63,37 +56,36 @@ function nameOf(step: Step): string {
   return step.kind;
 }
 
-async function take(world: World, step: Step, tally: Tally): Promise<string> {
+async function take(world: World, step: Step): Promise<void> {
   switch (step.kind) {
     case "write":
     case "zero":
     case "discard":
     case "grow":
-      await world.change(step);
-      return "";
-    case "backup": {
-      const outcome = await backUp(world, step);
-      if (world.room.freeBytes() > LITTLE_ROOM_BYTES) return outcome;
-      tally.compared += await restoreMany(world);
-      for (const target of world.targets) await world.replace(target);
-      return `${outcome}; both targets are full: all compared, and begun anew`;
-    }
+      return void await world.change(step);
+    case "backup":
+      await backUp(world, step);
+      return await makeRoom(world);
     case "restore in place":
       return await restoreInPlace(world, step);
     case "restore merge":
-      tally.compared++;
       return await restoreOne(world, pick(world.targets, step.target), step.point);
     case "restart QEMU":
-      await world.restart(step.cleanly);
-      return "";
+      if (!step.cleanly) await world.kill();
+      return await world.restart(step.cleanly);
     case "add disk":
-      await world.addDisk(step.format, step.size);
-      return "";
+      return await world.addDisk(step.format, step.size);
     case "new target":
-      await world.replace(pick(world.targets, step.target));
-      return "";
+      return await world.replace(pick(world.targets, step.target));
     case "remove bitmaps":
-      await world.removeBitmaps();
-      return "";
+      return await world.removeBitmaps();
   }
+}
+
+/** Begins both targets anew before a backup could be refused for want of room. */
+async function makeRoom(world: World) {
+  if (world.room.freeBytes() > LITTLE_ROOM_BYTES) return;
+  world.tell("both targets are full: all is compared, and they are begun anew");
+  await restoreMany(world);
+  for (const target of world.targets) await world.replace(target);
 }

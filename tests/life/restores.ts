@@ -13,32 +13,34 @@ import type { Row, Run, Target } from "./target.ts";
 import { pick, type World } from "./world.ts";
 
 /** Restores one point into a new file and compares it. */
-export async function restoreOne(world: World, target: Target, share: Share): Promise<string> {
+export async function restoreOne(world: World, target: Target, share: Share): Promise<void> {
   const points = target.points();
-  if (points.length === 0) return "no point";
-  const [run, row] = pick(points, share);
-  await target.verify(run, row, world.dir.join("vm"));
-  return row.file;
+  if (points.length === 0) return;
+  await verify(world, target, ...pick(points, share));
 }
 
 /** Restores points and compares them: the newest few of each target, or all. */
-export async function restoreMany(world: World, newest = Infinity): Promise<number> {
-  let count = 0;
+export async function restoreMany(world: World, newest = Infinity): Promise<void> {
   for (const target of world.targets) {
     const points = target.points();
     for (const [run, row] of points.slice(-newest)) {
-      await target.verify(run, row, world.dir.join("vm"));
-      count++;
+      await verify(world, target, run, row);
     }
   }
-  return count;
+}
+
+async function verify(world: World, target: Target, run: Run, row: Row) {
+  world.tell(`restore merge of ${target.path}/${row.file}`);
+  await target.verify(run, row, world.dir.join("vm"));
+  world.count("restore merge → 0");
+  world.tally.compared++;
 }
 
 /** Restores in place: points that were committed over are gone, and no others. */
-export async function restoreInPlace(world: World, step: InPlaceStep): Promise<string> {
+export async function restoreInPlace(world: World, step: InPlaceStep): Promise<void> {
   const target = pick(world.targets, step.target);
   const points = target.points().filter(([, { level }]) => level !== "copy");
-  if (points.length === 0) return "no point";
+  if (points.length === 0) return;
   const [run, row] = pick(points, step.point);
   const chain = target.chainOf(row);
   const isBelow = ([, other]: [Run, Row]) => other !== row && chain.includes(other);
@@ -54,6 +56,8 @@ export async function restoreInPlace(world: World, step: InPlaceStep): Promise<s
   ], stop.signal);
   clearTimeout(timer);
 
+  world.tell(`restore ${step.way} up to ${target.path}/${row.file} → ${code}`);
+  world.count(`restore ${step.way} → ${code}`);
   const codes = chain.length < 2 ? [2] : step.stopAfterMs === null ? [0] : [0, 130];
   assert(codes.includes(code), `It ended with ${code}: ${stderr}`);
   await target.read();
@@ -64,6 +68,5 @@ export async function restoreInPlace(world: World, step: InPlaceStep): Promise<s
   target.assertPoints();
   const now = target.points().find(([{ id }, other]) => id === run.id && other.id === row.id);
   assert(now, "The point that was restored in place is one still");
-  await target.verify(...now, world.dir.join("vm"));
-  return `${code}, ${step.way} up to ${row.file}, ${gone.length} points given up`;
+  await verify(world, target, ...now);
 }

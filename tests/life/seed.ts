@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Tally } from "./life.ts";
+import type { Tally } from "./world.ts";
 
 /** `QMPBACKUP_TEST_SEED`, or a new one. */
 export function seedOf(): number {
@@ -15,8 +15,9 @@ export function seedOf(): number {
   return seed;
 }
 
-/** One line: how many steps of which kind, and how many points were compared. */
-export function describeTally({ steps, kinds, compared }: Tally): string {
-  const each = [...kinds].sort(([a], [b]) => a < b ? -1 : 1).map(([kind, n]) => `${n} × ${kind}`);
-  return `${steps} steps, ${compared} times a point compared (${each.join(" · ")})`;
+/** What was done and looked at. */
+export function describeTally({ steps, runs, taken, compared }: Tally): string {
+  const each = [...runs].sort(([a], [b]) => a < b ? -1 : 1).map(([run, n]) => `  ${n} × ${run}`);
+  return `${steps} steps, ${taken} restore points taken, ${compared} times one compared\n` +
+    each.join("\n");
 }

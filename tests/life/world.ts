@@ -37,11 +37,24 @@ export function pick<T>(all: readonly T[], share: Share): T {
   return one;
 }
 
+/** What a life was like. */
+export interface Tally {
+  steps: number;
+  /** Runs of the tool, by the subcommand and what became of it. */
+  runs: Map<string, number>;
+  /** Restore points: one for each disk of a run that was done. */
+  taken: number;
+  compared: number;
+}
+
 export class World implements AsyncDisposable {
   readonly disks: DiskSpec[] = [];
   targets: Target[];
   /** What the disks hold now. */
   now: Shadow = new Map();
+  /** What was done, for whoever has to find out why a life failed. */
+  readonly story: string[] = [];
+  readonly tally: Tally = { steps: 0, runs: new Map(), taken: 0, compared: 0 };
   #targetsSoFar = 0;
 
   private constructor(
@@ -66,6 +79,15 @@ export class World implements AsyncDisposable {
     await world.addDisk("qcow2", 0.5);
     await world.addDisk("raw", 0.2);
     return world;
+  }
+
+  tell(words: string): void {
+    this.story.push(`   ${words}`);
+  }
+
+  count(run: string): void {
+    const { runs } = this.tally;
+    runs.set(run, (runs.get(run) ?? 0) + 1);
   }
 
   /** Plugs in a disk of an odd size. Not more than some. */
@@ -104,6 +126,7 @@ export class World implements AsyncDisposable {
       else await vm[change.kind](change.disk, offset, length);
     }
     this.now = changed(this.now, change);
+    this.tell(Object.values(change).join(" "));
     return held || vm.events.slice(before).some(({ event }) => event === "STOP");
   }
 
@@ -139,10 +162,9 @@ export class World implements AsyncDisposable {
     }
   }
 
-  /** Restarts QEMU; what becomes of the bitmaps depends on how it ended. */
+  /** Starts QEMU again, cleanly or after `kill()`: it depends on that what becomes of the bitmaps. */
   async restart(cleanly: boolean): Promise<void> {
     if (cleanly) await this.vm.quit();
-    else await this.kill();
     await this.vm[Symbol.asyncDispose]();
     this.vm = await startVm({ dir: this.dir.path, disks: this.disks, running: true });
     const lost = this.disks.filter(({ format }) => !cleanly || format === "raw");
@@ -151,6 +173,7 @@ export class World implements AsyncDisposable {
 
   /** What was not flushed could be lost with QEMU, and the shadow would not know. */
   async kill(): Promise<void> {
+    this.tell("kill -9 of QEMU");
     for (const { id } of this.disks) await this.vm.flush(id);
     this.vm.kill("SIGKILL");
     await this.vm.exited;
@@ -184,6 +207,14 @@ export class World implements AsyncDisposable {
       );
     }
     await Deno.remove(raw);
+  }
+
+  /** What QEMU said last, and how it ended if it has. */
+  async lastWords(): Promise<string> {
+    const running = new Promise((resolve) => setTimeout(resolve, 100, "runs"));
+    const state = await Promise.race([this.vm.exited, running]);
+    const log = (await Deno.readTextFile(this.vm.log)).split("\n").slice(-10).join("\n");
+    return `QEMU: ${JSON.stringify(state)}\n${log}`;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
