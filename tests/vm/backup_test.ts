@@ -8,7 +8,7 @@ import {
   scene,
   untilSwitched,
 } from "../support/scene.ts";
-import { info } from "../support/qemu_img.ts";
+import { compare, info } from "../support/qemu_img.ts";
 import { succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
