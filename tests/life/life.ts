@@ -39,7 +39,6 @@ export async function live(seed: number, count: number): Promise<Tally> {
     world.tell("the end: all points are compared");
     await world.assertShadow();
     await restoreMany(world);
-    if (Deno.env.get("STORY")) console.log(story.join("\n"));
     return tally;
   } catch (error) {
     const words = error instanceof Error ? error.stack : String(error);
@@ -62,7 +61,7 @@ async function take(world: World, step: Step): Promise<void> {
     case "zero":
     case "discard":
     case "grow":
-      return void await world.change(step);
+      return await world.change(step);
     case "backup":
       await backUp(world, step);
       return await makeRoom(world);
@@ -77,6 +76,8 @@ async function take(world: World, step: Step): Promise<void> {
       return await world.addDisk(step.format, step.size);
     case "new target":
       return await world.replace(pick(world.targets, step.target));
+    case "recover":
+      return await world.recover(pick(world.targets, step.target));
     case "remove bitmaps":
       return await world.removeBitmaps();
   }

@@ -8,11 +8,16 @@ import type { Tally } from "./world.ts";
 
 /** `QMPBACKUP_TEST_SEED`, or a new one. */
 export function seedOf(): number {
-  const given = Deno.env.get("QMPBACKUP_TEST_SEED");
-  if (given === undefined) return crypto.getRandomValues(new Uint32Array(1))[0]! >>> 1;
-  const seed = Number(given);
-  if (!Number.isInteger(seed)) throw new Error(`QMPBACKUP_TEST_SEED="${given}" is no whole number`);
-  return seed;
+  const [random = 0] = crypto.getRandomValues(new Uint32Array(1));
+  return numberOf("QMPBACKUP_TEST_SEED", random % 1_000_000);
+}
+
+/** A whole number from the environment. */
+export function numberOf(name: string, otherwise: number): number {
+  const text = Deno.env.get(name);
+  const number = text === undefined ? otherwise : Number(text);
+  if (!Number.isInteger(number)) throw new Error(`${name}="${text}" is no whole number`);
+  return number;
 }
 
 /** What was done and looked at. */

@@ -43,42 +43,38 @@ export function changed(shadow: Shadow, change: Change): Shadow {
 
 /**
  * The moments that a backup may show: all that the disks went through while it may have taken its
- * point in time. It is one and the same for all disks: which one, the first comparison narrows down.
+ * point in time. It is one and the same for all disks: which one, the comparisons narrow down.
  */
 export class Moments {
-  /**
-   * What was written while the guest stood still may have come between one disk's switch and the
-   * next one's: a guest can't do that, only this test can. Such moments are one.
-   */
-  #moments: Shadow[][];
+  #moments: Shadow[];
 
   constructor(now: Shadow) {
-    this.#moments = [[now]];
+    this.#moments = [now];
   }
 
-  get count(): number {
-    return this.#moments.length;
+  add(now: Shadow): void {
+    this.#moments.push(now);
   }
 
-  /** @param held Whether the guest stood still meanwhile. */
-  add(now: Shadow, held: boolean): void {
-    if (held) this.#moments.at(-1)?.push(now);
-    else this.#moments.push([now]);
+  /** Whether a disk's size is not the same at all of them. */
+  get isOfSeveralSizes(): boolean {
+    const sizes = this.#moments.map((shadow) =>
+      [...shadow.values()].map(({ length }) => length).join()
+    );
+    return new Set(sizes).size > 1;
   }
 
   /**
    * Keeps the moments at which a disk held this.
    *
-   * @throws {Error} If it never did, with what differs from the nearest.
+   * @throws {Error} If there is none left, with what differs.
    */
   narrow(disk: string, found: Sectors): void {
-    const isSame = (shadow: Shadow) => difference(shadow.get(disk), found) === null;
-    const left = this.#moments.filter((moment) => moment.some(isSame));
+    const words = this.#moments.map((shadow) => difference(shadow.get(disk), found));
+    const left = this.#moments.filter((_, i) => words[i] === null);
     if (left.length === 0) {
-      const words = this.#moments.flat().map((shadow) => difference(shadow.get(disk), found));
-      throw new Error(
-        `It is none of ${words.length} moments:\n  ${[...new Set(words)].join("\n  ")}`,
-      );
+      const which = `none of the ${words.length} moments that it may be of`;
+      throw new Error(`It is ${which}:\n  ${[...new Set(words)].join("\n  ")}`);
     }
     this.#moments = left;
   }

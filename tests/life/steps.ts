@@ -29,6 +29,9 @@ export interface BackupStep {
   only: Share | null;
   slow: boolean;
   compress: boolean;
+  pause: boolean;
+  /** `--on-lost-bitmap compare`. */
+  compare: boolean;
   /** While it runs. */
   changes: ChangeStep[];
   interrupt: "none" | "cancel" | "kill tool" | "kill QEMU" | "fill target";
@@ -53,10 +56,12 @@ export type Step =
   | { kind: "restart QEMU"; cleanly: boolean }
   | { kind: "add disk"; format: "qcow2" | "raw"; size: Share }
   | { kind: "new target"; target: Share }
+  | { kind: "recover"; target: Share }
   | { kind: "remove bitmaps" };
 
 /** Not `fc.double()`: that takes each exponent as often as any other. */
 const share = fc.nat({ max: 999_999 }).map((n) => n / 1e6);
+const seldom = oneOfValues([4, false], [1, true]);
 const rarely = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { freq: 4 });
 
 /** The number before each says how often it comes. */
@@ -77,7 +82,7 @@ const change: fc.Arbitrary<ChangeStep> = fc.record({
   // Many small ones, few large ones.
   size: share.map((x) => x ** 4 / 2),
   value: fc.integer({ min: 1, max: 255 }),
-  afterMs: fc.nat({ max: 120 }),
+  afterMs: fc.nat({ max: 60 }),
 });
 
 const backup: fc.Arbitrary<BackupStep> = fc.record({
@@ -87,7 +92,9 @@ const backup: fc.Arbitrary<BackupStep> = fc.record({
   level: oneOfValues([10, "auto"], [5, "inc"], [1, "full"], [1, "copy"]),
   only: rarely(share),
   slow: fc.boolean(),
-  compress: oneOfValues([4, false], [1, true]),
+  compress: seldom,
+  pause: seldom,
+  compare: fc.boolean(),
   changes: fc.array(change, { maxLength: 8 }),
   interrupt: oneOfValues(
     [20, "none"],
@@ -97,7 +104,7 @@ const backup: fc.Arbitrary<BackupStep> = fc.record({
     [2, "fill target"],
   ),
   interruptAt: share,
-  interruptAfterMs: fc.nat({ max: 300 }),
+  interruptAfterMs: fc.nat({ max: 200 }),
 });
 
 const inPlace: fc.Arbitrary<InPlaceStep> = fc.record({
@@ -121,6 +128,7 @@ const step: fc.Arbitrary<Step> = oneOf<Step>(
   ],
   [2, fc.record({ kind: fc.constant("add disk"), format, size: share })],
   [1, fc.record({ kind: fc.constant("new target"), target: share })],
+  [3, fc.record({ kind: fc.constant("recover"), target: share })],
   [1, fc.record({ kind: fc.constant("remove bitmaps") })],
 );
 

@@ -32,19 +32,24 @@ export interface Run {
 export class Target {
   /** What each restore point may hold, by `keyOf()`. */
   readonly #points = new Map<string, Moments>();
-  /** The disks whose last backup has its bitmap. */
-  readonly #based = new Set<string>();
+  /** The disks whose bitmap has counted since their last backup. */
+  readonly #withBitmap = new Set<string>();
   runs: Run[] = [];
 
   constructor(readonly path: string) {}
 
   /** Whether an increment of a disk can be taken. */
-  hasBasis(diskId: string): boolean {
-    return this.#based.has(diskId);
+  hasBitmap(diskId: string): boolean {
+    return this.#withBitmap.has(diskId);
+  }
+
+  /** Whether there is something that a disk can be compared with. */
+  hasChain(diskId: string): boolean {
+    return this.points().some(([, { id, level }]) => id === diskId && level !== "copy");
   }
 
   loseBitmaps(diskIds: string[]): void {
-    for (const id of diskIds) this.#based.delete(id);
+    for (const id of diskIds) this.#withBitmap.delete(id);
   }
 
   /**
@@ -61,7 +66,7 @@ export class Target {
     for (const row of run?.disks ?? []) {
       if (row.result !== "done") continue;
       this.#points.set(keyOf(run as Run, row), moments);
-      if (row.level !== "copy") this.#based.add(row.id);
+      if (row.level !== "copy") this.#withBitmap.add(row.id);
     }
     this.assertPoints();
     return run ?? null;

@@ -5,6 +5,7 @@
  */
 
 import { assertEquals } from "@std/assert";
+import { leftInQemu } from "../support/scene.ts";
 import { convertToRaw } from "../support/qemu_img.ts";
 import { succeed } from "../support/tool.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
@@ -107,27 +108,19 @@ export class World implements AsyncDisposable {
     this.now = withDisk(this.now, disk.id, new Uint8Array(sectors));
   }
 
-  /**
-   * Changes a disk, and the shadow with it.
-   *
-   * @returns Whether the guest stood still at any moment of it.
-   */
-  async change(step: ChangeStep): Promise<boolean> {
+  /** Changes a disk, and the shadow with it. */
+  async change(step: ChangeStep): Promise<void> {
     const change = this.#resolve(step);
-    if (change === null) return false;
-    const { vm } = this;
-    const before = vm.events.length;
-    const held = isStopped(vm, before);
+    if (change === null) return;
     if (change.kind === "grow") {
-      if (!await this.#grow(change.disk, sectorsToBytes(change.sectors))) return false;
+      if (!await this.#grow(change.disk, sectorsToBytes(change.sectors))) return;
     } else {
       const [offset, length] = [sectorsToBytes(change.first), sectorsToBytes(change.count)];
-      if (change.kind === "write") await vm.write(change.disk, change.value, offset, length);
-      else await vm[change.kind](change.disk, offset, length);
+      if (change.kind === "write") await this.vm.write(change.disk, change.value, offset, length);
+      else await this.vm[change.kind](change.disk, offset, length);
     }
     this.now = changed(this.now, change);
     this.tell(Object.values(change).join(" "));
-    return held || vm.events.slice(before).some(({ event }) => event === "STOP");
   }
 
   #resolve({ kind, disk, at, size, value }: ChangeStep): Change | null {
@@ -189,6 +182,13 @@ export class World implements AsyncDisposable {
     await Deno.remove(target.path, { recursive: true }).catch(() => {});
   }
 
+  /** Puts right what dead runs left; of a target without a record it is an error to ask for that. */
+  async recover(target: Target): Promise<void> {
+    const where = target.runs.length > 0 ? ["--target", target.path] : [];
+    await succeed(["cleanup", "--recover", "--socket", this.vm.socket, ...where]);
+    assertEquals(await leftInQemu(this.vm), []);
+  }
+
   async removeBitmaps(): Promise<void> {
     await succeed(["cleanup", "--remove-bitmap", "--socket", this.vm.socket]);
     for (const target of this.targets) target.loseBitmaps(this.disks.map(({ id }) => id));
@@ -220,12 +220,4 @@ export class World implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.cleanup.disposeAsync();
   }
-}
-
-/** Whether the guest stood still when QEMU had said so much. */
-function isStopped({ events }: Vm, until: number): boolean {
-  const last = events.slice(0, until).findLast(({ event }) =>
-    event === "STOP" || event === "RESUME"
-  );
-  return last?.event === "STOP";
 }
