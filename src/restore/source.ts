@@ -84,9 +84,10 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
 /** All points of a target with records, oldest first. */
 export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
   const points = restorePoints(target.runs);
-  // What a run of ours is writing now, or wrote when it was killed, is in nobody's way.
-  const ours = target.runs.filter(({ state }) => state === "running")
-    .flatMap(({ disks }) => disks.map(({ file }) => basename(file) + PARTIAL_SUFFIX));
+  // What a run of ours is writing now, or could not take away when it or QEMU died, is in nobody's way.
+  const ours = target.runs.flatMap(({ disks }) => disks)
+    .filter(({ result }) => result !== "done" && result !== "superseded")
+    .map(({ file }) => basename(file) + PARTIAL_SUFFIX);
   for (const folder of new Set(points.map(({ disk }) => disk.folder))) {
     await refusePartials(join(target.path, folder), ours);
   }
