@@ -170,27 +170,20 @@ export function finishedBitmaps({ runs }: Target): ReadonlySet<string | null> {
  * target is locked by the caller, so that a record that says "running" is a dead run's.
  */
 export async function findInTarget(target: Target): Promise<Leftover[]> {
-  const leftovers = await findReplaced(target);
-  const kept = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
-  for (const run of target.runs.filter(({ state }) => state !== "done")) {
-    // A run that failed may have had to leave its files too: QEMU still had them open.
-    for (const disk of run.disks.filter(({ result }) => !["done", "superseded"].includes(result))) {
-      leftovers.push(...await findFiles(target.path, run, disk, kept));
-    }
-    if (run.state !== "running") continue;
-    leftovers.push({
+  const open = target.runs.filter(({ state }) => state === "running");
+  return [
+    ...await findReplaced(target),
+    ...await findFiles(target),
+    ...open.map((run) => ({
       what: `Closing the record of the run ${run.id}, which died`,
       putRight: () => writeRun(target.path, failed(run)),
-    });
-  }
-  return leftovers;
+    })),
+  ];
 }
 
 function failed(run: RunRecord): RunRecord {
   const disks = run.disks.map((disk): DiskRecord =>
-    ["done", "superseded"].includes(disk.result)
-      ? disk
-      : { ...disk, result: "failed", error: "The run was killed" }
+    isUnfinished(disk) ? { ...disk, result: "failed", error: "The run was killed" } : disk
   );
   return { ...run, state: "failed", finished: new Date().toISOString(), disks };
 }
@@ -223,14 +216,17 @@ async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
   return leftovers;
 }
 
-async function findFiles(
-  target: string,
-  run: RunRecord,
-  disk: DiskRecord,
-  kept: Set<string>,
-): Promise<Leftover[]> {
+/** A run that failed may have had to leave its files too: QEMU still had them open. */
+async function findFiles({ path: target, runs }: Target): Promise<Leftover[]> {
+  const kept = new Set(images(runs).map(({ disk }) => join(target, disk.file)));
+  // What failed left its image's name to the next run: two may have named one file.
+  const left = new Set(
+    runs.filter(({ state }) => state !== "done").flatMap((run) =>
+      run.disks.filter(isUnfinished).flatMap((disk) => filesOf(target, run, disk))
+    ),
+  );
   const leftovers: Leftover[] = [];
-  for (const path of filesOf(target, run, disk)) {
+  for (const path of left) {
     if (kept.has(path) || !await exists(path)) continue;
     leftovers.push({
       what: `Removing ${path} of a run that died`,
@@ -238,6 +234,10 @@ async function findFiles(
     });
   }
   return leftovers;
+}
+
+function isUnfinished({ result }: DiskRecord): boolean {
+  return result !== "done" && result !== "superseded";
 }
 
 /** The files a run may have left; from its fleece's name only one that it can have made. */

@@ -46,3 +46,9 @@ Deno.test("Recovery removes it where the new one counts, whatever failed before"
   const points = restorePoints((await readTarget(dir.path)).runs);
   assertEquals(points.map(({ run }) => run.id), ["run-2"]);
 });
+
+Deno.test("Recovery removes a file once that two runs which failed had the name of", async () => {
+  await using dir = await targetOf(["failed", "pending"], { "d.partial": "new" });
+  assertEquals(await names(dir.join("disk0")), []);
+  assertEquals((await readTarget(dir.path)).runs.map(({ state }) => state), ["failed", "failed"]);
+});
