@@ -60,6 +60,7 @@ export async function mountBadFs(path: string, sizeBytes: number): Promise<BadFs
   const cleanup = stack.move();
   return {
     fill: storage.fill,
+    freeBytes: storage.freeBytes,
     empty: storage.empty,
     hang: () => server.kill("SIGSTOP"),
     resume: () => server.kill("SIGCONT"),
@@ -100,6 +101,7 @@ export async function mountThin(path: string, sizeBytes: number): Promise<ThinFs
   const cleanup = stack.move();
   return {
     fill: storage.fill,
+    freeBytes: storage.freeBytes,
     empty: storage.empty,
     async setReadOnly() {
       const device = basename(await command("findmnt", "-no", "SOURCE", path));
