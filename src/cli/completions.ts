@@ -141,19 +141,19 @@ function bashValue(name: FlagName, value: Value): string {
   return `compopt -o filenames\n      mapfile -t COMPREPLY < <(compgen ${kind} -- "$cur")`;
 }
 
-/** The script for zsh, to be found in `fpath` as `_qmpbackup`. */
+/** The script for zsh (`_arguments` has a variable `next` of its own), to be found in `fpath` as `_qmpbackup`. */
 export function zshCompletions(): string {
   const cases = contexts().map(({ words, next, flags }) => {
     const specs = flags.flatMap(zshFlag).map((spec) => `        ${spec}`).join("\n");
     const list = next.map(([word, does]) => `        ${quoted(`${word}:${does}`)}`).join("\n");
-    const nextWords = list ? `\n      next=(\n${list}\n      )` : "";
+    const nextWords = list ? `\n      subcommands=(\n${list}\n      )` : "";
     return `    (${quoted(words)})\n      flags=(\n${specs}\n      )${nextWords}\n      ;;`;
   });
   return `#compdef qmpbackup
 ${HEADER}
 _qmpbackup() {
   local command="" i
-  local -a flags next
+  local -a flags subcommands
   for ((i = 2; i < CURRENT; i++)); do
     case $words[i] in
       (${takingAWord().join("|")}) ((i++)) ;;
@@ -164,7 +164,7 @@ _qmpbackup() {
   case $command in
 ${cases.join("\n")}
   esac
-  _arguments -S : $flags '*: :{(( $#next )) && _describe -t commands subcommand next}'
+  _arguments -S : $flags '*: :{(( $#subcommands )) && _describe -t commands subcommand subcommands}'
 }
 if [[ $funcstack[1] == _qmpbackup ]]; then
   _qmpbackup "$@"
