@@ -14,6 +14,7 @@ import {
   flagsOf,
   GLOBAL_FLAGS,
   PUBLIC_COMMANDS,
+  PUBLIC_FLAGS,
 } from "./flags.ts";
 import { VERSION } from "./version.ts";
 
@@ -61,8 +62,6 @@ function valueOf({ kind, value }: Flag): Value {
   return value === "PATH" || value === "FILE" ? "file" : "text";
 }
 
-const ALL_FLAGS = Object.keys(FLAGS) as FlagName[];
-
 /** "--level", "-l". */
 function spellings(name: FlagName): string[] {
   const { short }: Flag = FLAGS[name];
@@ -72,7 +71,7 @@ function spellings(name: FlagName): string[] {
 /** The flags whose value is the next word; those with an implied value take it after a "=" only. */
 function takingAWord(): string[] {
   const taking = (flag: Flag) => valueOf(flag) !== "none" && flag.implied === undefined;
-  return ALL_FLAGS.filter((name) => taking(FLAGS[name])).flatMap(spellings);
+  return PUBLIC_FLAGS.filter((name) => taking(FLAGS[name])).flatMap(spellings);
 }
 
 function choicesOf(name: FlagName): readonly string[] {
@@ -85,7 +84,7 @@ const HEADER = `# Completions of qmpbackup ${VERSION}, made by \`qmpbackup compl
 /** The script for bash 4.4 or newer. */
 export function bashCompletions(): string {
   // bash makes three words of "--level=full".
-  const values = ALL_FLAGS.flatMap((name) => {
+  const values = PUBLIC_FLAGS.flatMap((name) => {
     const flag: Flag = FLAGS[name];
     const value = valueOf(flag);
     if (value === "none") return [];

@@ -347,10 +347,6 @@ export const COMMANDS = {
     optional: ["root"],
     examples: [
       { does: "Install the units", line: "qmpbackup units --root /" },
-      {
-        does: "Back up vm1, as /etc/qmpbackup/vm1.env says, every night",
-        line: "systemctl enable --now qmpbackup@vm1.timer",
-      },
     ],
   },
   guard: {
@@ -372,3 +368,7 @@ export const PUBLIC_COMMANDS = (Object.entries(COMMANDS) as [CommandName, Comman
 export function flagsOf({ required, optional }: Command): FlagName[] {
   return [...required, ...optional, ...GLOBAL_FLAGS];
 }
+
+/** The flags that are for people. */
+export const PUBLIC_FLAGS = (Object.keys(FLAGS) as FlagName[])
+  .filter((name) => PUBLIC_COMMANDS.some(([, command]) => flagsOf(command).includes(name)));

@@ -12,8 +12,8 @@ import {
   type Flag,
   type FlagName,
   FLAGS,
-  GLOBAL_FLAGS,
   PUBLIC_COMMANDS,
+  PUBLIC_FLAGS,
 } from "./flags.ts";
 import { usage, usageOf, wrap } from "./help.ts";
 import { VERSION } from "./version.ts";
@@ -40,7 +40,6 @@ const FILES: [path: string, what: string][] = [
 
 /** The page in roff, for section 1. */
 export function manualPage(): string {
-  const names = (Object.keys(FLAGS) as FlagName[]).filter(isPublic);
   return [
     `.TH QMPBACKUP 1 "${DATE}" "qmpbackup ${VERSION}" "User Commands"`,
     ".SH NAME",
@@ -58,7 +57,7 @@ export function manualPage(): string {
       ...about(command),
     ]),
     ".SH FLAGS",
-    ...names.flatMap((name) => [
+    ...PUBLIC_FLAGS.flatMap((name) => [
       ".TP",
       `.B ${escaped(spelled(name))}`,
       ...lines(FLAGS[name].help),
@@ -93,12 +92,6 @@ function about({ summary, optional }: Command): string[] {
     `${escaped(summary)}.`,
     ...(flags === "" ? [] : [".br", ...lines(`Takes ${flags}.`)]),
   ];
-}
-
-function isPublic(name: FlagName): boolean {
-  const takes = ({ required, optional }: Command) => [...required, ...optional].includes(name);
-  const globals: readonly FlagName[] = GLOBAL_FLAGS;
-  return globals.includes(name) || PUBLIC_COMMANDS.some(([, command]) => takes(command));
 }
 
 function spelled(name: FlagName): string {
