@@ -16,7 +16,7 @@ Deno.test("manual: groff and mandoc have nothing to say against it", async () =>
   assertEquals([mandoc.code, mandoc.stdout, mandoc.stderr], [0, "", ""]);
   const shown = await mustRun("mandoc", ["-T", "ascii", page]);
   // What is struck over to be bold, is plain.
-  const text = shown.replace(/.\x08/g, "").replace(/\s+/g, " ");
+  const text = shown.replace(/.[\b]/g, "").replace(/\s+/g, " ");
   assertStringIncludes(text, "-t, --target DIR where the backups go; made if missing");
   assertStringIncludes(text, 'a time such as "2026-11-22 23:00" (newest)');
 });

@@ -4,13 +4,12 @@ import { UsageError } from "../../errors.ts";
 import { jsonLine } from "../report.ts";
 import { UNITS, unitsText } from "../units.ts";
 import type { CommandContext } from "./context.ts";
+import { print } from "./print.ts";
 
 /** `qmpbackup units`. */
-export async function units({ values, io }: CommandContext): Promise<number> {
-  if (values.root === undefined) {
-    io.stdout(unitsText());
-    return 0;
-  }
+export async function units(context: CommandContext): Promise<number> {
+  const { values, io } = context;
+  if (values.root === undefined) return await print(unitsText)(context);
   const root = resolve(values.root);
   const files = UNITS.map(({ path, text }) => ({ path: join(root, path), text }));
   // Before anything is written: a unit that somebody has changed belongs to them.
