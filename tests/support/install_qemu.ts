@@ -35,7 +35,7 @@ async function install(packages: string[], programs: string[]): Promise<void> {
 /**
  * Installs the packages of the programs that are not there, for the tests that need more than QEMU.
  *
- * @param packages Debian's package of each program.
+ * @param packages Debian's package of each program, or of a file of another kind by its path.
  * @throws {Error} If that is not for us to do, or does not work.
  */
 export async function ensurePrograms(packages: Record<string, string>): Promise<void> {
@@ -43,7 +43,10 @@ export async function ensurePrograms(packages: Record<string, string>): Promise<
   const isThere = (path: string) => Deno.stat(path).then(() => true, () => false);
   const missing: string[] = [];
   for (const [program, name] of Object.entries(packages)) {
-    const found = await Promise.all(folders.map((folder) => isThere(`${folder}/${program}`)));
+    const found = await Promise.all(
+      (program.startsWith("/") ? [""] : folders.map((folder) => `${folder}/`))
+        .map((folder) => isThere(folder + program)),
+    );
     if (!found.includes(true)) missing.push(name);
   }
   if (missing.length > 0) await install(missing, Object.keys(packages));
