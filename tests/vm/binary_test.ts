@@ -52,7 +52,7 @@ Deno.test("the compiled binary backs up, takes an increment and restores", async
 
 Deno.test("the compiled binary runs as the unit does, hooks included", async () => {
   await compile();
-  await using s = await scene();
+  await using s = await scene({ vm: { running: true } });
   await Deno.mkdir(s.target, { mode: 0o700 });
   await Deno.chown(s.target, 65534, 65534);
   for (const name of ["before", "after"]) {
@@ -60,7 +60,8 @@ Deno.test("the compiled binary runs as the unit does, hooks included", async () 
     await Deno.writeTextFile(s.dir.join(name), script, { mode: 0o755 });
   }
   const options = [
-    ...["--strict", "--before", s.dir.join("before"), "--after", s.dir.join("after")],
+    // A guest that is stopped has a guard, which is a process of its own.
+    ...["--strict", "--pause", "--before", s.dir.join("before"), "--after", s.dir.join("after")],
     ...["--metrics-file", s.dir.join("vm.prom")],
   ];
   const [, ...args] = unitCommand({
