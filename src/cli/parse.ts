@@ -15,6 +15,7 @@ import {
   type FlagName,
   FLAGS,
   GLOBAL_FLAGS,
+  PUBLIC_COMMANDS,
 } from "./flags.ts";
 
 type Spec = typeof FLAGS;
@@ -139,7 +140,7 @@ function commandOf(words: string[], values: Values): CommandName | null {
   const name = words.join(" ");
   if (name === "" && (values.help || values.version)) return null;
   const commands = Object.entries(COMMANDS) as [CommandName, Command][];
-  const names = commands.filter(([, { hidden }]) => !hidden).map(([known]) => known);
+  const names = PUBLIC_COMMANDS.map(([known]) => known);
   const command = commands.find(([known]) => known === name)?.[0];
   if (command) return command;
   // `restore --help` means the only kind of restore there is.

@@ -27,7 +27,7 @@ export interface BadFs extends Tmpfs {
 
 /** Mounts one of this size on a new folder. */
 export async function mountBadFs(path: string, sizeBytes: number): Promise<BadFs> {
-  await ensurePrograms(["bindfs", "fusermount"], ["bindfs"]);
+  await ensurePrograms({ bindfs: "bindfs", fusermount: "bindfs" });
   await using stack = new AsyncDisposableStack();
   const below = `${path}.below`;
   const storage = stack.use(await mountTmpfs(below, sizeBytes));
