@@ -72,7 +72,9 @@ async function folderBeside({ source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;
   try {
     return (await Deno.stat(source)).isFile ? dirname(source) : null;
-  } catch {
+  } catch (error) {
+    // A right that is missing must not move the fleece to a slower place unseen.
+    if (error instanceof Deno.errors.NotCapable) throw error;
     return null;
   }
 }

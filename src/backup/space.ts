@@ -7,7 +7,7 @@
 import { statfsSync } from "node:fs";
 import { dirname } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
-import { Failure, UsageError } from "../errors.ts";
+import { Failure, messageOf, UsageError } from "../errors.ts";
 import type { DiskLevel } from "../catalog/names.ts";
 import type { Disk } from "../vm/disks.ts";
 import type { Plan } from "./plan.ts";
@@ -124,8 +124,9 @@ async function deviceOf(folder: string): Promise<number> {
   try {
     return (await Deno.stat(folder)).dev;
   } catch (error) {
-    const words = error instanceof Error ? error.message : String(error);
-    throw new UsageError(`The folder "${folder}" can't be used: ${words}`, { cause: error });
+    throw new UsageError(`The folder "${folder}" can't be used: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
 }
 
