@@ -77,6 +77,6 @@ function refusalText(message: string): string {
   const flag = `--allow-${kind}`;
   if (what === undefined) return `Deno does not allow ${kind} access to everything: add ${flag}`;
   // Of the folder for temporary files Deno does not tell the name.
-  const value = what === "<TMP>" ? "$TMPDIR" : what.replaceAll(",", ",,");
+  const value = what === "<TMP>" ? "$TMPDIR" : what;
   return `Deno does not allow ${kind} access to "${what}": add ${flag}=${value}`;
 }
