@@ -1,5 +1,5 @@
 /**
- * Gathers all that a plan is made from. Reads only.
+ * Gathers all that a plan is made from. Leaves everything as it is.
  *
  * @module
  */
@@ -66,12 +66,16 @@ async function listFolder(path: string): Promise<string[]> {
 
 /**
  * The folder of a disk's file: there the fleece is as fast as the disk. Not for what is no regular
- * file: the folder of a logical volume is `/dev`.
+ * file: the folder of a logical volume is `/dev`. Nor where this user may not write.
  */
 async function folderBeside({ source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;
+  const folder = dirname(source);
   try {
-    return (await Deno.stat(source)).isFile ? dirname(source) : null;
+    if (!(await Deno.stat(source)).isFile) return null;
+    // Whether we may write there is not known before we do.
+    await Deno.remove(await Deno.makeTempFile({ dir: folder, prefix: "qmpbackup-" }));
+    return folder;
   } catch (error) {
     // A right that is missing must not move the fleece to a slower place unseen.
     if (error instanceof Deno.errors.NotCapable) throw error;

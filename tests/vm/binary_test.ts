@@ -123,6 +123,13 @@ for (const [who, id] of [["root", 0], ["an ordinary user", NOBODY]] as const) {
           true,
         );
       });
+      await t.step("may write to the sockets and its own folder alone", async () => {
+        await Deno.mkdir(s.dir.join("own"));
+        await Deno.chown(s.dir.join("own"), id, id);
+        await Deno.chown(s.dir.path, 0, 0);
+        await Deno.chmod(s.dir.path, 0o755);
+        await backsUpAndRestores(s, root, s.dir.join("own/target"));
+      });
       await t.step("says that qemu-img is missing", async () => {
         const args = ["backup", "--socket", s.vm.socket, "-l", "full", "-t", s.dir.join("none")];
         const { code, stderr } = await ended(start(root, args, { PATH: "/nowhere" }));
