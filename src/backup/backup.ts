@@ -6,6 +6,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import { dirname } from "@std/path";
+import { bounded, setFileTimeout } from "../catalog/bounded.ts";
 import { exists, requireSymlinks } from "../catalog/durable.ts";
 import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf } from "../catalog/names.ts";
@@ -26,6 +27,7 @@ import {
   findInTarget,
   findInVm,
   finishedBitmaps,
+  hasLeftovers,
   putRight,
 } from "./recover.ts";
 import type { BackupRequest } from "./request.ts";
@@ -53,12 +55,13 @@ export interface BackupContext {
  * @throws {Failure} If the run as a whole could not be done.
  */
 export async function backUp(request: BackupRequest, context: BackupContext): Promise<RunRecord> {
+  setFileTimeout(request.stallTimeoutMs);
   await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
   await refuseEarly(qmp, request);
   const lockFile = await createTarget(request.target, request.mode);
   const run = newRun();
   using _target = await takeLock(lockFile, run, request.mode);
-  const lockInode = (await Deno.stat(lockFile)).ino ?? 0;
+  const lockInode = (await bounded(lockFile, () => Deno.stat(lockFile))).ino ?? 0;
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
   await recoverFrom(qmp, vm.dead, context);
@@ -89,6 +92,8 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   }
   await requireQemuImg();
   if (request.symlink && !request.timestamp) await requireSymlinks();
+  // What a run left may hang, and QEMU with it when it is asked for all nodes.
+  if (await hasLeftovers(qmp)) return;
   if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, "00000000"));
 }
 

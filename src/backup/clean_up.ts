@@ -50,21 +50,32 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
   } else {
     stack.use(await lockBoth(qmp, target));
   }
-  const leftovers = [
-    // The lock itself was taken over above.
-    ...dead
-      ? [{ what: `Unlocking the VM: ${describeHolder(dead)} died`, putRight: async () => {} }]
-      : [],
-    ...await findHolds(qmp, options.thaw),
-    ...await findInVm(qmp),
-    ...dead && target ? await findBitmaps(qmp, tagOf(dead.run), finishedBitmaps(target)) : [],
-    ...target ? await findInTarget(target) : [],
+  // What the one finds is gone before the next looks: see `hasLeftovers()`.
+  const stages: (() => Promise<Leftover[]>)[] = [
+    () => Promise.resolve(dead ? [unlocked(dead)] : []),
+    () => findHolds(qmp, options.thaw),
+    () => findInVm(qmp),
+    async () =>
+      dead && target ? await findBitmaps(qmp, tagOf(dead.run), finishedBitmaps(target)) : [],
+    async () => target ? await findInTarget(target) : [],
   ];
-  for (const leftover of leftovers) {
-    options.onFound(leftover);
-    if (!options.dryRun) await leftover.putRight();
+  let count = 0;
+  for (const find of stages) {
+    for (const leftover of await find()) {
+      count++;
+      options.onFound(leftover);
+      if (!options.dryRun) await leftover.putRight();
+    }
   }
-  return leftovers.length;
+  return count;
+}
+
+/** The lock itself was taken over before anything else was looked at. */
+function unlocked(dead: VmHolder): Leftover {
+  return {
+    what: `Unlocking the VM: ${describeHolder(dead)} died`,
+    putRight: () => Promise.resolve(),
+  };
 }
 
 async function targetOf(named: string | null, dead: VmHolder | null): Promise<Target | null> {

@@ -13,25 +13,26 @@
 
 import { delay } from "@std/async/delay";
 import { basename, dirname, join, relative } from "@std/path";
+import { bounded, boundedRun, HangingError, watched } from "../catalog/bounded.ts";
 import { createFile } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { backingLink, PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
+import { backingLink, partialName, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure, messageOf } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
 import { checkImage, createQcow2 } from "../image/qemu_img.ts";
 import { giveBack, reserve } from "../image/reserve.ts";
-import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { endJob, waitForJob } from "../qmp/jobs.ts";
-import { queryNodes } from "../qmp/queries.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { endJob, JobError, StalledError, waitForJob } from "../qmp/jobs.ts";
 import type { Disk } from "../vm/disks.ts";
 import { addExport, exportName, removeExport } from "../vm/exports.ts";
 import { resumeAfterIoError } from "../vm/marks.ts";
-import { gateNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
-import { backupJobs, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
-import { snapshotNode, targetNode } from "./nodes.ts";
+import { gateNode, isNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
+import { backupJobs, fileNode, filterNode, fleeceNode, jobStallTimeoutMs } from "./nodes.ts";
+import { readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
-import { neededBytes } from "./space.ts";
+import { explainFailure, freeBytes, neededBytes } from "./space.ts";
+import { explainOpen, shareCommands } from "./explain_open.ts";
 import { UndoStack } from "./undo.ts";
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */
@@ -51,6 +52,8 @@ export class DiskSession {
   readonly #guest: UndoStack;
   readonly #target: UndoStack;
   readonly #result: UndoStack;
+  /** Storage that QEMU would wait for, and the guest with it. */
+  #hanging: HangingError | null = null;
 
   constructor(
     readonly qmp: QmpClient,
@@ -59,7 +62,7 @@ export class DiskSession {
     leftovers: string[],
   ) {
     this.image = join(plan.request.target, disk.file);
-    this.partial = this.image + PARTIAL_SUFFIX;
+    this.partial = partialName(this.image, plan.runId);
     this.#guest = new UndoStack(leftovers);
     this.#target = new UndoStack(leftovers);
     this.#result = new UndoStack(leftovers);
@@ -80,7 +83,10 @@ export class DiskSession {
     await this.#addNode(this.#guest, gateNode(nodes.gate, disk.rootNode));
     this.#guest.push(
       `take the gate off the disk "${disk.name}"`,
-      () => takeOffGate(this.qmp, nodes.gate),
+      async () => {
+        await this.#refuseHanging();
+        await takeOffGate(this.qmp, nodes.gate);
+      },
     );
     await setDrive(this.qmp, disk.id, nodes.gate);
   }
@@ -100,7 +106,7 @@ export class DiskSession {
         () => removeBitmap(this.qmp, disk.node, jobBitmap),
       );
     }
-    this.#guest.push(`end the job "${job}"`, () => endJob(this.qmp, job));
+    this.#guest.push(`end the job "${job}"`, () => this.#endJob());
   }
 
   /**
@@ -108,7 +114,7 @@ export class DiskSession {
    * a job takes its filter off a disk: without a fleece, all jobs end before anything else is put back.
    */
   async endJob(): Promise<void> {
-    if (this.qmp.isOpen) await endJob(this.qmp, this.disk.job);
+    if (this.qmp.isOpen) await this.#endJob();
   }
 
   /**
@@ -122,7 +128,7 @@ export class DiskSession {
     await this.#guest.unwind();
     await delay(this.plan.request.removeDelayMs, { signal: options.signal });
     await this.#closeTarget();
-    await checkImage(this.partial);
+    await boundedRun(this.partial, (signal) => checkImage(this.partial, { signal }));
     await syncPath(this.partial);
   }
 
@@ -156,32 +162,46 @@ export class DiskSession {
   }
 
   async #runJob(options: CopyOptions) {
-    const { disk } = this.disk;
     if (!this.plan.direct) {
       this.expectJob();
       await this.qmp.execute("transaction", backupJobs(this.plan, [this.disk]));
     }
-    const { error } = await this.#waitForJob(options);
-    if (error === undefined) return;
+    const failure = await this.#waitForJob(options);
+    if (!failure) return;
     await this.#guest.unwind();
     if (this.plan.direct) await resumeAfterIoError(this.qmp);
-    throw new Failure(`The disk "${disk.name}" could not be copied: ${error}`);
+    throw failure;
   }
 
-  async #waitForJob({ signal, onProgress, allEnded }: CopyOptions) {
+  /** @returns Why the job failed; null if it did not. */
+  async #waitForJob({ signal, onProgress, allEnded }: CopyOptions): Promise<Failure | null> {
+    const stallTimeoutMs = jobStallTimeoutMs(this.plan, this.disk);
     try {
-      return await waitForJob(this.qmp, this.disk.job, {
+      const end = await waitForJob(this.qmp, this.disk.job, {
         signal,
+        stallTimeoutMs,
         onProgress: (job) => {
           this.#refuseOutgrown(job["total-progress"]);
           onProgress(job["current-progress"], job["total-progress"]);
         },
       });
+      if (end.error === undefined) return null;
+      const restBytes = end["total-progress"] - end["current-progress"];
+      const why = await explainFailure(this.plan, this.disk, restBytes);
+      const what = `The disk "${this.disk.disk.name}" could not be copied to "${this.partial}"`;
+      return new Failure([`${what}: ${end.error}`, ...why].join(". "));
+    } catch (error) {
+      throw error instanceof StalledError ? this.#stalled(stallTimeoutMs) : error;
     } finally {
-      if (this.plan.direct) {
-        await this.endJob().finally(allEnded);
-      }
+      if (this.plan.direct) await this.endJob().catch(() => {}).finally(allEnded);
     }
+  }
+
+  #stalled(stallTimeoutMs: number): Failure {
+    return new Failure(
+      `The copy of "${this.disk.disk.name}" to "${this.partial}" has made no progress for ` +
+        `${stallTimeoutMs / 1000} s (--stall-timeout): is the storage of the target still there`,
+    );
   }
 
   /** Between the plan and the point in time the guest may have written more than was reserved for. */
@@ -193,17 +213,25 @@ export class DiskSession {
 
   async #compare({ signal, onProgress }: CopyOptions) {
     const { disk, exportId, nodes, folder, parent } = this.disk;
+    const { request, nbdSocket } = this.plan;
     this.#guest.push(`remove the export "${exportId}"`, () => removeExport(this.qmp, exportId));
     await addExport(this.qmp, exportId, nodes.snapshot);
-    await storeDifference(this.partial, {
-      contents: exportName(this.plan.nbdSocket as string, nodes.snapshot),
-      parent: join(this.plan.request.target, parent as string),
-      backing: backingLink(relative(folder, parent as string)),
-      image: imageOptions(disk),
-      signal,
-      onPercent: (percent) =>
-        onProgress(percent / 100 * disk.virtualSizeBytes, disk.virtualSizeBytes),
-    });
+    await watched(
+      request.stallTimeoutMs,
+      () => this.#stalled(request.stallTimeoutMs),
+      (watch) =>
+        storeDifference(this.partial, {
+          contents: exportName(nbdSocket as string, nodes.snapshot),
+          parent: join(request.target, parent as string),
+          backing: backingLink(relative(folder, parent as string)),
+          image: imageOptions(disk),
+          signal: AbortSignal.any([signal, watch.signal]),
+          onPercent: (percent) => {
+            watch.progress();
+            onProgress(percent / 100 * disk.virtualSizeBytes, disk.virtualSizeBytes);
+          },
+        }),
+    );
   }
 
   async #closeTarget() {
@@ -223,8 +251,11 @@ export class DiskSession {
   }
 
   async #setAside() {
-    await Deno.rename(this.image, this.#aside);
-    this.#result.push(`put "${this.image}" back`, () => Deno.rename(this.#aside, this.image));
+    await bounded(this.image, () => Deno.rename(this.image, this.#aside));
+    this.#result.push(
+      `put "${this.image}" back`,
+      () => bounded(this.image, () => Deno.rename(this.#aside, this.image)),
+    );
   }
 
   async #openTarget() {
@@ -239,10 +270,11 @@ export class DiskSession {
     );
     // What is compared is written by `qemu-img`, not by QEMU.
     if (this.disk.compare) return;
-    await createQcow2(this.partial, {
+    const options = {
       ...imageOptions(disk),
       backing: parent && backingLink(relative(folder, parent)),
-    });
+    };
+    await boundedRun(this.partial, (signal) => createQcow2(this.partial, options, { signal }));
     // A job that reads from the disk itself makes the guest's writes fail where the target is full.
     if (this.plan.direct) await this.#reserve();
     try {
@@ -290,7 +322,11 @@ export class DiskSession {
     const { disk, nodes, fleeceFile } = this.disk;
     await createFile(fleeceFile, this.plan.request.mode);
     this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
-    await createQcow2(fleeceFile, { virtualSizeBytes: disk.virtualSizeBytes });
+    const { virtualSizeBytes } = disk;
+    await boundedRun(
+      fleeceFile,
+      (signal) => createQcow2(fleeceFile, { virtualSizeBytes }, { signal }),
+    );
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
     } catch (error) {
@@ -305,8 +341,7 @@ export class DiskSession {
 
   /** Removes a file, but not under a QEMU that still writes to it: there it would grow unseen. */
   async #removeClosed(node: string, path: string) {
-    const nodes = await queryNodes(this.qmp);
-    if (nodes.some((other) => other["node-name"] === node)) {
+    if (await isNode(this.qmp, node)) {
       throw new Failure("QEMU still has it open; the next run tries again");
     }
     await removeFile(path);
@@ -314,8 +349,41 @@ export class DiskSession {
 
   async #addNode(stack: UndoStack, options: { "node-name": string }) {
     const name = options["node-name"];
-    stack.push(`remove the node "${name}"`, () => removeNode(this.qmp, name));
+    stack.push(`remove the node "${name}"`, async () => {
+      await this.#refuseHanging();
+      await removeNode(this.qmp, name);
+    });
     await this.qmp.execute("blockdev-add", options);
+  }
+
+  async #endJob() {
+    try {
+      await endJob(this.qmp, this.disk.job);
+    } catch (error) {
+      if (!(error instanceof JobError)) throw error;
+      this.#hanging = new HangingError(
+        `${error.message}: the storage of "${this.partial}" hangs. The guest writes on, ` +
+          `through the filter "${this.disk.nodes.filter}"`,
+        { cause: error },
+      );
+      throw this.#hanging;
+    }
+  }
+
+  /**
+   * Asks the storage whether it answers, before QEMU is told to do what may wait for it: QEMU waits
+   * in its main loop, with the guest at a stand. What is left alone then harms nobody: the guest's
+   * writes go through the filter.
+   */
+  async #refuseHanging() {
+    for (const folder of [this.plan.request.target, dirname(this.disk.fleeceFile)]) {
+      if (this.#hanging) throw this.#hanging;
+      await freeBytes(folder).catch((error) => {
+        // Whatever else it says, it answers.
+        if (error instanceof HangingError) this.#hanging = error;
+      });
+    }
+    if (this.#hanging) throw this.#hanging;
   }
 }
 
@@ -326,20 +394,4 @@ function imageOptions({ virtualSizeBytes, clusterSizeBytes, lazyRefcounts }: Dis
     lazyRefcounts,
     ...(clusterSizeBytes ? { clusterSizeBytes } : {}),
   };
-}
-
-function explainOpen(error: unknown, path: string, remedy: string): unknown {
-  if (!(error instanceof QmpCommandError)) return error;
-  return new Failure(
-    `QEMU can't open "${path}": ${error.desc}. If QEMU runs as another user, ${remedy}, and use ` +
-      "--mode 0660; or run qmpbackup as QEMU's user. If QEMU sees other folders than we do (a " +
-      "container), name one that both see",
-    { cause: error },
-  );
-}
-
-/** The commands that let a group make files in folders, which then belong to the group too. */
-function shareCommands(...folders: string[]): string {
-  const names = folders.map((folder) => `"${folder}"`).join(" ");
-  return `(chgrp GROUP ${names}; chmod 2770 ${names})`;
 }

@@ -5,6 +5,7 @@
  */
 
 import { dirname, join } from "@std/path";
+import { bounded, HangingError } from "../catalog/bounded.ts";
 import { diskFileName } from "../catalog/names.ts";
 import { type Target } from "../catalog/target.ts";
 import type { QmpClient } from "../qmp/client.ts";
@@ -54,7 +55,7 @@ async function listFolders(target: Target, disks: Disk[]): Promise<Map<string, s
 
 async function listFolder(path: string): Promise<string[]> {
   try {
-    const entries = await Array.fromAsync(Deno.readDir(path));
+    const entries = await bounded(path, () => Array.fromAsync(Deno.readDir(path)));
     return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
@@ -72,13 +73,17 @@ async function folderBeside({ source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;
   const folder = dirname(source);
   try {
-    if (!(await Deno.stat(source)).isFile) return null;
-    // Whether we may write there is not known before we do.
-    await Deno.remove(await Deno.makeTempFile({ dir: folder, prefix: "qmpbackup-" }));
+    if (!(await bounded(source, () => Deno.stat(source))).isFile) return null;
+    await bounded(folder, () => tryToWrite(folder));
     return folder;
   } catch (error) {
     // A right that is missing must not move the fleece to a slower place unseen.
-    if (error instanceof Deno.errors.NotCapable) throw error;
+    if (error instanceof HangingError || error instanceof Deno.errors.NotCapable) throw error;
     return null;
   }
+}
+
+/** Whether a user may write somewhere can't be told before it is done. */
+async function tryToWrite(folder: string): Promise<void> {
+  await Deno.remove(await Deno.makeTempFile({ dir: folder, prefix: "qmpbackup-" }));
 }

@@ -13,11 +13,32 @@ import type { DiskPlan, Plan } from "./plan.ts";
 import type { BackupRequest } from "./request.ts";
 
 /**
+ * For all jobs of a run. QEMU has 64 threads that wait for files, the guest's disks among them: a
+ * target that hangs may hold half of them, and the guest goes on with the others.
+ */
+const MAX_WORKERS = 32;
+
+/**
  * Small chunks find zeroes that larger ones don't; many workers make up for their number. A chunk
  * can't be smaller than a cluster of the target.
  */
-function jobPerf({ disk }: DiskPlan) {
-  return { "max-workers": 64, "max-chunk": Math.max(65536, disk.clusterSizeBytes ?? 0) };
+function jobPerf({ disks }: Plan, { disk }: DiskPlan) {
+  const workers = Math.max(1, Math.floor(MAX_WORKERS / disks.length));
+  return { "max-workers": workers, "max-chunk": chunkBytes(disk) };
+}
+
+function chunkBytes({ clusterSizeBytes }: DiskPlan["disk"]): number {
+  return Math.max(65536, clusterSizeBytes ?? 0);
+}
+
+/**
+ * How long a job may make no progress. One that is held back by the speed limit moves a chunk at a
+ * time: what that takes is allowed for.
+ */
+export function jobStallTimeoutMs({ request }: Pick<Plan, "request">, { disk }: DiskPlan): number {
+  const { speedLimitBytesPerSecond: speed, stallTimeoutMs } = request;
+  const chunkMs = speed > 0 ? Math.ceil(chunkBytes(disk) / speed * 1000) : 0;
+  return stallTimeoutMs + 2 * chunkMs;
 }
 
 /** How a target is written, as far as a user says. */
@@ -107,7 +128,8 @@ interface Action {
   data: QmpArguments;
 }
 
-function jobActions({ request, features, direct }: Plan, disk: DiskPlan): Action[] {
+function jobActions(plan: Plan, disk: DiskPlan): Action[] {
+  const { request, features, direct } = plan;
   const { jobBitmap } = disk;
   // The merged copy lies on the snapshot, and goes with it.
   const source = direct ? disk.disk.node : disk.nodes.snapshot;
@@ -118,7 +140,7 @@ function jobActions({ request, features, direct }: Plan, disk: DiskPlan): Action
     speed: request.speedLimitBytesPerSecond,
     compress: request.compress,
     "auto-dismiss": false,
-    ...(features.backupPerf ? { "x-perf": jobPerf(disk) } : {}),
+    ...(features.backupPerf ? { "x-perf": jobPerf(plan, disk) } : {}),
   };
   if (disk.level !== "inc" || disk.previousBitmap === null) {
     return [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }];

@@ -26,7 +26,8 @@ import type { Features } from "../qmp/schema.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
 import { adaptRequest, pauseReason, SAFE_CBW_TIMEOUT_SECONDS, warningsOf } from "./caution.ts";
-import { foldersOf, isComplete, lastBackup, unrecorded } from "./continuity.ts";
+import { foldersOf, isComplete, isListed, lastBackup, unrecorded } from "./continuity.ts";
+import { fileNamesOf } from "./file_names.ts";
 import { levelOf } from "./level.ts";
 import type { BackupRequest } from "./request.ts";
 import { selectDisks } from "./select.ts";
@@ -140,10 +141,12 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
   const all = images(target.runs);
   const seconds = imageTime(facts);
   const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
-  const configs = facts.disks.map((disk) => configName(disk, facts.disks));
-  const folders = foldersOf(lasts, configs);
+  const fileNames = fileNamesOf(facts.disks);
+  const folders = foldersOf(lasts, [...fileNames.values()].map(configName));
   const disks = selected.map((disk, index): DiskPlan => {
-    const last = lasts.get(disk);
+    const known = lasts.get(disk);
+    // In a folder that has gone over to another disk, two chains would mix.
+    const last = known && [".", folders.get(disk)].includes(known.disk.folder) ? known : undefined;
     const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
     refusePartial(target.path, last?.disk.folder ?? usualFolder, facts.files);
     const level = levelOf(
@@ -156,7 +159,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     // An increment lies beside the image it builds on.
     const folder = level.level === "inc" && last ? last.disk.folder : usualFolder;
     refusePartial(target.path, folder, facts.files);
-    const uniqueName = uniqueFileName(disk, facts.disks);
+    const uniqueName = fileNames.get(disk) ?? disk.name;
     const fileName = folder === "." ? uniqueName : diskFileName(disk.source);
     const isNamedAsDisk = !request.timestamp && level.level !== "inc";
     const name = isNamedAsDisk
@@ -164,8 +167,10 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       : imageName(level.level, seconds, fileName);
     const file = folder === "." ? name : `${folder}/${name}`;
     const replaces = facts.files.get(folder)?.includes(name) ?? false;
-    if (replaces) refuseBase(target, file);
-    const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ?? null;
+    refuseBase(facts, disk, file);
+    const besideDisk = facts.besideDisk.get(disk.id) ?? null;
+    const beside = request.fleeceDir ?? besideDisk;
+    const isBeside = beside !== null && beside === besideDisk;
     const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
     return {
       disk,
@@ -173,7 +178,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       folder,
       file,
       replaces,
-      link: isNamedAsDisk && level.level === "full" && request.symlink ? `FULL-${name}` : null,
+      link: isNamedAsDisk && level.level === "full" && request.symlink ? linkName(name) : null,
       spentBitmaps: level.level === "copy" ? [] : spentBitmaps(disk, target),
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
       granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
@@ -194,10 +199,11 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
         fleeceName(tag, index),
       ),
       isFleeceOnTarget: beside === null,
-      // On the backup's storage a write must not wait for ever, even if nobody asked for a limit.
+      // On other storage than the disk's a write must not wait for ever, even if nobody asked for a
+      // limit.
       cbwTimeoutSeconds: request.cbwTimeoutSeconds ??
-        (beside === null ? SAFE_CBW_TIMEOUT_SECONDS : null),
-      configFile: configName(disk, facts.disks),
+        (isBeside ? null : SAFE_CBW_TIMEOUT_SECONDS),
+      configFile: configName(uniqueName),
     };
   });
   return {
@@ -284,26 +290,30 @@ function refusePartial(target: string, folder: string, files: Facts["files"]) {
   );
 }
 
-/**
- * The name of a disk's file; two disks may have files of one name, then the disk's own name tells them
- * apart.
- */
-function uniqueFileName(disk: Disk, all: Disk[]): string {
-  const name = diskFileName(disk.source);
-  const shared = all.some((other) => other !== disk && diskFileName(other.source) === name);
-  return shared ? `${disk.name}.${name}` : name;
+const configName = (fileName: string) => `${fileName}.config`;
+
+/** Of a disk file called "1-root.qcow2", a link would be read as an image with a time. */
+function linkName(name: string): string | null {
+  return parseImageName(`FULL-${name}`) === null ? `FULL-${name}` : null;
 }
 
-function configName(disk: Disk, all: Disk[]): string {
-  return `${uniqueFileName(disk, all)}.config`;
-}
-
-/** Without a time in its name, a full backup takes the place of the last one. */
-function refuseBase(target: Target, file: string) {
-  const child = images(target.runs).find(({ disk }) => disk.parent === file);
-  if (!child) return;
+/** Without a time in its name, a full backup takes the place of the last one of the same disk. */
+function refuseBase({ target, files }: Facts, { id, source }: Disk, file: string) {
+  const all = images(target.runs);
+  const remedy = "name another target, or leave out --no-timestamp";
+  // Even if the image itself is gone: what is left of its chain would be read on top of the new one.
+  const child = all.find(({ disk }) => disk.parent === file && isListed(files, disk.file));
+  if (child) {
+    throw new Failure(
+      `"${
+        join(target.path, child.disk.file)
+      }" builds on "${file}", which would be replaced: ${remedy}`,
+    );
+  }
+  const other = all.findLast(({ disk }) => disk.file === file)?.disk;
+  if (!other || !isListed(files, file) || other.id === id || other.source === source) return;
   throw new Failure(
-    `"${join(target.path, child.disk.file)}" builds on "${file}", which would be replaced: name ` +
-      "another target, or leave out --no-timestamp",
+    `"${file}" is the backup of another disk, "${other.name}" (${other.source}), and would be ` +
+      `replaced: ${remedy}`,
   );
 }

@@ -10,13 +10,14 @@
 
 import { getLogger } from "@logtape/logtape";
 import { basename, join } from "@std/path";
+import { bounded } from "../catalog/bounded.ts";
 import { images, restorePoints } from "../catalog/chains.ts";
 import { lookAt } from "../catalog/create.ts";
 import {
   isBackupBitmap,
   isFleeceOf,
   parseImageName,
-  PARTIAL_SUFFIX,
+  partialName,
   REPLACED_SUFFIX,
 } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
@@ -34,7 +35,7 @@ import {
   resumeIfMarked,
   thawIfMarked,
 } from "../vm/marks.ts";
-import { removeBitmap, removeNode, takeOffGate } from "../vm/nodes.ts";
+import { nodeNames, removeBitmap, removeNode, takeOffGate } from "../vm/nodes.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
 
@@ -112,7 +113,7 @@ export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
   for (const id of await queryExports(qmp)) {
     if (isOurNode(id)) found(`Removing the export ${id}`, () => removeExport(qmp, id));
   }
-  const nodes = (await queryNodes(qmp)).map((node) => node["node-name"]).filter(isOurNode);
+  const nodes = (await nodeNames(qmp)).filter(isOurNode);
   for (const role of NODE_ROLES) {
     for (const name of nodes.filter((name) => name.endsWith(`-${role}`))) {
       found(`Removing the node ${name}`, async () => {
@@ -121,12 +122,26 @@ export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
       });
     }
   }
-  for (const { node, name } of await queryBitmaps(qmp)) {
-    // What told a job on the disk itself what to copy; that of a snapshot goes with it.
-    if (!isOurNode(name) || isOurNode(node)) continue;
-    found(`Removing the bitmap ${name}`, () => removeBitmap(qmp, node, name));
+  if (leftovers.length > 0) {
+    // Not looked for before: see `hasLeftovers()`.
+    found("Removing the bitmaps of the jobs", () => removeJobBitmaps(qmp));
   }
   return leftovers;
+}
+
+/**
+ * Whether dead runs have left anything in QEMU's block layer. As long as they have, all nodes are not to
+ * be asked for: should the storage of one hang, QEMU hangs with it, and the guest.
+ */
+export async function hasLeftovers(qmp: QmpClient): Promise<boolean> {
+  return (await findInVm(qmp)).length > 0;
+}
+
+/** What told a job on the disk itself what to copy; that of a snapshot has gone with it. */
+async function removeJobBitmaps(qmp: QmpClient): Promise<void> {
+  for (const { node, name } of await queryBitmaps(qmp)) {
+    if (isOurNode(name)) await removeBitmap(qmp, node, name);
+  }
 }
 
 /**
@@ -175,8 +190,9 @@ export async function findInTarget(target: Target): Promise<Leftover[]> {
   // Two runs of one second may have died with one file's name.
   const settled = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state !== "done")) {
-    // A run that failed may have had to leave its files too: QEMU still had them open.
-    for (const disk of run.disks.filter(({ result }) => !["done", "superseded"].includes(result))) {
+    // A run that failed may have had to leave its files too: QEMU still had them open. Even of a disk
+    // that is done the fleece may be left.
+    for (const disk of run.disks) {
       leftovers.push(...await findFiles(target.path, run, disk, settled));
     }
     if (run.state !== "running") continue;
@@ -222,11 +238,11 @@ async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
       result === "done"
         ? {
           what: `Removing ${aside}, which a run that died had replaced`,
-          putRight: () => Deno.remove(aside),
+          putRight: () => bounded(aside, () => Deno.remove(aside)),
         }
         : {
           what: `Putting ${image} back, which a run that died was about to replace`,
-          putRight: () => Deno.rename(aside, image),
+          putRight: () => bounded(aside, () => Deno.rename(aside, image)),
         },
     );
   }
@@ -245,7 +261,7 @@ async function findFiles(
     settled.add(path);
     leftovers.push({
       what: `Removing ${path} of a run that died`,
-      putRight: () => Deno.remove(path),
+      putRight: () => bounded(path, () => Deno.remove(path)),
     });
   }
   return leftovers;
@@ -261,7 +277,7 @@ function filesOf(target: string, run: RunRecord, disk: DiskRecord): string[] {
   const isOfRun = named !== null && named.unixSeconds * 1000 > Date.parse(run.started) - 1000;
   return [
     ...(isOfRun ? [image] : []),
-    image + PARTIAL_SUFFIX,
+    partialName(image, run.id),
     ...(isFleeceOf(run.id, disk.fleece) ? [disk.fleece] : []),
   ];
 }

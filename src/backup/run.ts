@@ -16,6 +16,7 @@ import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import { UUID_FILE } from "../catalog/names.ts";
+import { bounded } from "../catalog/bounded.ts";
 import { exists } from "../catalog/durable.ts";
 import { writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
@@ -121,6 +122,8 @@ async function takeAndCopy(
       // A disk's failure is its own; the others go on.
       row.result = "failed";
       row.error = messageOf(error);
+      // Said at once: what can't be written to the target can't be read there.
+      log.error("Disk {name}: {words}", { name: row.name, words: row.error });
       await session.unwind();
     }
   }));
@@ -235,7 +238,7 @@ function failAll(record: RunRecord, error: unknown, leftovers: string[]) {
   record.warnings.push(...leftovers);
   for (const row of record.disks) {
     row.result = cancelled ? "cancelled" : "failed";
-    row.error = messageOf(error);
+    row.error ??= messageOf(error);
   }
 }
 
@@ -287,6 +290,6 @@ function configText({ disk }: DiskPlan): string {
 
 /** What a file takes on its file system; blocks are of 512 bytes (stat(2)). */
 async function allocatedBytes(path: string): Promise<number> {
-  const { blocks, size } = await Deno.stat(path);
+  const { blocks, size } = await bounded(path, () => Deno.stat(path));
   return blocks === null ? size : blocks * 512;
 }

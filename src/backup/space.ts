@@ -4,13 +4,14 @@
  * @module
  */
 
-import { statfsSync } from "node:fs";
+import { statfs } from "node:fs";
 import { dirname } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
+import { bounded, HangingError } from "../catalog/bounded.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import type { DiskLevel } from "../catalog/names.ts";
 import type { Disk } from "../vm/disks.ts";
-import type { Plan } from "./plan.ts";
+import type { DiskPlan, Plan } from "./plan.ts";
 
 /** Bytes that a run will want in a folder. */
 export interface Claim {
@@ -114,7 +115,7 @@ async function findRooms(claims: Claim[]): Promise<Room[]> {
     const dev = await deviceOf(claim.folder);
     const room = rooms.get(dev) ?? { folder: claim.folder, claims: [], freeBytes: 0 };
     room.claims.push(claim);
-    room.freeBytes = freeBytes(claim.folder);
+    room.freeBytes = await freeBytes(claim.folder);
     rooms.set(dev, room);
   }
   return [...rooms.values()];
@@ -122,16 +123,61 @@ async function findRooms(claims: Claim[]): Promise<Room[]> {
 
 async function deviceOf(folder: string): Promise<number> {
   try {
-    return (await Deno.stat(folder)).dev;
+    return (await bounded(folder, () => Deno.stat(folder))).dev;
   } catch (error) {
+    if (error instanceof HangingError) throw error;
     throw new UsageError(`The folder "${folder}" can't be used: ${messageOf(error)}`, {
       cause: error,
     });
   }
 }
 
-/** Deno has no statfs of its own; the promise kind is missing in Deno 2.4. */
-function freeBytes(folder: string): number {
-  const { bavail, bsize } = statfsSync(folder);
-  return bavail * bsize;
+/**
+ * What a file system has free. Network file systems ask their server: it tells, too, whether that
+ * answers.
+ *
+ * @throws {HangingError} If it does not.
+ */
+export async function freeBytes(folder: string): Promise<number> {
+  return await bounded(folder, () => {
+    // Deno has no statfs of its own; Node's promise kind is missing in Deno 2.4.
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    statfs(folder, (error, found) => error ? reject(error) : resolve(found.bavail * found.bsize));
+    return promise;
+  });
+}
+
+/** Less than this, and some of the job's writes under way may have found no room. */
+const NEARLY_FULL_BYTES = 4 << 20;
+
+/** The sentence for a file system that is full, if it is. Pure. */
+export function fullness({ folder, claims, freeBytes }: Room): string | null {
+  const neededBytes = claims.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  if (freeBytes >= Math.min(neededBytes, NEARLY_FULL_BYTES)) return null;
+  return `The file system of "${folder}" is full: ${describeBytes(freeBytes)} are free, ` +
+    `${describeBytes(neededBytes)} more are needed for ${
+      claims.map(({ what }) => what).join(", ")
+    }`;
+}
+
+/**
+ * Why a disk may have failed, as far as its file systems tell: one is full, or does not answer.
+ *
+ * @param restBytes What is not copied yet. The guest may overwrite all of it before it is.
+ */
+export async function explainFailure(
+  { request }: Pick<Plan, "request">,
+  { disk, fleeceFile }: DiskPlan,
+  restBytes: number,
+): Promise<string[]> {
+  const claims: Claim[] = [
+    { folder: request.target, what: `the backup of "${disk.name}"`, sizeBytes: restBytes },
+    { folder: dirname(fleeceFile), what: `the fleece of "${disk.name}"`, sizeBytes: restBytes },
+  ];
+  try {
+    return (await findRooms(claims)).flatMap((room) => fullness(room) ?? []);
+  } catch (error) {
+    // What can't be asked for another reason explains nothing here.
+    return error instanceof HangingError ? [error.message] : [];
+  }
 }

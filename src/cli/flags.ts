@@ -126,6 +126,11 @@ export const FLAGS = {
     help: "how long a guest's write may wait for what it overwrites to be kept; after that the " +
       "backup fails (no limit)",
   },
+  "stall-timeout": {
+    kind: "count",
+    value: "SECONDS",
+    help: "how long the target may make no progress before the backup is given up (300)",
+  },
   "progress-interval": {
     kind: "count",
     value: "SECONDS",
@@ -196,8 +201,8 @@ export const COMMANDS = {
       ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir", "pause"] as const,
       ...["on-lost-bitmap"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
-      ...["cbw-timeout", "progress-interval", "no-subdir", "no-timestamp"] as const,
-      ...["no-symlink", "mode", "strict"] as const,
+      ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
+      ...["no-timestamp", "no-symlink", "mode", "strict"] as const,
     ],
     examples: [
       {

@@ -11,6 +11,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
+import { bounded } from "../catalog/bounded.ts";
 import { describeHolder, type Holder, takeDeadLock } from "../catalog/lock.ts";
 import { Failure, LockedError, messageOf } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
@@ -123,7 +124,7 @@ async function proveDead(
   const holder = parseVmHolder(text);
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
-    const { ino } = await Deno.stat(holder.lockFile);
+    const { ino } = await bounded(holder.lockFile, () => Deno.stat(holder.lockFile));
     const isSame = ino === holder.lockInode;
     const isOwn = holder.lockFile === own?.lockFile;
     if (isSame && isOwn) return { holder, [Symbol.dispose]: () => {} };

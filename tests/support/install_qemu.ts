@@ -13,11 +13,23 @@ const PACKAGES = ["qemu-system-x86", "qemu-utils"];
  * @throws {Error} If that is not for us to do, or does not work.
  */
 export async function ensureQemu(): Promise<void> {
+  await ensurePrograms(PROGRAMS, PACKAGES);
+}
+
+/**
+ * Installs packages unless their programs are there.
+ *
+ * @throws {Error} If that is not for us to do, or does not work.
+ */
+export async function ensurePrograms(
+  programs: readonly string[],
+  packageNames: readonly string[],
+): Promise<void> {
   const missing = [];
-  for (const program of PROGRAMS) if (!await runs(program)) missing.push(program);
+  for (const program of programs) if (!await runs(program)) missing.push(program);
   if (missing.length === 0) return;
 
-  const packages = PACKAGES.join(" ");
+  const packages = packageNames.join(" ");
   if (Deno.uid() !== 0 || !await runs("apt-get")) {
     throw new Error(
       `The tests need ${missing.join(", ")}: install ${packages} (or what your system calls them)`,
@@ -25,7 +37,7 @@ export async function ensureQemu(): Promise<void> {
   }
   say(`Installing ${packages} with apt-get, for the tests`);
   await aptGet("update");
-  await aptGet("install", "-y", "--no-install-recommends", ...PACKAGES);
+  await aptGet("install", "-y", "--no-install-recommends", ...packageNames);
 }
 
 /** Whether a program can be started at all. */

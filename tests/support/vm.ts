@@ -2,7 +2,7 @@ import { join } from "@std/path";
 import { convertToRaw, create, type ImageFormat } from "./qemu_img.ts";
 import { connectQmp, type Qmp, type QmpEvent } from "./qmp.ts";
 
-/** A virtio-blk disk on an image file. */
+/** A disk on an image file. */
 export interface DiskSpec {
   /** The device's id, for example `"vd0"`. */
   id: string;
@@ -14,6 +14,11 @@ export interface DiskSpec {
   sizeBytes?: number;
   /** Whether to create the image. Default: if there's no such file. */
   create?: boolean;
+  /**
+   * Default: `"virtio-blk-pci"`. A `"scsi-hd"` needs a SCSI bus, and can be unplugged without the
+   * guest's help.
+   */
+  driver?: "virtio-blk-pci" | "scsi-hd";
   /** The disk's place in the BIOS's order, from 0; the first is drive 0x80. */
   bootIndex?: number;
   /** The id of the iothread that serves it, to be made with `-object iothread,id=…`. */
@@ -139,10 +144,11 @@ export async function startVm(options: VmOptions): Promise<Vm> {
   function qemuIo(diskId: string, command: string): Promise<string> {
     const run = async () => {
       await readToEnd(printed);
+      const part = disks.get(diskId)?.driver === "scsi-hd" ? "" : "/virtio-backend";
       const complaint = await qmp.execute("human-monitor-command", {
         "command-line": old
           ? `qemu-io ${driveId(diskId)} "${command}"`
-          : `qemu-io -d /machine/peripheral/${diskId}/virtio-backend "${command}"`,
+          : `qemu-io -d /machine/peripheral/${diskId}${part} "${command}"`,
       });
       return String(complaint) || await readToEnd(printed);
     };
@@ -222,9 +228,9 @@ function blockdev({ node, path, format }: DiskSpec): Record<string, unknown> {
   };
 }
 
-function device({ id, node, bootIndex, iothread }: DiskSpec): Record<string, unknown> {
+function device({ id, node, driver, bootIndex, iothread }: DiskSpec): Record<string, unknown> {
   return {
-    driver: "virtio-blk-pci",
+    driver: driver ?? "virtio-blk-pci",
     drive: node,
     id,
     ...(bootIndex === undefined ? {} : { bootindex: bootIndex }),

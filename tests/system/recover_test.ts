@@ -9,11 +9,15 @@ import { names } from "./_images.ts";
 type Result = "done" | "failed" | "pending";
 
 /** A target whose runs, one after the other, made the same image, and what lies in its folder. */
-async function targetOf(results: Result[], files: Record<string, string>): Promise<TempDir> {
+async function targetOf(
+  results: Result[],
+  files: Record<string, string>,
+  image = "d",
+): Promise<TempDir> {
   const dir = await tempDir();
   await createTarget(dir.path);
   for (const [i, result] of results.entries()) {
-    const disk = aDiskRecord("disk0", { file: "disk0/d", result, fleece: "" });
+    const disk = aDiskRecord("disk0", { file: `disk0/${image}`, result, fleece: "" });
     const state = result === "pending" ? "running" : result;
     await writeRun(dir.path, aRun([disk], { id: `run-${i}`, sequence: i + 1, state }));
   }
@@ -30,7 +34,7 @@ const text = (dir: TempDir) => Deno.readTextFile(dir.join("disk0/d"));
 Deno.test("Recovery puts an image back that a dead run had set aside", async () => {
   await using dir = await targetOf(["done", "pending"], {
     "d.replaced": "old",
-    "d.partial": "new",
+    "d.1.partial": "new",
   });
   assertEquals([await names(dir.join("disk0")), await text(dir)], [["d"], "old"]);
 });
@@ -48,6 +52,7 @@ Deno.test("Recovery removes it where the new one counts, whatever failed before"
 });
 
 Deno.test("Recovery finds a file once, though two dead runs name it", async () => {
-  await using dir = await targetOf(["pending", "pending"], { "d.partial": "new" });
+  const image = "FULL-1999999999-d";
+  await using dir = await targetOf(["pending", "pending"], { [image]: "new" }, image);
   assertEquals(await names(dir.join("disk0")), []);
 });

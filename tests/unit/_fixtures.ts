@@ -122,6 +122,7 @@ export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
     cbwTimeoutSeconds: null,
     directTarget: false,
     targetAio: null,
+    stallTimeoutMs: 300_000,
     removeDelayMs: 0,
     subdir: true,
     timestamp: true,

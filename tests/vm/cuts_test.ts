@@ -121,9 +121,9 @@ async function runAndCut(
     cutAt = message.trim().slice(0, 200);
     await ground.scribble();
     if (way === "write") return;
-    child?.kill("SIGKILL");
-    if (way === "cut") line.cut();
-    else line.close();
+    if (child) killHard(child);
+    if (way === "gone") line.close();
+    else line.cut();
     await ground.scribble();
   };
   await using line = countingProxy(dir.join(`${n}.qmp`), vm.socket, onMessage);
@@ -144,11 +144,19 @@ async function runAndCut(
   return { result, messages, cutAt };
 }
 
+function killHard(child: Deno.ChildProcess) {
+  try {
+    child.kill("SIGKILL");
+  } catch {
+    // After its last message it may have ended by itself.
+  }
+}
+
 /** A run that was killed when its jobs were at work, and they are still. */
 async function leaveDeadRun({ scene: s }: Ground) {
   const child = startTool(s.backupArgs("inc", "--speed-limit", "1"));
   await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 2);
-  child.kill("SIGKILL");
+  killHard(child);
   await ended(child);
 }
 

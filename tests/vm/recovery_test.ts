@@ -1,4 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { exists } from "../../src/catalog/durable.ts";
 import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
 import {
   assertNothingLeft,
@@ -50,6 +52,44 @@ Deno.test("a run that is cut off while it copies puts QEMU in order over a new c
   await assertNothingLeft(s.vm, 1);
   const { stdout } = await autoHoldsAll(s);
   assertMatch(stdout, /disk0 +inc +done/);
+});
+
+/** A `qemu-img` of its own for a run: `before` is what a shell does before the real one. */
+async function qemuImgInFront(folder: string, before: string): Promise<{ PATH: string }> {
+  await Deno.mkdir(folder, { recursive: true });
+  const script = `#!/bin/sh\ndir=$(dirname "$0")/..\n${before}\nPATH=\${PATH#*:} qemu-img "$@"\n`;
+  await Deno.writeTextFile(join(folder, "qemu-img"), script, { mode: 0o755 });
+  return { PATH: `${folder}:${Deno.env.get("PATH")}` };
+}
+
+Deno.test("a qemu-img that outlives its killed run does not write to the next run's image", async () => {
+  await using s = await scene();
+  const signal = s.dir.join("signals");
+  // The dead run's creates its image just when the next run has checked and is about to keep its own.
+  const wait = (file: string) => `until [ -e $dir/${file} ] || [ ! -d $dir ]; do sleep 0.05; done`;
+  const late = await qemuImgInFront(
+    join(signal, "late"),
+    `touch $dir/asked; ${wait("go")}; trap "touch $dir/done" EXIT`,
+  );
+  const next = await qemuImgInFront(
+    join(signal, "next"),
+    `[ $1 != check ] || { touch $dir/go; ${wait("done")}; }`,
+  );
+  // Without times both images have one name.
+  const args = s.backupArgs("full", "--no-timestamp");
+  const killed = startTool(args, { env: late });
+  await until(() => exists(join(signal, "asked")));
+  killed.kill("SIGKILL");
+  await killed.status;
+  await s.remember("full");
+  const { code, stderr } = await ended(startTool(args, { env: next }));
+  assertEquals(code, 0, stderr);
+  // What it has made is in nobody's way, and the next run removes it.
+  await s.assertRestores("full");
+  await succeed(s.backupArgs("auto", "--no-timestamp"));
+  await s.assertRestores("full");
+  assertEquals((await filesOf(s.target)).filter((file) => file.endsWith(".partial")), []);
+  await Promise.all([killed.stdout.cancel(), killed.stderr.cancel()]);
 });
 
 Deno.test("what could not be taken away is taken away by the next run, its lock left or not", async () => {

@@ -4,6 +4,7 @@ import {
   fileNode,
   filterNode,
   fleeceNode,
+  jobStallTimeoutMs,
   readOnlyTarget,
   snapshotNode,
   targetNode,
@@ -11,6 +12,7 @@ import {
 import { type DiskPlan, type Facts, planBackup } from "../../../src/backup/plan.ts";
 import type { BackupRequest } from "../../../src/backup/request.ts";
 import {
+  aDisk,
   aDiskRecord,
   aDiskWithBitmap,
   aRequest,
@@ -46,7 +48,7 @@ Deno.test("backupJobs() copies all of the snapshot for a full backup", () => {
       speed: 0,
       compress: false,
       "auto-dismiss": false,
-      "x-perf": { "max-workers": 64, "max-chunk": 65536 },
+      "x-perf": { "max-workers": 32, "max-chunk": 65536 },
       sync: "full",
     },
   }]);
@@ -104,9 +106,29 @@ Deno.test("backupJobs() leaves out x-perf where QEMU does not know it", () => {
 Deno.test("backupJobs() copies in chunks no smaller than the target's clusters", () => {
   const disk = { ...aDiskWithBitmap(), clusterSizeBytes: 2 << 20 };
   assertEquals(actionsOf(someFacts([disk]))[0]?.data["x-perf"], {
-    "max-workers": 64,
+    "max-workers": 32,
     "max-chunk": 2 << 20,
   });
+});
+
+Deno.test("backupJob() leaves half of QEMU's threads to the guest, however many disks there are", () => {
+  const workersOf = (count: number) => {
+    const disks = Array.from({ length: count }, (_, i) => aDisk(`disk${i}`));
+    const perf = actionsOf(someFacts(disks))[0]?.data["x-perf"] as { "max-workers": number };
+    return perf["max-workers"];
+  };
+  assertEquals([1, 2, 5, 32, 40].map(workersOf), [32, 16, 6, 1, 1]);
+});
+
+Deno.test("jobStallTimeoutMs() allows for what a chunk takes at the speed limit", () => {
+  const timeoutOf = (speedLimitBytesPerSecond: number, clusterSizeBytes = 65536) => {
+    const request = aRequest({ speedLimitBytesPerSecond, stallTimeoutMs: 1000 });
+    const plan = planBackup(request, someFacts([aDisk("disk0", { clusterSizeBytes })]));
+    return jobStallTimeoutMs(plan, plan.disks[0] as DiskPlan);
+  };
+  assertEquals(timeoutOf(0), 1000);
+  assertEquals(timeoutOf(65536), 3000);
+  assertEquals(timeoutOf(65536, 2 << 20), 65_000);
 });
 
 Deno.test("filterNode() fails the backup, not the guest's write", () => {

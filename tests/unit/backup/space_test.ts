@@ -2,6 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { planBackup } from "../../../src/backup/plan.ts";
 import {
   claimsOf,
+  fullness,
   neededBytes,
   reserveBytes,
   type Room,
@@ -80,4 +81,18 @@ Deno.test("reserveBytes() leaves an increment room for what the guest still writ
 Deno.test("neededBytes() counts whole clusters where they are larger than what a bitmap tells apart", () => {
   const disk = aDisk("disk0", { virtualSizeBytes: 64 * 2 ** 30, clusterSizeBytes: 2 << 20 });
   assertEquals(neededBytes(disk, 65536) - neededBytes(disk, 0), 2 << 20);
+});
+
+Deno.test("fullness() has nothing to say of a file system with room, or for what is all there", () => {
+  assertEquals(fullness(room(4 * MIB, 100 * MIB)), null);
+  assertEquals(fullness(room(4096, 4096)), null);
+  assertEquals(fullness(room(0, 0)), null);
+});
+
+Deno.test("fullness() names the free and the missing bytes of one that is full", () => {
+  assertEquals(
+    fullness(room(4 * MIB - 1, 100 * MIB)),
+    'The file system of "/backup" is full: 4194303 bytes (4 MiB) are free, ' +
+      '104857600 bytes (100 MiB) more are needed for the backup of "disk0"',
+  );
 });

@@ -6,6 +6,8 @@ import {
   isBackupBitmap,
   isChainId,
   parseImageName,
+  partialName,
+  plainImageName,
   runId,
   tagOf,
 } from "../../../src/catalog/names.ts";
@@ -77,6 +79,32 @@ Deno.test("diskFileName() takes out what a terminal, QEMU or a path would obey",
   assertEquals(diskFileName("/vm/a:b\\c\nd\x1be\x7f\x9b\0"), "a_b_c_d_e___");
 });
 
+Deno.test("diskFileName() takes out half a letter, which no file system keeps", () => {
+  assertEquals(diskFileName("/vm/a\ud800b"), "a_b");
+});
+
+Deno.test("diskFileName() shortens a very long name at once", () => {
+  const startMs = performance.now();
+  assertEquals(diskFileName("x".repeat(1 << 20)).length, 150);
+  assert(performance.now() - startMs < 10_000);
+});
+
+Deno.test("plainImageName() keeps the name of a disk's file", () => {
+  assertEquals(plainImageName("disk.qcow2"), "disk.qcow2");
+});
+
+for (const level of ["FULL", "INC", "COPY"]) {
+  Deno.test(`plainImageName() gives no full backup the name of another, such as ${level}-…`, () => {
+    assertEquals(plainImageName(`${level}-1-disk`), `_${level}-1-disk`);
+  });
+}
+
+for (const name of ["uuid", "image", "_qmpbackup", "uuid.tmp", "FULL.new", "disk.replaced"]) {
+  Deno.test(`plainImageName() does not take "${name}", which is written by us`, () => {
+    assertEquals(plainImageName(name), `${name}_`);
+  });
+}
+
 Deno.test("diskFileName() takes no path out of a json: name", () => {
   assertEquals(diskFileName('json:{"filename":"../../etc/passwd"}'), "passwd");
 });
@@ -88,13 +116,14 @@ Deno.test("diskFileName() gives up on options without end", () => {
 
 Deno.test("diskFileName() leaves room for a level, a time and a suffix", () => {
   const name = diskFileName(`/vm/${"€𝄞".repeat(60)}.qcow2`);
-  const size = new TextEncoder().encode(imageName("full", 999999999999, name) + ".partial").length;
+  const partial = partialName(imageName("full", 999999999999, name), "20261122T230000Z-0123abcd");
+  const size = new TextEncoder().encode(partial).length;
   assert(size <= 255, `${size} bytes`);
 });
 
 Deno.test("diskFileName() keeps the end of a long name, in whole letters", () => {
   const name = diskFileName(`/vm/${"𝄞".repeat(100)}-1.qcow2`);
-  assertEquals(name, "𝄞".repeat(48) + "-1.qcow2");
+  assertEquals(name, "𝄞".repeat(35) + "-1.qcow2");
 });
 
 Deno.test("diskFileName() gives no name that makes an image look unfinished", () => {

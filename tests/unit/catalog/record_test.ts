@@ -96,9 +96,12 @@ for (const text of ["null", "[]", "1", '"text"']) {
 const DAMAGED: [string, Record<string, unknown>][] = [
   ["sequence", { sequence: 0 }],
   ["sequence", { sequence: 1.5 }],
+  ["sequence", { sequence: 1e21 }],
+  ["chain", { chain: "../../etc/passwd" }],
   ["level", { level: "diff" }],
   ["state", { state: "unknown" }],
   ["started", { started: "yesterday" }],
+  ["started", { started: "2026-11-22T23:00:00+99:99" }],
   ["pointInTime", { pointInTime: 1763852400 }],
   ["disks", { disks: {} }],
   ["vm", { vm: null }],
@@ -117,3 +120,8 @@ for (const change of DAMAGED_DISKS) {
     assertRefused(`disks.0.${Object.keys(change)[0]}`, {}, change);
   });
 }
+
+Deno.test("parseRecord() refuses a size that is too large for a number", () => {
+  const text = formatRecord(run).replace(`"bytesWritten": ${5 << 20}`, '"bytesWritten": 1e999');
+  assertThrows(() => parseRecord("r.json", text), RecordError, 'at "disks.0.bytesWritten"');
+});

@@ -1,5 +1,10 @@
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { parseImageFacts, problemOfVersion, QemuImgError } from "../../../src/image/qemu_img.ts";
+import {
+  lastPercent,
+  parseImageFacts,
+  problemOfVersion,
+  QemuImgError,
+} from "../../../src/image/qemu_img.ts";
 
 /** What qemu-img 7.2 says of an overlay. */
 const OVERLAY = {
@@ -83,4 +88,20 @@ Deno.test("problemOfVersion() takes QEMU from 5.2 on, and nothing else", () => {
   for (const printed of ["", "ImageMagick 7.1", "\nqemu-img version 7.2", "qemu-img version x"]) {
     assertStringIncludes(problemOfVersion(printed) ?? "", "another program");
   }
+});
+
+for (const size of ["1e999", "9007199254740993", "1.5", "-1"]) {
+  Deno.test(`parseImageFacts() refuses the size ${size}`, () => {
+    const text = JSON.stringify(OVERLAY).replace("16777216", size);
+    assertThrows(() => parseImageFacts(text), QemuImgError, "unknown shape");
+  });
+}
+
+Deno.test("lastPercent() finds the last one", () => {
+  assertEquals(lastPercent("    (1.00/100%)\r    (12.50/100%)\r    (13."), 12.5);
+  assertEquals(lastPercent("Image is up to date\n"), null);
+});
+
+Deno.test("lastPercent() gives no more than 100", () => {
+  assertEquals(lastPercent("(123456789.00/100%)"), 100);
 });
