@@ -119,8 +119,9 @@ function report(error: unknown, io: Io, json: boolean): number {
   return exitCode;
 }
 
-/** What the operating system refuses (it bears a code such as "ENOSPC") is no bug. */
+/** What the operating system refuses (it bears a code such as "ENOSPC"), or Deno, is no bug. */
 function isBug(error: unknown): error is Error {
   return error instanceof Error && !(error instanceof Failure) &&
-    !(error instanceof SuppressedError) && !("code" in error && typeof error.code === "string");
+    !(error instanceof SuppressedError) && !(error instanceof Deno.errors.NotCapable) &&
+    !("code" in error && typeof error.code === "string");
 }

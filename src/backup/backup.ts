@@ -7,13 +7,14 @@
 import { getLogger } from "@logtape/logtape";
 import { dirname } from "@std/path";
 import { bounded, setFileTimeout } from "../catalog/bounded.ts";
-import { exists } from "../catalog/durable.ts";
+import { exists, requireSymlinks } from "../catalog/durable.ts";
 import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { createTarget, readTarget, refuseForeign, type Target } from "../catalog/target.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
+import { requireQemuImg } from "../image/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import { lockVm, unlockVm, type VmHolder } from "../vm/marks.ts";
 import type { Address } from "../wire/address.ts";
@@ -91,6 +92,8 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
+  await requireQemuImg();
+  if (request.symlink && !request.timestamp) await requireSymlinks();
   // What a run left may hang, and QEMU with it when it is asked for all nodes.
   if (await hasLeftovers(qmp)) return;
   if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, "00000000"));

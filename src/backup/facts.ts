@@ -1,5 +1,5 @@
 /**
- * Gathers all that a plan is made from. Reads only.
+ * Gathers all that a plan is made from. Leaves everything as it is.
  *
  * @module
  */
@@ -67,14 +67,23 @@ async function listFolder(path: string): Promise<string[]> {
 
 /**
  * The folder of a disk's file: there the fleece is as fast as the disk. Not for what is no regular
- * file: the folder of a logical volume is `/dev`.
+ * file: the folder of a logical volume is `/dev`. Nor where this user may not write.
  */
 async function folderBeside({ source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;
+  const folder = dirname(source);
   try {
-    return (await bounded(source, () => Deno.stat(source))).isFile ? dirname(source) : null;
+    if (!(await bounded(source, () => Deno.stat(source))).isFile) return null;
+    await bounded(folder, () => tryToWrite(folder));
+    return folder;
   } catch (error) {
-    if (error instanceof HangingError) throw error;
+    // A right that is missing must not move the fleece to a slower place unseen.
+    if (error instanceof HangingError || error instanceof Deno.errors.NotCapable) throw error;
     return null;
   }
+}
+
+/** Whether a user may write somewhere can't be told before it is done. */
+async function tryToWrite(folder: string): Promise<void> {
+  await Deno.remove(await Deno.makeTempFile({ dir: folder, prefix: "qmpbackup-" }));
 }

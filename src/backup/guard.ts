@@ -73,10 +73,9 @@ export async function startGuard({ run, socket, agentSocket }: GuardOptions): Pr
 function ownCommand(): [string, ...string[]] {
   // A binary can be given the right to run itself, wherever it lies, by this name alone.
   if (Deno.build.standalone) return ["/proc/self/exe"];
-  const permissions = ["read", "write", "net", "sys=hostname", "env=NO_COLOR,TERM,PATH,COLUMNS,TZ"];
   return [
     ...[Deno.execPath(), "run", "--quiet", "--no-prompt"] as const,
-    ...permissions.map((permission) => `--allow-${permission}`),
+    ...["--allow-read", "--allow-write", "--allow-net"],
     new URL("../../main.ts", import.meta.url).href,
   ];
 }
@@ -85,6 +84,8 @@ function spawn(program: string, args: string[]): Deno.ChildProcess {
   try {
     return new Deno.Command(program, {
       args,
+      // As for qemu-img.
+      env: { LD_LIBRARY_PATH: "", LD_PRELOAD: "" },
       stdin: "piped",
       stdout: "piped",
       stderr: "inherit",

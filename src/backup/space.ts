@@ -8,7 +8,7 @@ import { statfs } from "node:fs";
 import { dirname } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
 import { bounded, HangingError } from "../catalog/bounded.ts";
-import { Failure, UsageError } from "../errors.ts";
+import { Failure, messageOf, UsageError } from "../errors.ts";
 import type { DiskLevel } from "../catalog/names.ts";
 import type { Disk } from "../vm/disks.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
@@ -126,8 +126,9 @@ async function deviceOf(folder: string): Promise<number> {
     return (await bounded(folder, () => Deno.stat(folder))).dev;
   } catch (error) {
     if (error instanceof HangingError) throw error;
-    const words = error instanceof Error ? error.message : String(error);
-    throw new UsageError(`The folder "${folder}" can't be used: ${words}`, { cause: error });
+    throw new UsageError(`The folder "${folder}" can't be used: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
 }
 

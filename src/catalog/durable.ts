@@ -81,7 +81,8 @@ export async function createFolders(path: string, fileMode = OWNER_ONLY): Promis
 /** Flushes the folder above, unless it is one that we may write to and not read. */
 export async function syncParent(path: string): Promise<void> {
   await syncPath(dirname(path)).catch((error) => {
-    if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
+    const { PermissionDenied, NotCapable } = Deno.errors;
+    if (!(error instanceof PermissionDenied || error instanceof NotCapable)) throw error;
   });
 }
 
@@ -102,6 +103,21 @@ export async function exists(path: string): Promise<boolean> {
 /** Removes a file, if it is there. */
 export async function removeFile(path: string): Promise<void> {
   if (await exists(path)) await bounded(path, () => Deno.remove(path));
+}
+
+/**
+ * Looks whether symbolic links may be made: Deno wants the right to everything for one, and would say
+ * so only when all else is done.
+ *
+ * @throws {Failure} If not.
+ */
+export async function requireSymlinks(): Promise<void> {
+  for (const name of ["read", "write"] as const) {
+    if ((await Deno.permissions.query({ name })).state === "granted") continue;
+    throw new Failure(
+      `Deno makes a symbolic link only where it may ${name} everything: add --allow-${name}`,
+    );
+  }
 }
 
 /**

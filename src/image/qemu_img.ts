@@ -8,7 +8,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { Failure } from "../errors.ts";
+import { Failure, messageOf } from "../errors.ts";
 
 const log = getLogger(["qmpbackup", "qemu-img"]);
 
@@ -59,7 +59,9 @@ function start(args: string[], signal: AbortSignal | undefined): Deno.ChildProce
   try {
     return new Deno.Command("qemu-img", {
       args,
-      env: { LC_ALL: "C" },
+      // Under these two Deno starts nothing unless it may run everything. A qemu-img that needs them
+      // wants a script of that name, first in PATH.
+      env: { LC_ALL: "C", LD_LIBRARY_PATH: "", LD_PRELOAD: "" },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",
@@ -67,9 +69,12 @@ function start(args: string[], signal: AbortSignal | undefined): Deno.ChildProce
     }).spawn();
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {
-      throw new QemuImgError("qemu-img is not installed: install it (Debian: qemu-utils)");
+      throw new QemuImgError(
+        "qemu-img is not installed, or PATH leads to none that can be started " +
+          `(${messageOf(error)}): install it (Debian: qemu-utils)`,
+      );
     }
-    throw error;
+    throw new QemuImgError(`qemu-img can't be started: ${messageOf(error)}`);
   }
 }
 
@@ -132,6 +137,31 @@ export async function createQcow2(
     path,
     String(options.virtualSizeBytes),
   ], run);
+}
+
+/** `convert -r` and `commit -r` came with it. */
+const OLDEST = [5, 2] as const;
+
+/**
+ * Looks, before anything is touched, whether there is a `qemu-img` that can do what we ask of it.
+ *
+ * @throws {QemuImgError} If it is missing, too old, or another program.
+ */
+export async function requireQemuImg(): Promise<void> {
+  const problem = problemOfVersion(await qemuImg(["--version"]));
+  if (problem) throw new QemuImgError(problem);
+}
+
+/** What is wrong with a program that prints this for `--version`, or null. Pure. */
+export function problemOfVersion(printed: string): string | null {
+  const [, version, major, minor] = /^qemu-img version ((\d+)\.(\d+)\S*)/.exec(printed) ?? [];
+  if (version === undefined) {
+    return "The first qemu-img in PATH is another program: it does not print QEMU's version";
+  }
+  if (Number(major) > OLDEST[0] || (Number(major) === OLDEST[0] && Number(minor) >= OLDEST[1])) {
+    return null;
+  }
+  return `The first qemu-img in PATH is of QEMU ${version}: ${OLDEST.join(".")} or newer is needed`;
 }
 
 /** Beyond these, JSON's numbers are not exact: an image would be restored with another size. */

@@ -10,7 +10,7 @@ import { createFile, OWNER_ONLY } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
 import { Failure, UsageError } from "../errors.ts";
-import { checkImage, imageFacts, qemuImg } from "../image/qemu_img.ts";
+import { checkImage, imageFacts, qemuImg, requireQemuImg } from "../image/qemu_img.ts";
 import { planPasses, rawSource } from "./passes.ts";
 import type { Layer, RestorePoint } from "./source.ts";
 
@@ -117,6 +117,7 @@ export async function checkImages(
   layers: Layer[],
   { skipCheck, signal }: Pick<MergeOptions, "skipCheck" | "signal">,
 ): Promise<{ virtualSizeBytes: number; backings: (string | null)[] }> {
+  await requireQemuImg();
   const backings: (string | null)[] = [];
   let virtualSizeBytes = 0;
   for (const { path, isRaw } of layers) {

@@ -1,6 +1,7 @@
 import { join, resolve } from "@std/path";
 import { holderNow, takeLock } from "../../catalog/lock.ts";
 import { refuseLink } from "../../catalog/create.ts";
+import { requireSymlinks } from "../../catalog/durable.ts";
 import { readTarget, refuseLinks } from "../../catalog/target.ts";
 import { LOCK_FILE } from "../../catalog/names.ts";
 import { UsageError } from "../../errors.ts";
@@ -43,7 +44,10 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
       return argv ? [argv] : [];
     });
     const isDryRun = values["dry-run"] ?? false;
-    if (!isDryRun) await applySteps(steps, target, { rateLimitBytesPerSecond, signal });
+    if (!isDryRun) {
+      await requireSymlinks();
+      await applySteps(steps, target, { rateLimitBytesPerSecond, signal });
+    }
     if (values.json) {
       const state = isDryRun ? "planned" : "done";
       io.stdout(jsonLine("summary", { state, point: point.name, commands }));
