@@ -82,6 +82,8 @@ function spawn(args: string[], signal: AbortSignal): Deno.ChildProcess {
   try {
     return new Deno.Command("timeout", {
       args,
+      // As for qemu-img.
+      env: { LD_LIBRARY_PATH: "", LD_PRELOAD: "" },
       stdin: "piped",
       // Ours is for results, which programs may read.
       stdout: "null",
