@@ -97,6 +97,9 @@ declare module "@std/assert" {
     errorClass: ErrorClass<E>,
     msgIncludes?: string,
   ): Promise<E>;
+  export class AssertionError extends Error {
+    constructor(message: string, options?: ErrorOptions);
+  }
   export function assertInstanceOf<E>(
     actual: unknown,
     expected: ErrorClass<E>,

@@ -24,11 +24,12 @@ export function lastBackup(disk: Disk, disks: Disk[], points: Point[]): Point | 
   const held = points.findLast((point) =>
     point.disk.level !== "copy" && holdsBitmapOf(disk, point)
   );
+  // A copy of a disk's image has its bitmap too: two disks can't go on with one chain.
+  const isOthers = (point: Point) =>
+    disks.some((other) => other !== disk && holdsBitmapOf(other, point));
   // Of a chain that went on without this disk, nothing can be built on.
-  if (held && lastInChain(points, held.disk.id) === held) return held;
-  if (!byPath || !mayBe(disk, byPath)) return undefined;
-  const isOthers = disks.some((other) => other !== disk && holdsBitmapOf(other, byPath));
-  return isOthers ? undefined : byPath;
+  if (held && lastInChain(points, held.disk.id) === held && !isOthers(held)) return held;
+  return byPath && mayBe(disk, byPath) && !isOthers(byPath) ? byPath : undefined;
 }
 
 function holdsBitmapOf(disk: Disk, { disk: { bitmap } }: Point): boolean {
@@ -85,7 +86,8 @@ export function isComplete(points: Point[], file: string, files: Map<string, str
   }
 }
 
-function isListed(files: Map<string, string[]>, path: string): boolean {
+/** Whether an image, relative to the target, is there. */
+export function isListed(files: Map<string, string[]>, path: string): boolean {
   return files.get(dirname(path))?.includes(basename(path)) ?? false;
 }
 

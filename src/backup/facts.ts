@@ -5,6 +5,7 @@
  */
 
 import { dirname, join } from "@std/path";
+import { bounded, HangingError } from "../catalog/bounded.ts";
 import { diskFileName } from "../catalog/names.ts";
 import { type Target } from "../catalog/target.ts";
 import type { QmpClient } from "../qmp/client.ts";
@@ -54,7 +55,7 @@ async function listFolders(target: Target, disks: Disk[]): Promise<Map<string, s
 
 async function listFolder(path: string): Promise<string[]> {
   try {
-    const entries = await Array.fromAsync(Deno.readDir(path));
+    const entries = await bounded(path, () => Array.fromAsync(Deno.readDir(path)));
     return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
@@ -71,8 +72,9 @@ async function listFolder(path: string): Promise<string[]> {
 async function folderBeside({ source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;
   try {
-    return (await Deno.stat(source)).isFile ? dirname(source) : null;
-  } catch {
+    return (await bounded(source, () => Deno.stat(source))).isFile ? dirname(source) : null;
+  } catch (error) {
+    if (error instanceof HangingError) throw error;
     return null;
   }
 }

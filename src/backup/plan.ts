@@ -18,7 +18,6 @@ import {
   plainImageName,
   RECORDS_FOLDER,
   runId,
-  sharedFileName,
 } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
@@ -26,10 +25,13 @@ import { Failure, UsageError } from "../errors.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
-import { foldersOf, isComplete, lastBackup, unrecorded } from "./continuity.ts";
+import { adaptRequest, pauseReason, SAFE_CBW_TIMEOUT_SECONDS, warningsOf } from "./caution.ts";
+import { foldersOf, isComplete, isListed, lastBackup, unrecorded } from "./continuity.ts";
+import { fileNamesOf } from "./file_names.ts";
 import { levelOf } from "./level.ts";
 import type { BackupRequest } from "./request.ts";
 import { selectDisks } from "./select.ts";
+import { reserveBytes } from "./space.ts";
 
 export interface Facts {
   vm: VmIdentity;
@@ -79,7 +81,11 @@ export interface DiskPlan {
   granularityBytes: number;
   /** How much is to be copied, as far as it can be known. */
   estimateBytes: number;
+  /** What the image takes at most; set aside for it where there is no fleece. */
+  reserveBytes: number;
   job: string;
+  /** The bitmap that tells the job what to copy. */
+  jobBitmap: string;
   /** The id of the snapshot's export, where it is compared. */
   exportId: string;
   nodes: Record<"target" | "file" | "fleece" | "filter" | "gate" | "snapshot", string>;
@@ -101,6 +107,8 @@ export interface Plan {
   request: BackupRequest;
   vm: VmIdentity;
   features: Features;
+  /** No fleece: the jobs read from the disks themselves. */
+  direct: boolean;
   /** Why the guest has to stand still for the point in time; null where it needn't. */
   pause: string | null;
   /** Where QEMU serves the snapshots that are compared; null where there is none. */
@@ -122,24 +130,23 @@ const RUN_STATES = ["running", "paused", "prelaunch"];
  * @throws {UsageError} If the request does not fit the VM or the target.
  * @throws {Failure} If it can't be done, with the disk and the remedy.
  */
-export function planBackup(request: BackupRequest, facts: Facts): Plan {
+export function planBackup(asked: BackupRequest, facts: Facts): Plan {
+  const { request, leftOut: notDone } = adaptRequest(asked, facts);
   const { target, tag } = facts;
   refuseRunState(facts.runState);
   refuseOtherVm(target, facts.vm);
   const chainId = chainIdOf(request, facts);
   const { selected, leftOut } = selectDisks(facts.disks, facts.leftOut, request);
-  if (!facts.features.fleecing) {
-    throw new Failure("This QEMU can't take snapshots through copy-before-write: 7.1 or newer can");
-  }
   const points = restorePoints(target.runs);
   const all = images(target.runs);
   const seconds = imageTime(facts);
   const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
-  const configs = facts.disks.map((disk) => configName(disk, facts.disks));
-  const folders = foldersOf(lasts, configs);
-  const timeout = cbwTimeout(request, facts.features);
+  const fileNames = fileNamesOf(facts.disks);
+  const folders = foldersOf(lasts, [...fileNames.values()].map(configName));
   const disks = selected.map((disk, index): DiskPlan => {
-    const last = lasts.get(disk);
+    const known = lasts.get(disk);
+    // In a folder that has gone over to another disk, two chains would mix.
+    const last = known && [".", folders.get(disk)].includes(known.disk.folder) ? known : undefined;
     const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
     refusePartial(target.path, last?.disk.folder ?? usualFolder, facts.files);
     const level = levelOf(
@@ -152,7 +159,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     // An increment lies beside the image it builds on.
     const folder = level.level === "inc" && last ? last.disk.folder : usualFolder;
     refusePartial(target.path, folder, facts.files);
-    const uniqueName = uniqueFileName(disk, facts.disks);
+    const uniqueName = fileNames.get(disk) ?? disk.name;
     const fileName = folder === "." ? uniqueName : diskFileName(disk.source);
     const isNamedAsDisk = !request.timestamp && level.level !== "inc";
     const name = isNamedAsDisk
@@ -160,8 +167,10 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
       : imageName(level.level, seconds, fileName);
     const file = folder === "." ? name : `${folder}/${name}`;
     const replaces = facts.files.get(folder)?.includes(name) ?? false;
-    if (replaces) refuseBase(target, file);
-    const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ?? null;
+    refuseBase(facts, disk, file);
+    const besideDisk = facts.besideDisk.get(disk.id) ?? null;
+    const beside = request.fleeceDir ?? besideDisk;
+    const isBeside = beside !== null && beside === besideDisk;
     const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
     return {
       disk,
@@ -169,11 +178,13 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
       folder,
       file,
       replaces,
-      link: isNamedAsDisk && level.level === "full" && request.symlink ? `FULL-${name}` : null,
+      link: isNamedAsDisk && level.level === "full" && request.symlink ? linkName(name) : null,
       spentBitmaps: level.level === "copy" ? [] : spentBitmaps(disk, target),
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
       granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
       job: `qmpbackup.${tag}.${disk.name}`,
+      reserveBytes: reserveBytes(disk, level.level, level.estimateBytes),
+      jobBitmap: node("job"),
       exportId: node("export"),
       nodes: {
         target: node("target"),
@@ -188,9 +199,11 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
         fleeceName(tag, index),
       ),
       isFleeceOnTarget: beside === null,
-      // On the backup's storage a write must not wait for ever, even if nobody asked for a limit.
-      cbwTimeoutSeconds: timeout.seconds ?? (beside === null ? SAFE_CBW_TIMEOUT_SECONDS : null),
-      configFile: configName(disk, facts.disks),
+      // On other storage than the disk's a write must not wait for ever, even if nobody asked for a
+      // limit.
+      cbwTimeoutSeconds: request.cbwTimeoutSeconds ??
+        (isBeside ? null : SAFE_CBW_TIMEOUT_SECONDS),
+      configFile: configName(uniqueName),
     };
   });
   return {
@@ -201,47 +214,20 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     request,
     vm: facts.vm,
     features: facts.features,
+    direct: !facts.features.fleecing,
     pause: pauseReason(request, facts),
     nbdSocket: nbdSocket(disks, tag),
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
     adopted: facts.adopted,
-    warnings: [...timeout.warnings, ...plainTextWarnings(selected)],
+    warnings: [...notDone, ...warningsOf(request, facts, disks)],
   };
-}
-
-function pauseReason({ pause }: BackupRequest, { features, hasIothreads }: Facts): string | null {
-  if (pause) return "asked for";
-  if (!hasIothreads || features.busyIothreads) return null;
-  return "this QEMU (before 9) can't put a filter on a disk in an iothread while the guest writes";
 }
 
 /** Beside the fleece: where QEMU may make files, and a socket can be made. */
 function nbdSocket(disks: DiskPlan[], tag: string): string | null {
   const compared = disks.find(({ compare }) => compare);
   return compared ? join(dirname(compared.fleeceFile), `qmpbackup-${tag}.nbd`) : null;
-}
-
-/** The longest `cbw-timeout` that every QEMU counts right. */
-const SAFE_CBW_TIMEOUT_SECONDS = 4;
-
-/** What a backup does not keep secret: the guest's disk is encrypted, the image is not. */
-function plainTextWarnings(disks: Disk[]): string[] {
-  return disks.filter(({ image }) => image.encrypted === true).map(({ name }) =>
-    `The disk "${name}" is encrypted, its backup is not: keep the target as safe as the key`
-  );
-}
-
-function cbwTimeout(
-  { cbwTimeoutSeconds: asked }: BackupRequest,
-  { longCbwTimeout }: Features,
-): { seconds: number | null; warnings: string[] } {
-  if (asked === null || longCbwTimeout || asked <= SAFE_CBW_TIMEOUT_SECONDS) {
-    return { seconds: asked, warnings: [] };
-  }
-  const sentence = `This QEMU breaks snapshots early when --cbw-timeout is over ` +
-    `${SAFE_CBW_TIMEOUT_SECONDS}: it was left out`;
-  return { seconds: null, warnings: [sentence] };
 }
 
 function refuseRunState(runState: string) {
@@ -304,26 +290,30 @@ function refusePartial(target: string, folder: string, files: Facts["files"]) {
   );
 }
 
-/**
- * The name of a disk's file; two disks may have files of one name, then the disk's own name tells them
- * apart.
- */
-function uniqueFileName(disk: Disk, all: Disk[]): string {
-  const name = diskFileName(disk.source);
-  const shared = all.some((other) => other !== disk && diskFileName(other.source) === name);
-  return shared ? sharedFileName(disk.name, name) : name;
+const configName = (fileName: string) => `${fileName}.config`;
+
+/** Of a disk file called "1-root.qcow2", a link would be read as an image with a time. */
+function linkName(name: string): string | null {
+  return parseImageName(`FULL-${name}`) === null ? `FULL-${name}` : null;
 }
 
-function configName(disk: Disk, all: Disk[]): string {
-  return `${uniqueFileName(disk, all)}.config`;
-}
-
-/** Without a time in its name, a full backup takes the place of the last one. */
-function refuseBase(target: Target, file: string) {
-  const child = images(target.runs).find(({ disk }) => disk.parent === file);
-  if (!child) return;
+/** Without a time in its name, a full backup takes the place of the last one of the same disk. */
+function refuseBase({ target, files }: Facts, { id, source }: Disk, file: string) {
+  const all = images(target.runs);
+  const remedy = "name another target, or leave out --no-timestamp";
+  // Even if the image itself is gone: what is left of its chain would be read on top of the new one.
+  const child = all.find(({ disk }) => disk.parent === file && isListed(files, disk.file));
+  if (child) {
+    throw new Failure(
+      `"${
+        join(target.path, child.disk.file)
+      }" builds on "${file}", which would be replaced: ${remedy}`,
+    );
+  }
+  const other = all.findLast(({ disk }) => disk.file === file)?.disk;
+  if (!other || !isListed(files, file) || other.id === id || other.source === source) return;
   throw new Failure(
-    `"${join(target.path, child.disk.file)}" builds on "${file}", which would be replaced: name ` +
-      "another target, or leave out --no-timestamp",
+    `"${file}" is the backup of another disk, "${other.name}" (${other.source}), and would be ` +
+      `replaced: ${remedy}`,
   );
 }

@@ -42,6 +42,8 @@ export interface BackupRequest {
   timestamp: boolean;
   /** Beside a full backup without a time, a link `FULL-<name>`. */
   symlink: boolean;
+  /** How long a job, or a file system, may make no progress before it is given up. */
+  stallTimeoutMs: number;
   /** Between a disk's last byte and the closing of its image. */
   removeDelayMs: number;
 }

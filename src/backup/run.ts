@@ -16,6 +16,7 @@ import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import { UUID_FILE } from "../catalog/names.ts";
+import { bounded } from "../catalog/bounded.ts";
 import { exists } from "../catalog/durable.ts";
 import { writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
@@ -28,7 +29,8 @@ import type { DiskPlan, Plan } from "./plan.ts";
 import { UndoStack } from "./undo.ts";
 import { startNbdServer, stopNbdServer } from "../vm/exports.ts";
 import type { Guard } from "./guard.ts";
-import { takePointInTime } from "./point_in_time.ts";
+import { backupJobs } from "./nodes.ts";
+import { type SwitchSteps, takePointInTime } from "./point_in_time.ts";
 import { checkSpace } from "./space.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
@@ -64,6 +66,7 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
     await takeAndCopy(plan, context, record, sessions, leftovers);
     await publish(plan, context, record, sessions);
   } catch (error) {
+    if (plan.direct) await Promise.allSettled(sessions.map((session) => session.endJob()));
     await unwindAll(sessions);
     failAll(record, error, leftovers);
     await writeRun(plan.request.target, record).catch((later) =>
@@ -89,16 +92,8 @@ async function takeAndCopy(
   }
   signal.throwIfAborted();
   const warn = (sentence: string) => void record.warnings.push(sentence);
-  const { at, hold } = await takePointInTime(qmp, {
-    addGates: async () => {
-      await refuseChanged(qmp, plan.disks);
-      for (const session of sessions) await session.addGate();
-    },
-    switchOver: () => leadGates(qmp, plan.disks.map(({ nodes }) => [nodes.gate, nodes.filter])),
-    addSnapshots: async () => {
-      for (const session of sessions) await session.addSnapshot();
-    },
-  }, {
+  const steps = plan.direct ? directSteps : fleecedSteps;
+  const { at, hold } = await takePointInTime(qmp, steps(qmp, plan, sessions), {
     agent,
     require: plan.request.quiesce === "require",
     pause: plan.pause !== null,
@@ -112,12 +107,14 @@ async function takeAndCopy(
     shared.push("stop QEMU's NBD server", () => stopNbdServer(qmp));
     await startNbdServer(qmp, plan.nbdSocket);
   }
+  const allEnded = gathering(sessions.length);
   await Promise.all(sessions.map(async (session, index) => {
     const row = record.disks[index] as DiskRecord;
     const disk = plan.disks[index] as DiskPlan;
     try {
       await session.copy({
         signal,
+        allEnded,
         onProgress: (doneBytes, totalBytes) => onProgress(disk, doneBytes, totalBytes),
       });
       row.bytesWritten = await allocatedBytes(session.partial);
@@ -125,10 +122,48 @@ async function takeAndCopy(
       // A disk's failure is its own; the others go on.
       row.result = "failed";
       row.error = messageOf(error);
+      // Said at once: what can't be written to the target can't be read there.
+      log.error("Disk {name}: {words}", { name: row.name, words: row.error });
       await session.unwind();
     }
   }));
   signal.throwIfAborted();
+}
+
+/** A point that as many have to reach before any goes on. */
+function gathering(count: number): () => Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  let missing = count;
+  return () => {
+    if (--missing === 0) resolve();
+    return promise;
+  };
+}
+
+/** The guest's writes go through filters, which keep what is overwritten: a job may take its time. */
+function fleecedSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): SwitchSteps {
+  return {
+    addGates: async () => {
+      await refuseChanged(qmp, plan.disks);
+      for (const session of sessions) await session.addGate();
+    },
+    switchOver: () => leadGates(qmp, plan.disks.map(({ nodes }) => [nodes.gate, nodes.filter])),
+    addSnapshots: async () => {
+      for (const session of sessions) await session.addSnapshot();
+    },
+  };
+}
+
+/** Jobs on the disks themselves, which start at one moment. */
+function directSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): SwitchSteps {
+  return {
+    addGates: () => refuseChanged(qmp, plan.disks),
+    switchOver: async () => {
+      for (const session of sessions) session.expectJob();
+      await qmp.execute("transaction", backupJobs(plan, plan.disks));
+    },
+    addSnapshots: () => Promise.resolve(),
+  };
 }
 
 /** Looks whether each device still has the node that its filter stands on. */
@@ -203,7 +238,7 @@ function failAll(record: RunRecord, error: unknown, leftovers: string[]) {
   record.warnings.push(...leftovers);
   for (const row of record.disks) {
     row.result = cancelled ? "cancelled" : "failed";
-    row.error = messageOf(error);
+    row.error ??= messageOf(error);
   }
 }
 
@@ -255,6 +290,6 @@ function configText({ disk }: DiskPlan): string {
 
 /** What a file takes on its file system; blocks are of 512 bytes (stat(2)). */
 async function allocatedBytes(path: string): Promise<number> {
-  const { blocks, size } = await Deno.stat(path);
+  const { blocks, size } = await bounded(path, () => Deno.stat(path));
   return blocks === null ? size : blocks * 512;
 }

@@ -9,6 +9,7 @@
  */
 
 import { Failure } from "../errors.ts";
+import { bounded } from "./bounded.ts";
 
 /** What is made is for its owner alone, unless a user says otherwise. */
 export const OWNER_ONLY = 0o600;
@@ -26,21 +27,22 @@ export function folderMode(fileMode: number): number {
  * @throws {Deno.errors.AlreadyExists} If there is anything of that name.
  */
 export async function createFile(path: string, mode: number): Promise<void> {
-  using _file = await Deno.open(path, { write: true, createNew: true, mode });
+  const file = await bounded(path, () => Deno.open(path, { write: true, createNew: true, mode }));
+  file.close();
   await setMode(path, mode);
 }
 
 /** Makes a folder, with its parent's set-group-ID bit. */
 export async function makeFolder(path: string, fileMode: number): Promise<void> {
   const mode = folderMode(fileMode);
-  await Deno.mkdir(path, { mode });
+  await bounded(path, () => Deno.mkdir(path, { mode }));
   await setMode(path, mode | (await modeOf(path) & SET_GROUP_ID));
 }
 
 /** What is there, without following a link; null where there is nothing. */
 export async function lookAt(path: string): Promise<Deno.FileInfo | null> {
   try {
-    return await Deno.lstat(path);
+    return await bounded(path, () => Deno.lstat(path));
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
       return null;
@@ -66,7 +68,7 @@ export async function refuseLink(path: string): Promise<void> {
 async function setMode(path: string, mode: number) {
   if (await modeOf(path) === mode) return;
   try {
-    await Deno.chmod(path, mode);
+    await bounded(path, () => Deno.chmod(path, mode));
   } catch (error) {
     // Its owner may, so that this is a file system without modes (FAT, CIFS).
     if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
@@ -74,5 +76,6 @@ async function setMode(path: string, mode: number) {
 }
 
 async function modeOf(path: string): Promise<number> {
-  return ((await Deno.lstat(path)).mode ?? 0) & 0o7777;
+  const { mode } = await bounded(path, () => Deno.lstat(path));
+  return (mode ?? 0) & 0o7777;
 }

@@ -9,11 +9,16 @@
 
 import { dirname } from "@std/path";
 import { Failure } from "../errors.ts";
+import { bounded } from "./bounded.ts";
 import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create.ts";
 import { FRESH_SUFFIX } from "./names.ts";
 
 /** Flushes a file or a folder to its storage. */
 export async function syncPath(path: string): Promise<void> {
+  await bounded(path, () => sync(path));
+}
+
+async function sync(path: string) {
   using file = await Deno.open(path, { read: true });
   await file.sync();
 }
@@ -21,7 +26,7 @@ export async function syncPath(path: string): Promise<void> {
 /** Renames, and makes the new name last. An existing `to` is replaced. */
 export async function renameDurably(from: string, to: string): Promise<void> {
   await syncPath(from);
-  await Deno.rename(from, to);
+  await bounded(to, () => Deno.rename(from, to));
   await syncPath(dirname(to));
 }
 
@@ -43,10 +48,10 @@ export async function writeDurably(
   await removeFile(partial);
   try {
     await createFile(partial, present?.isFile ? (present.mode ?? mode) & 0o777 : mode);
-    await Deno.writeTextFile(partial, text, { create: false });
+    await bounded(path, () => Deno.writeTextFile(partial, text, { create: false }));
     await renameDurably(partial, path);
   } catch (error) {
-    await Deno.remove(partial).catch(() => {});
+    await bounded(path, () => Deno.remove(partial)).catch(() => {});
     throw error;
   }
 }
@@ -82,7 +87,7 @@ export async function syncParent(path: string): Promise<void> {
 
 async function isFolder(path: string): Promise<boolean> {
   try {
-    return (await Deno.stat(path)).isDirectory;
+    return (await bounded(path, () => Deno.stat(path))).isDirectory;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;
@@ -96,7 +101,7 @@ export async function exists(path: string): Promise<boolean> {
 
 /** Removes a file, if it is there. */
 export async function removeFile(path: string): Promise<void> {
-  if (await exists(path)) await Deno.remove(path);
+  if (await exists(path)) await bounded(path, () => Deno.remove(path));
 }
 
 /**
@@ -111,7 +116,7 @@ export async function replaceSymlink(path: string, to: string): Promise<void> {
   }
   const fresh = path + FRESH_SUFFIX;
   await removeFile(fresh);
-  await Deno.symlink(to, fresh);
-  await Deno.rename(fresh, path);
+  await bounded(path, () => Deno.symlink(to, fresh));
+  await bounded(path, () => Deno.rename(fresh, path));
   await syncPath(dirname(path));
 }

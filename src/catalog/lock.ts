@@ -8,6 +8,7 @@
 import { delay } from "@std/async/delay";
 import * as v from "valibot";
 import { Failure, LockedError } from "../errors.ts";
+import { bounded } from "./bounded.ts";
 import { createFile, OWNER_ONLY, refuseLink } from "./create.ts";
 
 const Holder = v.object({ run: v.string(), host: v.string(), pid: v.number(), since: v.string() });
@@ -40,8 +41,8 @@ export async function takeLock(path: string, holder: Holder, mode?: number): Pro
     const words = describeHolder(await readHolder(path));
     throw new LockedError(`Another run is at work on this target: ${words}`);
   }
-  await file.truncate();
-  await file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n"));
+  await bounded(path, () => file.truncate());
+  await bounded(path, () => file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n")));
   return { [Symbol.dispose]: () => file.close() };
 }
 
@@ -56,10 +57,10 @@ async function createMissing(path: string, mode = OWNER_ONLY) {
 /** Opens the file itself, and nothing that it may have been replaced by while we looked. */
 async function openLock(path: string): Promise<Deno.FsFile> {
   await refuseLink(path);
-  const seen = await Deno.lstat(path);
+  const seen = await bounded(path, () => Deno.lstat(path));
   if (!seen.isFile) throw new Failure(`"${path}" is in the place of our lock: move it away`);
-  const file = await Deno.open(path, { read: true, write: true });
-  const { dev, ino } = await file.stat();
+  const file = await bounded(path, () => Deno.open(path, { read: true, write: true }));
+  const { dev, ino } = await bounded(path, () => file.stat());
   if (dev === seen.dev && ino === seen.ino) return file;
   file.close();
   throw new Failure(`"${path}" was replaced while it was opened: run again`);

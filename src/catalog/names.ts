@@ -36,8 +36,10 @@ export type DiskLevel = "full" | "inc" | "copy";
 
 const PREFIX = { full: "FULL", inc: "INC", copy: "COPY" } as const;
 
-/** File systems end a name at 255 bytes; a level, a time and `.partial` must still fit on. */
-const MAX_DISK_FILE_NAME_BYTES = 200;
+/**
+ * File systems end a name at 255 bytes; a level, a time, a disk's name, a tag and `.partial` must fit on.
+ */
+const MAX_DISK_FILE_NAME_BYTES = 150;
 
 /**
  * The end of the times that names may bear (the year 2286): what a stray or planted file says beyond
@@ -50,12 +52,19 @@ export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: s
   return `${PREFIX[level]}-${unixSeconds}-${diskFileName}`;
 }
 
-/** The name of an image without level and time: that of the disk's file, unless it means something. */
+/** What no image may be called: the target's own files, and what we write first under another name. */
+const TAKEN = new RegExp(
+  `(^(${UUID_FILE}|${NEWEST_LINK}|${RECORDS_FOLDER})|\\.(tmp|new|replaced))_*$`,
+);
+
+/**
+ * The name of an image without level and time: that of the disk's file, unless it means something. No
+ * two have the same.
+ */
 export function plainImageName(diskFileName: string): string {
-  // A VM may run on what was a backup.
-  if (parseImageName(diskFileName)) return `_${diskFileName}`;
-  const taken = [UUID_FILE, RECORDS_FOLDER, NEWEST_LINK];
-  return taken.includes(diskFileName) ? `${diskFileName}_` : diskFileName;
+  // The disk may be a restored image itself: "INC-…" would be read as an increment.
+  if (/^_*(FULL|INC|COPY)-/.test(diskFileName)) return `_${diskFileName}`;
+  return TAKEN.test(diskFileName) ? `${diskFileName}_` : diskFileName;
 }
 
 export interface ImageName {
@@ -128,37 +137,26 @@ function namingValue(options: unknown, depth: number): string | null {
 const MEANINGFUL_END = /\.(?=(partial|config|replaced|new)$)/;
 
 /**
- * Makes a file name that is safe everywhere: no folder, no control character, no colon (QEMU reads
- * what stands before one as a protocol), no end that makes an image look like something else, not too
- * long.
+ * Makes a file name that is safe everywhere: no folder, no control character, no half of a letter
+ * (the file would be called otherwise), no colon (QEMU reads what stands before one as a protocol), no
+ * end that makes an image look like something else, not too long.
  */
 function safeName(path: string): string {
   const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
-  const clean = base.replace(/[\p{Cc}:\\/\ufffd]/gu, "_").replace(MEANINGFUL_END, "_");
+  const clean = base.replace(/[\p{Cc}\p{Cs}:\\/\ufffd]/gu, "_").replace(MEANINGFUL_END, "_");
   if (clean === "" || clean === "." || clean === "..") return "disk";
-  return shortName(clean);
+  return shorten(clean);
 }
 
-/** Cuts a name to what fits into a file's name, from its start: the end is what tells names apart. */
-export function shortName(name: string, maxBytes = MAX_DISK_FILE_NAME_BYTES): string {
-  if (sizeBytes(name) <= maxBytes) return name;
+function shorten(name: string): string {
+  const size = (text: string) => new TextEncoder().encode(text).length;
+  // The end is what tells long names apart, and holds the extension.
   const letters = [...name];
-  while (sizeBytes(letters.join("")) > maxBytes) letters.shift();
-  return letters.join("");
-}
-
-/** The name of a disk's file, where the disk's own must tell it from another disk's. */
-export function sharedFileName(disk: string, fileName: string): string {
-  return `${disk}.${shortName(fileName, MAX_DISK_FILE_NAME_BYTES - 1 - sizeBytes(disk))}`;
-}
-
-/** The name of a disk after its device, whose name may be of any length. */
-export function deviceName(device: string): string {
-  return shortName(device, MAX_DISK_FILE_NAME_BYTES / 2);
-}
-
-function sizeBytes(text: string): number {
-  return new TextEncoder().encode(text).length;
+  let first = 0;
+  for (let left = size(name); left > MAX_DISK_FILE_NAME_BYTES; first++) {
+    left -= size(letters[first] ?? "");
+  }
+  return letters.slice(first).join("");
 }
 
 /** A chain's id as a user may give it: it becomes the end of bitmap names and a file's content. */
@@ -208,4 +206,12 @@ export function runId(startedAt: Date, tag: string): string {
 /** The tag in a run's id. */
 export function tagOf(runId: string): string {
   return runId.slice(runId.lastIndexOf("-") + 1);
+}
+
+/**
+ * What a run calls an image that it has not finished. Another run's of the same image is called
+ * otherwise: the `qemu-img` of a run that was killed may live on and write to its own yet.
+ */
+export function partialName(image: string, runId: string): string {
+  return `${image}.${tagOf(runId)}${PARTIAL_SUFFIX}`;
 }

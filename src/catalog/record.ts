@@ -10,7 +10,7 @@
 import { dirname } from "@std/path";
 import * as v from "valibot";
 import { Failure } from "../errors.ts";
-import { CONFIG_SUFFIX, isBackupBitmap, RECORDS_FOLDER, UUID_FILE } from "./names.ts";
+import { CONFIG_SUFFIX, isBackupBitmap, isChainId, RECORDS_FOLDER, UUID_FILE } from "./names.ts";
 
 const FORMAT = "qmpbackup-run";
 const VERSION = 1;
@@ -42,8 +42,13 @@ function isImagePath(path: string): boolean {
 /** A run's id is the name of its record's file. */
 const RunId = v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9-]*$/, "is no run's id"));
 
-const sizeBytes = v.pipe(v.number(), v.minValue(0));
-const time = v.pipe(v.string(), v.isoTimestamp());
+const sizeBytes = v.pipe(v.number(), v.finite(), v.minValue(0));
+/** What has the form of a time may still be none: its zone may be "+99:99". */
+const time = v.pipe(
+  v.string(),
+  v.isoTimestamp(),
+  v.check((text) => !Number.isNaN(Date.parse(text)), "is no time"),
+);
 
 const DiskRow = v.object({
   /** The disk's identity: the QOM path of its device. */
@@ -104,7 +109,7 @@ const RunRecord = v.object({
   /** "running" in a record whose run is over means that it was killed. */
   state: v.picklist(["running", "done", "failed", "cancelled"]),
   /** The target's chain id (its `uuid` file). */
-  chain: v.string(),
+  chain: v.pipe(v.string(), v.check(isChainId, "is no chain id")),
   /** Times are UTC. */
   started: time,
   /** The moment whose contents the images hold; null before it was taken. */
@@ -116,8 +121,8 @@ const RunRecord = v.object({
   /** How the guest was held while the point in time was taken, and for how long. */
   hold: v.object({
     kind: v.picklist(["none", "stop", "already-stopped"]),
-    pausedMs: v.number(),
-    frozenMs: v.nullable(v.number()),
+    pausedMs: v.pipe(v.number(), v.finite()),
+    frozenMs: v.nullable(v.pipe(v.number(), v.finite())),
   }),
   disks: v.array(DiskRecord),
   leftOut: v.array(v.object({ device: v.string(), reason: v.string() })),

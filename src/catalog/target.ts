@@ -6,6 +6,7 @@
 
 import { join } from "@std/path";
 import { messageOf, UsageError } from "../errors.ts";
+import { bounded } from "./bounded.ts";
 import { lookAt, refuseLink } from "./create.ts";
 import { createFolders, createInside, exists, syncParent, writeDurably } from "./durable.ts";
 import {
@@ -73,7 +74,7 @@ function isHarmless({ name }: Deno.DirEntry): boolean {
 export async function refuseForeign(target: Target): Promise<void> {
   if (target.chainId !== null || target.hasRecords || !await exists(target.path)) return;
   try {
-    for await (const entry of Deno.readDir(target.path)) {
+    for (const entry of await entriesOf(target.path)) {
       if (isHarmless(entry) || entry.name === RECORDS_FOLDER) continue;
       throw new UsageError(
         `The target "${target.path}" holds "${entry.name}" and no backups of ours: ` +
@@ -163,14 +164,15 @@ export async function writeBeside(
   await writeDurably(join(path, name), text, mode === undefined ? { partial } : { partial, mode });
 }
 
-/** Removes what runs that died have left of files that were not whole yet. */
-export async function removeTemporary(path: string): Promise<void> {
+/** What runs that died have left of files that were not whole yet. */
+export async function temporaries(path: string): Promise<string[]> {
+  const found: string[] = [];
   for (const folder of [RECORDS_FOLDER, RUNS_FOLDER]) {
-    for await (const { name, isDirectory } of Deno.readDir(join(path, folder))) {
-      if (isDirectory || !name.endsWith(TEMPORARY_SUFFIX)) continue;
-      await Deno.remove(join(path, folder, name));
+    for (const { name, isDirectory } of await entriesOf(join(path, folder))) {
+      if (!isDirectory && name.endsWith(TEMPORARY_SUFFIX)) found.push(join(path, folder, name));
     }
   }
+  return found;
 }
 
 /**
@@ -202,7 +204,7 @@ async function readRuns(path: string): Promise<RunRecord[]> {
   const folder = join(path, RUNS_FOLDER);
   const runs: RunRecord[] = [];
   try {
-    for await (const { name } of Deno.readDir(folder)) {
+    for (const { name } of await entriesOf(folder)) {
       if (!name.endsWith(".json")) continue;
       const file = join(folder, name);
       const run = parseRecord(file, await readSmall(file));
@@ -212,12 +214,17 @@ async function readRuns(path: string): Promise<RunRecord[]> {
       runs.push(run);
     }
   } catch (error) {
-    if (error instanceof Deno.errors.NotADirectory && (await Deno.stat(path)).isDirectory) {
+    const isFolder = async () => (await bounded(path, () => Deno.stat(path))).isDirectory;
+    if (error instanceof Deno.errors.NotADirectory && await isFolder()) {
       throw new RecordError(`"${folder}" is no folder of ours`, { cause: error });
     }
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
   return inOrder(runs);
+}
+
+async function entriesOf(folder: string): Promise<Deno.DirEntry[]> {
+  return await bounded(folder, () => Array.fromAsync(Deno.readDir(folder)));
 }
 
 /**
@@ -233,7 +240,7 @@ export async function readSmall(path: string): Promise<string> {
       `"${path}" is no file of ours: it is too large, or no regular file (a link, a folder)`,
     );
   }
-  return await Deno.readTextFile(path);
+  return await bounded(path, () => Deno.readTextFile(path));
 }
 
 /** What the operating system refuses is about the directory that the user named. */

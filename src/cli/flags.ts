@@ -126,6 +126,11 @@ export const FLAGS = {
     help: "how long a guest's write may wait for what it overwrites to be kept; after that the " +
       "backup fails (no limit)",
   },
+  "stall-timeout": {
+    kind: "count",
+    value: "SECONDS",
+    help: "how long the target may make no progress before the backup is given up (300)",
+  },
   "progress-interval": {
     kind: "count",
     value: "SECONDS",
@@ -152,9 +157,15 @@ export const FLAGS = {
     help: "only the images whose name contains this, where disks share a folder",
   },
   "rate-limit": { kind: "count", value: "BYTES", help: "bytes per second; 0 is no limit" },
-  "dry-run": { kind: "switch", help: "print the commands, run none" },
+  "dry-run": { kind: "switch", help: "only say what would be done" },
   "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
 
+  recover: {
+    kind: "switch",
+    help:
+      "put right what a run that died left: a guest that is held, jobs, filters and nodes in QEMU, " +
+      "unfinished files on the target",
+  },
   run: { kind: "text", value: "ID", help: "the run that holds the guest" },
   show: { kind: "choice", choices: ["blockdev", "bitmaps", "backups"], help: "what to show" },
   "remove-bitmap": {
@@ -190,8 +201,8 @@ export const COMMANDS = {
       ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir", "pause"] as const,
       ...["on-lost-bitmap"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
-      ...["cbw-timeout", "progress-interval", "no-subdir", "no-timestamp"] as const,
-      ...["no-symlink", "mode", "strict"] as const,
+      ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
+      ...["no-timestamp", "no-symlink", "mode", "strict"] as const,
     ],
     examples: [
       {
@@ -267,11 +278,21 @@ export const COMMANDS = {
     ],
   },
   cleanup: {
-    summary: "Remove our dirty bitmaps from a VM",
-    required: ["socket", "remove-bitmap"],
-    optional: ["timeout", "uuid"],
+    summary: "Put right what a dead run left, or remove our bitmaps",
+    required: ["socket"],
+    optional: [
+      ...["recover", "target", "agent-socket", "agent-timeout"] as const,
+      ...["remove-bitmap", "uuid", "dry-run", "timeout"] as const,
+    ],
     examples: [
-      { does: "All of them", line: "qmpbackup cleanup --socket /run/vm1.qmp --remove-bitmap" },
+      {
+        does: "See what a run that was killed has left",
+        line: "qmpbackup cleanup --socket /run/vm1.qmp --recover --dry-run",
+      },
+      {
+        does: "Remove all our bitmaps",
+        line: "qmpbackup cleanup --socket /run/vm1.qmp --remove-bitmap",
+      },
     ],
   },
   guard: {

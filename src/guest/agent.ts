@@ -165,7 +165,8 @@ export class GuestAgent implements AsyncDisposable {
   }
 
   #receive(message: unknown) {
-    log.debug("← {text}", { text: JSON.stringify(message) });
+    // Only where it is wanted: Deno 2.4 can't write what is nested very deep, though it can read it.
+    log.debug("← {text}", () => ({ text: JSON.stringify(message) }));
     const answer = v.safeParse(Answer, message);
     if (!answer.success || !this.#waiter) return;
     if (!this.#waiter.accepts(answer.output)) return;

@@ -42,7 +42,10 @@ export async function qemuImg(args: string[], options: RunOptions = {}): Promise
   signal?.throwIfAborted();
   const child = start(args, signal);
   const [stdout, stderr, status] = await Promise.all([
-    readTail(child.stdout, (text) => onPercent && lastPercent(text, onPercent)),
+    readTail(child.stdout, (text) => {
+      const percent = lastPercent(text);
+      if (percent !== null) onPercent?.(percent);
+    }),
     readTail(child.stderr),
     child.status,
   ]);
@@ -77,7 +80,8 @@ async function readTail(
   stream: ReadableStream<Uint8Array>,
   onText?: (text: string) => void,
 ): Promise<string> {
-  const decoder = new TextDecoder();
+  // Told to keep U+FEFF: Deno 2.9 takes one at the start of any chunk for a byte order mark.
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   let kept = "";
   for await (const chunk of stream) {
     const text = decoder.decode(chunk, { stream: true });
@@ -87,9 +91,10 @@ async function readTail(
   return kept;
 }
 
-function lastPercent(text: string, onPercent: (percent: number) => void) {
+/** The last percentage in what `-p` prints, 0 to 100; null where there is none. Pure. */
+export function lastPercent(text: string): number | null {
   const percent = [...text.matchAll(/\((\d+\.\d+)\/100%\)/g)].at(-1)?.[1];
-  if (percent !== undefined) onPercent(Number(percent));
+  return percent === undefined ? null : Math.min(Number(percent), 100);
 }
 
 /** What a new image is made of; anything not said is QEMU's default. */
@@ -111,7 +116,11 @@ export interface CreateOptions {
  *
  * @throws {QemuImgError} If it can't be created.
  */
-export async function createQcow2(path: string, options: CreateOptions): Promise<void> {
+export async function createQcow2(
+  path: string,
+  options: CreateOptions,
+  run: RunOptions = {},
+): Promise<void> {
   const format = ["compat=1.1"];
   if (options.clusterSizeBytes) format.push(`cluster_size=${options.clusterSizeBytes}`);
   if (options.lazyRefcounts) format.push("lazy_refcounts=on");
@@ -122,13 +131,16 @@ export async function createQcow2(path: string, options: CreateOptions): Promise
     ...backing,
     path,
     String(options.virtualSizeBytes),
-  ]);
+  ], run);
 }
+
+/** Beyond these, JSON's numbers are not exact: an image would be restored with another size. */
+const sizeBytes = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
 const Info = v.object({
   format: v.string(),
-  "virtual-size": v.number(),
-  "actual-size": v.optional(v.number(), 0),
+  "virtual-size": sizeBytes,
+  "actual-size": v.optional(sizeBytes, 0),
   "backing-filename": v.optional(v.string()),
   snapshots: v.optional(v.array(v.object({ name: v.string() })), []),
   "format-specific": v.optional(
@@ -195,15 +207,31 @@ export function parseImageFacts(text: string): ImageFacts {
 const ONLY_LEAKS = 3;
 
 /**
+ * Where an image's last cluster in use ends (`qemu-img check`).
+ *
+ * @throws {QemuImgError} If that can't be told.
+ */
+export async function imageEnd(path: string): Promise<number> {
+  const text = await qemuImg(["check", "--output=json", alone(path)]);
+  const check = v.safeParse(v.object({ "image-end-offset": v.number() }), JSON.parse(text));
+  if (check.success) return check.output["image-end-offset"];
+  throw new QemuImgError(`qemu-img check does not say where "${path}" ends`);
+}
+
+/** An image without its parent, which `check` would open, wherever a link leads. */
+function alone(path: string): string {
+  const options = { driver: "qcow2", file: { driver: "file", filename: path }, backing: null };
+  return `json:${JSON.stringify(options)}`;
+}
+
+/**
  * Checks an image's metadata (`qemu-img check`). Leaked clusters only waste space and are no error.
  *
  * @throws {QemuImgError} If it is damaged, with what `qemu-img` says.
  */
 export async function checkImage(path: string, options: RunOptions = {}): Promise<void> {
-  // Without its parent, which `check` would open, wherever a link leads.
-  const alone = { driver: "qcow2", file: { driver: "file", filename: path }, backing: null };
   try {
-    await qemuImg(["check", "-q", `json:${JSON.stringify(alone)}`], options);
+    await qemuImg(["check", "-q", alone(path)], options);
   } catch (error) {
     if (error instanceof QemuImgError && error.status === ONLY_LEAKS) return;
     throw error;

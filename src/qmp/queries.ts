@@ -34,12 +34,15 @@ export function decodeAnswer<S extends v.GenericSchema>(
   );
 }
 
+/** A size, a count or an id. What is too large for JavaScript is read as Infinity, and is none. */
+const amount = v.pipe(v.number(), v.finite(), v.minValue(0));
+
 /** `BlockDirtyInfo`; `countBytes` is how much it marks as changed. */
 const DirtyBitmap = v.pipe(
   v.object({
     name: v.optional(v.string()),
-    count: v.number(),
-    granularity: v.number(),
+    count: amount,
+    granularity: amount,
     recording: v.optional(v.boolean(), true),
     busy: v.optional(v.boolean(), false),
     persistent: v.optional(v.boolean(), false),
@@ -58,9 +61,9 @@ export type DirtyBitmap = v.InferOutput<typeof DirtyBitmap>;
 const ImageInfo = v.looseObject({
   filename: v.string(),
   format: v.string(),
-  "virtual-size": v.number(),
-  "actual-size": v.optional(v.number()),
-  "cluster-size": v.optional(v.number()),
+  "virtual-size": amount,
+  "actual-size": v.optional(amount),
+  "cluster-size": v.optional(amount),
   "backing-filename": v.optional(v.string()),
   "format-specific": v.optional(
     v.looseObject({ type: v.string(), data: v.optional(v.record(v.string(), v.unknown())) }),
@@ -99,8 +102,8 @@ export async function queryNodes(qmp: QmpClient): Promise<BlockNode[]> {
 }
 
 const BlockGraph = v.object({
-  nodes: v.array(v.object({ id: v.number(), type: v.string(), name: v.string() })),
-  edges: v.array(v.object({ parent: v.number(), child: v.number(), name: v.string() })),
+  nodes: v.array(v.object({ id: amount, type: v.string(), name: v.string() })),
+  edges: v.array(v.object({ parent: amount, child: amount, name: v.string() })),
 });
 export type BlockGraph = v.InferOutput<typeof BlockGraph>;
 
@@ -114,8 +117,8 @@ const Job = v.object({
   id: v.string(),
   type: v.string(),
   status: v.string(),
-  "current-progress": v.number(),
-  "total-progress": v.number(),
+  "current-progress": amount,
+  "total-progress": amount,
   error: v.optional(v.string()),
 });
 export type Job = v.InferOutput<typeof Job>;

@@ -20,8 +20,13 @@ const Schema = v.array(v.object({
 type Schema = v.InferOutput<typeof Schema>;
 
 export interface Features {
-  /** `copy-before-write` and `snapshot-access` with `on-cbw-error`: all that fleecing needs. */
+  /**
+   * `copy-before-write` and `snapshot-access` with `on-cbw-error`: all that fleecing needs. Without it
+   * (before 7.1) a job reads from the disk itself, and the guest's writes wait for the target.
+   */
   fleecing: boolean;
+  /** The stable command, or what it was called before 6.1, when it took a single node. */
+  reopen: "blockdev-reopen" | "x-blockdev-reopen";
   /** `blockdev-backup` knows `x-perf` (workers and chunk size). */
   backupPerf: boolean;
   /**
@@ -30,9 +35,9 @@ export interface Features {
    */
   longCbwTimeout: boolean;
   /**
-   * A node can be put above a disk in an iothread while the guest writes. Before QEMU 9 took the lock of
-   * those threads away, that ended QEMU with "qemu_mutex_unlock_impl: Operation not permitted" (7.2, each
-   * time). By the version, too.
+   * Disks in iothreads can be treated as others. Before QEMU 9 took those threads' lock away, putting a
+   * node above such a disk while the guest wrote ended QEMU ("qemu_mutex_unlock_impl: Operation not
+   * permitted", 7.2, each time). By the version, too.
    */
   busyIothreads: boolean;
 }
@@ -55,6 +60,7 @@ export function featuresOf(schema: Schema, majorVersion: number): Features {
   return {
     fleecing: driver("snapshot-access") !== undefined &&
       membersOf(driver("copy-before-write")).includes("on-cbw-error"),
+    reopen: entities.has("blockdev-reopen") ? "blockdev-reopen" : "x-blockdev-reopen",
     longCbwTimeout: majorVersion >= 10,
     busyIothreads: majorVersion >= 9,
     backupPerf: backup.includes("x-perf"),

@@ -19,7 +19,6 @@ import {
   queryGraph,
   queryNodes,
 } from "../qmp/queries.ts";
-import { deviceName } from "../catalog/names.ts";
 import type { QmpClient } from "../qmp/client.ts";
 
 export interface Disk {
@@ -78,6 +77,13 @@ export async function queryDisks(
     devices.map(async (device) => ({ ...device, qdev: await drivePath(qmp, device.qdev) })),
   );
   return disksOf(withPaths, nodes, graph);
+}
+
+/** The QOM path of the device that has this node at its root; null where none has. */
+export async function queryDrive(qmp: QmpClient, rootNode: string): Promise<string | null> {
+  const devices = await queryBlock(qmp);
+  const device = devices.find(({ inserted }) => inserted?.["node-name"] === rootNode);
+  return device ? await drivePath(qmp, device.qdev) : null;
 }
 
 /**
@@ -152,9 +158,7 @@ function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
     device: device.device,
     rootNode: root["node-name"],
     node: nodeName,
-    name: nodeName === "" || nodeName.startsWith("#")
-      ? deviceName(device.device || lastName(device.qdev))
-      : nodeName,
+    name: [nodeName, device.device].find((name) => ID.test(name)) ?? lastName(device.qdev),
     source: node.file,
     format: node.drv,
     readOnly: node.ro,
@@ -168,8 +172,15 @@ function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
   };
 }
 
-/** A name for a device that has none: the end of its path, as a folder may be called. */
+/** What QEMU lets a user call a node or a drive, and a folder may be called; what it makes up has "#". */
+const ID = /^[A-Za-z][A-Za-z0-9._-]{0,63}$/;
+
+/**
+ * A name for a device that has none: the end of its path, as a folder may be called. An id that was
+ * given as JSON may be anything, ".." too (seen in 7.2).
+ */
 function lastName(path: string): string {
   const parts = path.split("/").filter((part) => !["", "virtio-backend"].includes(part));
-  return (parts.at(-1) ?? "disk").replace(/[^A-Za-z0-9._-]/g, "-");
+  const name = (parts.at(-1) ?? "").replace(/[^A-Za-z0-9._-]/g, "-").replace(/^[._-]+/, "");
+  return name.slice(0, 64) || "disk";
 }

@@ -45,6 +45,11 @@ export async function startNbdServer(qmp: QmpClient, path: string): Promise<void
   }
 }
 
+/** The path of our server's socket; null where QEMU has none of ours. */
+export function findNbdServer(qmp: QmpClient): Promise<string | null> {
+  return readMark(qmp, SERVER);
+}
+
 /** Stops the server and all its exports (`nbd-server-stop`), if it is ours. */
 export async function stopNbdServer(qmp: QmpClient): Promise<void> {
   const path = await readMark(qmp, SERVER);

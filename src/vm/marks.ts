@@ -11,6 +11,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
+import { bounded } from "../catalog/bounded.ts";
 import { describeHolder, type Holder, takeDeadLock } from "../catalog/lock.ts";
 import { Failure, LockedError, messageOf } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
@@ -123,7 +124,7 @@ async function proveDead(
   const holder = parseVmHolder(text);
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
-    const { ino } = await Deno.stat(holder.lockFile);
+    const { ino } = await bounded(holder.lockFile, () => Deno.stat(holder.lockFile));
     const isSame = ino === holder.lockInode;
     const isOwn = holder.lockFile === own?.lockFile;
     if (isSame && isOwn) return { holder, [Symbol.dispose]: () => {} };
@@ -176,17 +177,34 @@ export async function pauseVm(qmp: QmpClient): Promise<AsyncDisposable & { stopp
   return { stopped: true, [Symbol.asyncDispose]: resume };
 }
 
+/** Since when a run of ours holds the guest stopped; null where none does. */
+export function findPause(qmp: QmpClient): Promise<string | null> {
+  return readMark(qmp, PAUSED);
+}
+
+/** Since when a run of ours may hold the guest's file systems frozen; null where none does. */
+export function findFreeze(qmp: QmpClient): Promise<string | null> {
+  return readMark(qmp, FROZEN);
+}
+
 /** Lets a guest go on that a run of ours stopped and then died. */
 export async function resumeIfMarked(qmp: QmpClient): Promise<void> {
   const since = await readMark(qmp, PAUSED);
   if (since === null) return;
-  if (!(await queryStatus(qmp)).running) {
-    log.warn("The VM stands still since {since}, stopped by a run that died: resuming it", {
-      since,
-    });
-    await qmp.execute("cont");
-  }
+  if (!(await queryStatus(qmp)).running) await qmp.execute("cont");
   await removeMark(qmp, PAUSED);
+}
+
+/**
+ * Lets a guest go on that QEMU stopped since a job's target was full: with the job gone, the write that
+ * failed is tried again (`query-status` "io-error").
+ *
+ * @returns Whether it was so.
+ */
+export async function resumeAfterIoError(qmp: QmpClient): Promise<boolean> {
+  if ((await queryStatus(qmp)).status !== "io-error") return false;
+  await qmp.execute("cont");
+  return true;
 }
 
 /** Marks that the guest's file systems are about to be frozen by us. */
@@ -218,9 +236,6 @@ export async function thawIfMarked(
         `command object-del, id "${FROZEN}"`,
     );
   }
-  log.warn("The guest's file systems may be frozen since {since}, by a run that died: thawing", {
-    since,
-  });
   await thaw();
   await clearFrozen(qmp);
 }

@@ -2,29 +2,46 @@
  * Takes nodes, filters and bitmaps out of QEMU again, one at a time, in whatever state it left them.
  *
  * Each function looks first, so that what is not there (any more, or because its making failed) is no
- * error: QEMU's words for that differ between releases.
+ * error: QEMU's words for that differ between releases. They look at the graph, since
+ * `query-named-block-nodes` asks the file system of every image: where one hangs, QEMU and the guest
+ * would hang with it.
  *
  * @module
  */
 
 import { Failure } from "../errors.ts";
-import type { QmpClient } from "../qmp/client.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { queryGraph, queryNodes } from "../qmp/queries.ts";
-import { isOurNode, queryDisks } from "./disks.ts";
+import { isOurNode, queryDrive } from "./disks.ts";
 
 /** Removes a block node (`blockdev-del`), if it is there. */
 export async function removeNode(qmp: QmpClient, name: string): Promise<void> {
-  const nodes = await queryNodes(qmp);
-  if (!nodes.some((node) => node["node-name"] === name)) return;
+  if (!await isNode(qmp, name)) return;
   await qmp.execute("blockdev-del", { "node-name": name });
+}
+
+/** Whether there is a block node of this name. */
+export async function isNode(qmp: QmpClient, name: string): Promise<boolean> {
+  return (await nodeNames(qmp)).includes(name);
+}
+
+/** The names of all block nodes. */
+export async function nodeNames(qmp: QmpClient): Promise<string[]> {
+  const { nodes } = await queryGraph(qmp);
+  return nodes.filter(({ type }) => type === "block-driver").map(({ name }) => name);
 }
 
 /** Removes a dirty bitmap (`block-dirty-bitmap-remove`), if it is there. */
 export async function removeBitmap(qmp: QmpClient, node: string, name: string): Promise<void> {
-  const nodes = await queryNodes(qmp);
-  const bitmaps = nodes.find((other) => other["node-name"] === node)?.["dirty-bitmaps"] ?? [];
-  if (!bitmaps.some((bitmap) => bitmap.name === name)) return;
-  await qmp.execute("block-dirty-bitmap-remove", { node, name });
+  try {
+    await qmp.execute("block-dirty-bitmap-remove", { node, name });
+  } catch (error) {
+    // Tried first: which bitmaps there are is told by `query-named-block-nodes` alone.
+    if (!(error instanceof QmpCommandError)) throw error;
+    const nodes = await queryNodes(qmp);
+    const bitmaps = nodes.find((other) => other["node-name"] === node)?.["dirty-bitmaps"] ?? [];
+    if (bitmaps.some((bitmap) => bitmap.name === name)) throw error;
+  }
 }
 
 /** Puts a node right under a device (`qom-set drive`): the devices' writes go there from now on. */
@@ -62,9 +79,8 @@ export async function takeOffGate(qmp: QmpClient, gate: string): Promise<void> {
   const { nodes, edges } = await queryGraph(qmp);
   const id = nodes.find(({ name }) => name === gate)?.id;
   if (id === undefined) return;
-  const { disks } = await queryDisks(qmp);
-  const disk = disks.find(({ rootNode }) => rootNode === gate);
-  if (!disk) {
+  const device = await queryDrive(qmp, gate);
+  if (device === null) {
     if (!edges.some(({ child }) => child === id)) return;
     throw new Failure(
       `The node "${gate}" is in use, but not by a device: another program has put a node on top ` +
@@ -81,5 +97,5 @@ export async function takeOffGate(qmp: QmpClient, gate: string): Promise<void> {
   if (!next || !image) throw new Failure(`The node "${gate}" has no image below it`);
   // The filter lets nobody write to its image but itself, for as long as something stands on it.
   if (next !== image) await leadGates(qmp, [[gate, image.name]]);
-  await setDrive(qmp, disk.id, image.name);
+  await setDrive(qmp, device, image.name);
 }

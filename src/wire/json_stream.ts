@@ -97,7 +97,8 @@ export class JsonStream {
 
   #complete(last: Uint8Array): unknown[] {
     this.#hold(last);
-    const decoder = new TextDecoder();
+    // Told to keep U+FEFF: Deno 2.9 takes one at the start of any piece for a byte order mark.
+    const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
     const text = this.#parts.map((part) => decoder.decode(part, { stream: true })).join("") +
       decoder.decode();
     this.#reset();

@@ -7,7 +7,11 @@
 const PROGRAMS = ["qemu-system-x86_64", "qemu-img", "qemu-io"];
 const PACKAGES = ["qemu-system-x86", "qemu-utils"];
 
-/** Installs QEMU's packages unless its programs are there. */
+/**
+ * Installs QEMU's packages unless its programs are there.
+ *
+ * @throws {Error} If that is not for us to do, or does not work.
+ */
 export async function ensureQemu(): Promise<void> {
   await ensurePrograms(PROGRAMS, PACKAGES);
 }
@@ -17,12 +21,15 @@ export async function ensureQemu(): Promise<void> {
  *
  * @throws {Error} If that is not for us to do, or does not work.
  */
-export async function ensurePrograms(programs: string[], packagesOf: string[]): Promise<void> {
+export async function ensurePrograms(
+  programs: readonly string[],
+  packageNames: readonly string[],
+): Promise<void> {
   const missing = [];
   for (const program of programs) if (!await runs(program)) missing.push(program);
   if (missing.length === 0) return;
 
-  const packages = packagesOf.join(" ");
+  const packages = packageNames.join(" ");
   if (Deno.uid() !== 0 || !await runs("apt-get")) {
     throw new Error(
       `The tests need ${missing.join(", ")}: install ${packages} (or what your system calls them)`,
@@ -30,7 +37,7 @@ export async function ensurePrograms(programs: string[], packagesOf: string[]): 
   }
   say(`Installing ${packages} with apt-get, for the tests`);
   await aptGet("update");
-  await aptGet("install", "-y", "--no-install-recommends", ...packagesOf);
+  await aptGet("install", "-y", "--no-install-recommends", ...packageNames);
 }
 
 /** Whether a program can be started at all. */

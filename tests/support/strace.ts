@@ -9,7 +9,7 @@
 
 import { ensurePrograms } from "./install_qemu.ts";
 import { tempDir } from "./temp_dir.ts";
-import { ended, startToolUnder, type ToolResult } from "./tool.ts";
+import { ended, startTool, type ToolResult } from "./tool.ts";
 
 /** A system call that succeeded. */
 export interface Call {
@@ -39,7 +39,7 @@ export async function trace(args: string[]): Promise<ToolResult & { calls: Call[
   const file = dir.join("trace");
   const calls = Object.keys(NAMES).map((name) => `?${name}`).join(",");
   const strace = ["strace", "-f", "-y", "-qq", "-s", "4096", "-e", `trace=${calls}`, "-o", file];
-  const result = await ended(startToolUnder(strace, args));
+  const result = await ended(startTool(args, { under: strace }));
   return { ...result, calls: parseTrace(await Deno.readTextFile(file)) };
 }
 

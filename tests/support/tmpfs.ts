@@ -30,11 +30,13 @@ export async function mountTmpfs(path: string, sizeBytes: number): Promise<Tmpfs
     },
     empty: () => Deno.remove(filler),
     // Lazily: a QEMU may still have files open in it.
-    [Symbol.asyncDispose]: () => command("umount", "--lazy", path),
+    [Symbol.asyncDispose]: async () => void await command("umount", "--lazy", path),
   };
 }
 
-async function command(name: string, ...args: string[]): Promise<void> {
-  const { success, stderr } = await new Deno.Command(name, { args }).output();
+/** Runs a program that must succeed, and returns what it prints. */
+export async function command(name: string, ...args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(name, { args }).output();
   if (!success) throw new Error(`${name} failed: ${new TextDecoder().decode(stderr)}`);
+  return new TextDecoder().decode(stdout).trim();
 }

@@ -51,6 +51,7 @@ Deno.test("`GuestAgent.connect()` passes over the error with which qemu-ga answe
 
 const text = new TextEncoder();
 const STALE: Record<string, string | Uint8Array> = {
+  "an answer nested very deep": `{"return":${"[".repeat(50_000)}${"]".repeat(50_000)}}`,
   "half an answer": '"disk": [{"name": "vda", "mount": "/\\"{',
   "an answer without its end": '{"return": {"text": "{{{',
   "a whole answer to somebody else": '{"return": 12345}\n{"return": {}}\n',

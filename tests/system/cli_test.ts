@@ -82,7 +82,7 @@ const WRONG: [words: string, ...args: string[]][] = [
   ["--show backups needs --dir", "info", "--show", "backups"],
   ["does not exist", "info", "--show", "backups", "--dir", "none"],
   ["The VM's --socket is needed for this", "info", "--show", "blockdev"],
-  ['"cleanup" needs --remove-bitmap', "cleanup", "--socket", "q"],
+  ['"cleanup" needs --recover or --remove-bitmap', "cleanup", "--socket", "q"],
   ["needs either --targetfile or --target-dir", "restore", "merge", "--dir", "."],
   ["does not exist", "restore", "merge", "--dir", "none", "--targetfile", "out"],
   ["There are no backups in", "restore", "merge", "--dir", ".", "--targetfile", "out"],

@@ -1,7 +1,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { dirname } from "@std/path";
-import { recoverTarget } from "../../src/backup/recover.ts";
+import { findInTarget, putRight } from "../../src/backup/recover.ts";
 import { restorePoints } from "../../src/catalog/chains.ts";
+import { partialName } from "../../src/catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../../src/catalog/record.ts";
 import { createTarget, readTarget, writeRun } from "../../src/catalog/target.ts";
 import { Failure } from "../../src/errors.ts";
@@ -12,11 +13,15 @@ import { names } from "./_images.ts";
 type Result = "done" | "failed" | "pending";
 
 /** A target whose runs, one after the other, made the same image, and what lies in its folder. */
-async function targetOf(results: Result[], files: Record<string, string>): Promise<TempDir> {
+async function targetOf(
+  results: Result[],
+  files: Record<string, string>,
+  image = "d",
+): Promise<TempDir> {
   const dir = await tempDir();
   await createTarget(dir.path);
   for (const [i, result] of results.entries()) {
-    const disk = aDiskRecord("disk0", { file: "disk0/d", result, fleece: "" });
+    const disk = aDiskRecord("disk0", { file: `disk0/${image}`, result, fleece: "" });
     const state = result === "pending" ? "running" : result;
     await writeRun(dir.path, aRun([disk], { id: `run-${i}`, sequence: i + 1, state }));
   }
@@ -24,26 +29,26 @@ async function targetOf(results: Result[], files: Record<string, string>): Promi
   for (const [name, text] of Object.entries(files)) {
     await Deno.writeTextFile(dir.join("disk0", name), text);
   }
-  await recoverTarget(await readTarget(dir.path));
+  await putRight(await findInTarget(await readTarget(dir.path)));
   return dir;
 }
 
 const text = (dir: TempDir) => Deno.readTextFile(dir.join("disk0/d"));
 
-Deno.test("`recoverTarget()` puts an image back that a dead run had set aside", async () => {
+Deno.test("Recovery puts an image back that a dead run had set aside", async () => {
   await using dir = await targetOf(["done", "pending"], {
     "d.replaced": "old",
-    "d.partial": "new",
+    "d.1.partial": "new",
   });
   assertEquals([await names(dir.join("disk0")), await text(dir)], [["d"], "old"]);
 });
 
-Deno.test("`recoverTarget()` puts it back over one that does not count yet", async () => {
+Deno.test("Recovery puts it back over one that does not count yet", async () => {
   await using dir = await targetOf(["done", "pending"], { "d.replaced": "old", d: "new" });
   assertEquals([await names(dir.join("disk0")), await text(dir)], [["d"], "old"]);
 });
 
-Deno.test("`recoverTarget()` removes it where the new one counts, whatever failed before", async () => {
+Deno.test("Recovery removes it where the new one counts, whatever failed before", async () => {
   await using dir = await targetOf(["done", "failed", "done"], { "d.replaced": "old", d: "new" });
   assertEquals([await names(dir.join("disk0")), await text(dir)], [["d"], "new"]);
   const points = restorePoints((await readTarget(dir.path)).runs);
@@ -77,20 +82,22 @@ async function targetWith(runs: RunRecord[], files: string[]): Promise<TempDir> 
   return dir;
 }
 
-const recover = async (dir: TempDir) => await recoverTarget(await readTarget(dir.join("t")));
+const recover = async (dir: TempDir) =>
+  await putRight(await findInTarget(await readTarget(dir.join("t"))));
 
 const NEW = `disk0/INC-${NOW_SECONDS}-d`;
+const PARTIAL = partialName(NEW, `x-${TAG}`);
 const OLD = `disk0/FULL-${NOW_SECONDS - 86400}-d`;
 
-Deno.test("`recoverTarget()` removes what the run had made", async () => {
-  await using dir = await targetWith([killed({ file: NEW })], [NEW, `${NEW}.partial`, OLD]);
+Deno.test("Recovery removes what the run had made", async () => {
+  await using dir = await targetWith([killed({ file: NEW })], [NEW, PARTIAL, OLD]);
   await recover(dir);
   assertEquals(await names(dir.join("t/disk0")), [OLD.slice("disk0/".length)]);
 });
 
 for (const state of ["running", "failed"] as const) {
   const result = state === "running" ? "pending" : "failed";
-  Deno.test(`\`recoverTarget()\` keeps the image of another run that a record says ${state} of`, async () => {
+  Deno.test(`Recovery keeps the image of another run that a record says ${state} of`, async () => {
     for (const file of [OLD, NEW]) {
       const runs = [aRun([aDiskRecord("disk0", { file })]), killed({ file, result }, { state })];
       await using dir = await targetWith(runs, [file]);
@@ -100,7 +107,7 @@ for (const state of ["running", "failed"] as const) {
   });
 }
 
-Deno.test("`recoverTarget()` keeps what is older than the run, or of which that can't be told", async () => {
+Deno.test("Recovery keeps what is older than the run, or of which that can't be told", async () => {
   const files = [OLD, "disk0/d", "disk0/FULL-d"];
   for (const file of files) {
     await using dir = await targetWith([killed({ file })], files);
@@ -109,7 +116,7 @@ Deno.test("`recoverTarget()` keeps what is older than the run, or of which that 
   }
 });
 
-Deno.test("`recoverTarget()` removes no fleece but the run's own", async () => {
+Deno.test("Recovery removes no fleece but the run's own", async () => {
   await using dir = await targetWith([], []);
   const fleece = (name: string) => dir.join(name);
   const kept = [
@@ -134,15 +141,15 @@ Deno.test("`recoverTarget()` removes no fleece but the run's own", async () => {
   assertEquals((await names(dir.path)).includes("qmpbackup-run-0.fleece"), true);
 });
 
-Deno.test("`recoverTarget()` removes no folder and no link of a file's name", async () => {
+Deno.test("Recovery removes no folder and no link of a file's name", async () => {
   await using dir = await targetWith([killed({ file: NEW })], ["disk0/x"]);
-  await Deno.mkdir(dir.join("t", `${NEW}.partial`));
+  await Deno.mkdir(dir.join("t", PARTIAL));
   await Deno.symlink(dir.join("t/disk0/x"), dir.join("t", NEW));
   await recover(dir);
   assertEquals((await names(dir.join("t/disk0"))).length, 3);
 });
 
-Deno.test("`recoverTarget()` touches nothing where a disk's folder is a link", async () => {
+Deno.test("Recovery touches nothing where a disk's folder is a link", async () => {
   const outside = `elsewhere/INC-${NOW_SECONDS}-d`;
   await using dir = await targetWith([killed({ file: NEW })], [`../${outside}`]);
   await Deno.symlink(dir.join("elsewhere"), dir.join("t/disk0"));
@@ -150,7 +157,7 @@ Deno.test("`recoverTarget()` touches nothing where a disk's folder is a link", a
   assertEquals(await names(dir.join("elsewhere")), [`INC-${NOW_SECONDS}-d`]);
 });
 
-Deno.test("`recoverTarget()` removes what dead runs left of files that were not whole yet", async () => {
+Deno.test("Recovery removes what dead runs left of files that were not whole yet", async () => {
   const records = "_qmpbackup";
   const left = [`${records}/uuid.tmp`, `${records}/a.config.tmp`, `${records}/runs/x.json.tmp`];
   // Outside of our folder such a name may be a disk's.
@@ -160,4 +167,10 @@ Deno.test("`recoverTarget()` removes what dead runs left of files that were not 
   assertEquals(await names(dir.join("t", records)), ["qmpbackup-1-0.fleece", "runs"]);
   assertEquals(await names(dir.join("t", records, "runs")), []);
   for (const path of kept) assertEquals(await Deno.readTextFile(dir.join("t", path)), path);
+});
+
+Deno.test("Recovery finds a file once, though two dead runs name it", async () => {
+  const image = "FULL-1999999999-d";
+  await using dir = await targetOf(["pending", "pending"], { [image]: "new" }, image);
+  assertEquals(await names(dir.join("disk0")), []);
 });

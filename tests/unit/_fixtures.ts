@@ -122,6 +122,7 @@ export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
     cbwTimeoutSeconds: null,
     directTarget: false,
     targetAio: null,
+    stallTimeoutMs: 300_000,
     removeDelayMs: 0,
     subdir: true,
     timestamp: true,
@@ -135,7 +136,13 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
   return {
     vm: { name: "vm1", uuid: "" },
     runState: "running",
-    features: { fleecing: true, backupPerf: true, longCbwTimeout: true, busyIothreads: true },
+    features: {
+      fleecing: true,
+      reopen: "blockdev-reopen",
+      backupPerf: true,
+      longCbwTimeout: true,
+      busyIothreads: true,
+    },
     hasIothreads: false,
     disks,
     leftOut: [],

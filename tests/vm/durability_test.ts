@@ -6,7 +6,8 @@
  */
 
 import { assertEquals, assertExists } from "@std/assert";
-import { dirname, join } from "@std/path";
+import { basename, dirname, join } from "@std/path";
+import { partialName } from "../../src/catalog/names.ts";
 import { exists } from "../../src/catalog/durable.ts";
 import { filesOf, type Scene, scene } from "../support/scene.ts";
 import { assertOrder, type Call, findCall, type Step, trace } from "../support/strace.ts";
@@ -86,11 +87,12 @@ Deno.test("backup gives up the old bitmap when image, folder, id and record are 
   const { calls, image } = await tracedBackup(s, "inc");
   const t = namesIn(s.target);
   const { record } = recordOf(calls);
+  const partial = partialName(image, basename(record, ".json"));
   // QEMU has written its last byte; what is flushed now is all of it.
   const closed = assertOrder(calls, [["send", '"blockdev-reopen"', '"read-only":true']]);
   const published = assertOrder(calls, [
-    ["fsync", t.open(`${image}.partial`)],
-    ["rename", t.named(`${image}.partial`), t.named(image)],
+    ["fsync", t.open(partial)],
+    ["rename", t.named(partial), t.named(image)],
     ["fsync", t.open("disk0")],
     ...written(t, "_qmpbackup/disk0.qcow2.config.tmp", "disk0.qcow2.config"),
     ...written(t, `${record}.tmp`, record),

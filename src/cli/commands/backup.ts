@@ -76,6 +76,7 @@ function requestOf(values: Values): BackupRequest {
     subdir: !values["no-subdir"],
     timestamp: !values["no-timestamp"],
     symlink: !values["no-symlink"],
+    stallTimeoutMs: timeoutMsOf("stall-timeout", values["stall-timeout"] ?? 300),
     removeDelayMs: (values["remove-delay"] ?? 0) * 1000,
   };
 }

@@ -1,13 +1,13 @@
 import { getLogger } from "@logtape/logtape";
 import { delay } from "@std/async/delay";
 import { GUARD_DISMISSED, GUARD_READY } from "../../backup/guard.ts";
-import { thawAnew } from "../../guest/agent.ts";
 import { QmpClient } from "../../qmp/client.ts";
-import { holderOfVm, resumeIfMarked, thawIfMarked } from "../../vm/marks.ts";
-import { ConnectionError, parseAddress } from "../../wire/address.ts";
+import { findHolds, putRight } from "../../backup/recover.ts";
+import { holderOfVm } from "../../vm/marks.ts";
+import { ConnectionError } from "../../wire/address.ts";
 import type { Values } from "../parse.ts";
 import type { CommandContext } from "./context.ts";
-import { qmpTarget, timeoutMsOf } from "./qmp_target.ts";
+import { qmpTarget, thawOf } from "./qmp_target.ts";
 
 const log = getLogger(["qmpbackup", "guard"]);
 
@@ -40,9 +40,5 @@ async function letGo(values: Values): Promise<void> {
   log.warn("The run {run} ended while it held the guest: letting the guest go on", {
     run: values.run,
   });
-  await resumeIfMarked(qmp);
-  const agent = values["agent-socket"];
-  const timeoutMs = timeoutMsOf("agent-timeout", values["agent-timeout"] ?? 10);
-  const thaw = agent === undefined ? null : () => thawAnew(parseAddress(agent), timeoutMs);
-  await thawIfMarked(qmp, thaw);
+  await putRight(await findHolds(qmp, thawOf(values)));
 }

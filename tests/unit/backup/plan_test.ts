@@ -413,9 +413,15 @@ Deno.test("planBackup() stops the guest where it is asked to, or an old QEMU has
   assertMatch(pauseOf(false, true, false) ?? "", /iothread/);
 });
 
-Deno.test("planBackup() refuses a QEMU without fleecing, with the version that has it", () => {
+Deno.test("planBackup() reads from the disks themselves where QEMU can't fleece, and says so", () => {
   const features = { ...someFacts().features, fleecing: false };
-  assertThrows(() => diskOf(someFacts([aDisk()], { features })), Failure, "7.1 or newer");
+  const plan = planBackup(aRequest(), someFacts([aDisk()], { features }));
+  assertEquals(plan.direct, true);
+  assertStringIncludes(plan.warnings.join(), "the guest's writes wait for the target");
+  const facts = { ...yesterday(), features, disks: [aDisk()] };
+  const compared = planBackup(aRequest({ onLostBitmap: "compare" }), facts);
+  assertEquals(compared.disks.map(({ level }) => level), ["full"]);
+  assertStringIncludes(compared.warnings.join(), "compare was left out");
 });
 
 Deno.test("planBackup() puts the fleece beside the disk", () => {
@@ -457,13 +463,129 @@ Deno.test("planBackup() names all that is left out", () => {
   ]);
 });
 
-Deno.test("planBackup() bounds the wait for a fleece that has no place beside its disk", () => {
+Deno.test("planBackup() bounds the wait for a fleece that is not beside its disk", () => {
   const facts = someFacts();
   const timeoutOf = (change: Parameters<typeof aRequest>[0] = {}) =>
     planBackup(aRequest(change), facts).disks[0]?.cbwTimeoutSeconds;
   assertEquals(timeoutOf(), null);
+  assertEquals(timeoutOf({ fleeceDir: "/vm" }), null);
+  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), 4);
   facts.besideDisk.clear();
   assertEquals(timeoutOf(), 4);
   assertEquals(timeoutOf({ cbwTimeoutSeconds: 2 }), 2);
-  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), null);
+  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), 4);
+});
+
+Deno.test("planBackup() warns of a new target where the disks remember backups: is it mounted?", () => {
+  const warningsOf = (facts: Facts) => planBackup(aRequest(), facts).warnings;
+  assertEquals(warningsOf(someFacts([aDisk()])), []);
+  assertStringIncludes(warningsOf(someFacts([aDiskWithBitmap()])).join(), "is not mounted");
+  assertEquals(warningsOf(yesterday()), []);
+});
+
+Deno.test("planBackup() compares a disk whose bitmap was lost, if that is asked for", () => {
+  const facts = yesterday();
+  facts.disks = [aDisk()];
+  const of = (change: Partial<BackupRequest>) => planBackup(aRequest(change), facts);
+  assertEquals(of({}).disks.map(({ level, compare }) => [level, compare]), [["full", false]]);
+  const plan = of({ onLostBitmap: "compare", compress: true });
+  assertEquals(plan.disks.map(({ level, compare }) => [level, compare]), [["inc", true]]);
+  assertEquals(plan.disks[0]?.parent, lastFile(facts));
+  assertEquals(plan.nbdSocket, "/vm/qmpbackup-f00dcafe.nbd");
+  assertStringIncludes(plan.warnings.join(), "--compress have no effect");
+  assertThrows(() => of({ level: "inc" }), Failure, "or add --on-lost-bitmap compare");
+});
+
+Deno.test("planBackup() compares no disk in an iothread where that ends QEMU", () => {
+  const facts = { ...yesterday(), hasIothreads: true, disks: [aDisk()] };
+  const of = (busyIothreads: boolean) =>
+    planBackup(aRequest({ onLostBitmap: "compare" }), {
+      ...facts,
+      features: { ...facts.features, busyIothreads },
+    });
+  assertEquals([of(true), of(false)].map(({ disks }) => disks[0]?.compare), [true, false]);
+  assertStringIncludes(of(false).warnings.join(), "compare was left out");
+});
+
+const lastFile = ({ target }: Facts) => target.runs.at(-1)?.disks[0]?.file ?? "";
+
+/** All disks' full backups in one folder, named as their files are. */
+const PLAIN = { level: "full", subdir: false, timestamp: false } as const;
+
+Deno.test("planBackup() never gives two disks one file", () => {
+  const disks = [
+    aDisk("x", { source: "/vm/a.f" }),
+    aDisk("a", { source: "/vm/1/f" }),
+    aDisk("b", { source: "/vm/2/f" }),
+  ];
+  const files = disksOf(someFacts(disks), { subdir: false, timestamp: false })
+    .map(({ file }) => file);
+  assertEquals(files, ["a.f", "a.2.f", "b.f"]);
+});
+
+Deno.test("planBackup() leaves room for `.partial` where a disk's name is put before a long one", () => {
+  const source = `${"x".repeat(300)}.qcow2`;
+  const disks = ["a", "b"].map((c) => aDisk(c.repeat(64), { source: `/vm/${c}/${source}` }));
+  const sizes = disksOf(someFacts(disks), { level: "copy", subdir: false })
+    .map(({ file }) => file.length + ".partial".length);
+  assertEquals(sizes.filter((size) => size > 255), []);
+});
+
+Deno.test("planBackup() does not replace another disk's backup", () => {
+  const others = aDiskRecord("old", {
+    folder: ".",
+    file: "disk0.qcow2",
+    source: "/old/disk0.qcow2",
+  });
+  assertThrows(
+    () =>
+      disksOf(
+        factsAfter([aRun([others])], [aDisk()], { files: new Map([[".", [others.file]]]) }),
+        PLAIN,
+      ),
+    Failure,
+    '"disk0.qcow2" is the backup of another disk, "old"',
+  );
+});
+
+Deno.test("planBackup() does not put a full backup under the increments of one that is gone", () => {
+  const full = aDiskRecord("disk0", { folder: ".", file: "disk0.qcow2" });
+  const inc = aDiskRecord("disk0", {
+    ...{ folder: ".", file: "INC-1-disk0.qcow2", level: "inc", parent: full.file },
+  });
+  const facts = factsAfter([aRun([full]), aRun([inc], { sequence: 2 })], [aDisk()], {
+    files: new Map([[".", [inc.file]]]),
+  });
+  assertThrows(() => disksOf(facts, PLAIN), Failure, 'builds on "disk0.qcow2"');
+  assertEquals(disksOf({ ...facts, files: new Map() }, PLAIN).map(({ file }) => file), [full.file]);
+});
+
+Deno.test("planBackup() makes no link that would be read as an image with a time", () => {
+  const [disk] = disksOf(someFacts([aDisk("d", { source: "/vm/1-root.qcow2" })]), PLAIN);
+  assertEquals([disk?.file, disk?.link], ["1-root.qcow2", null]);
+});
+
+Deno.test("planBackup() lets the copy of a disk not go on with its chain", () => {
+  const copy = { ...aDiskWithBitmap(), id: "/machine/peripheral/copy", node: "copy", name: "copy" };
+  const plans = disksOf({ ...yesterday(), disks: [copy, aDiskWithBitmap()] });
+  assertEquals(plans.map(({ folder, level }) => [folder, level]), [["copy", "full"], [
+    "disk0",
+    "inc",
+  ]]);
+});
+
+Deno.test("planBackup() lets two chains not mix in a folder that went from one disk to another", () => {
+  const id = "/machine/peripheral/other";
+  const bitmap = "qmpbackup-other-aaaaaaaa-x";
+  const file = "disk0/FULL-5-other.qcow2";
+  const runs = [
+    aRun([aDiskRecord()]),
+    aRun([aDiskRecord("disk0", { id, bitmap, file })], { sequence: 2 }),
+  ];
+  const disks = [aDiskWithBitmap(), aDisk("other", { id, bitmaps: [aBitmap(bitmap)] })];
+  const plans = disksOf(factsAfter(runs, disks));
+  assertEquals(plans.map(({ folder, level }) => [folder, level]), [
+    ["disk0", "inc"],
+    ["disk0.2", "full"],
+  ]);
 });

@@ -2,7 +2,6 @@ import { assert, assertEquals } from "@std/assert";
 import {
   backingLink,
   bitmapName,
-  deviceName,
   diskFileName,
   fleeceName,
   imageName,
@@ -10,9 +9,9 @@ import {
   isChainId,
   isFleeceOf,
   parseImageName,
+  partialName,
   plainImageName,
   runId,
-  sharedFileName,
   tagOf,
 } from "../../../src/catalog/names.ts";
 import { CHAIN } from "../_fixtures.ts";
@@ -84,6 +83,32 @@ Deno.test("diskFileName() takes out what a terminal, QEMU or a path would obey",
   assertEquals(diskFileName("/vm/a:b\\c\nd\x1be\x7f\x9b\0"), "a_b_c_d_e___");
 });
 
+Deno.test("diskFileName() takes out half a letter, which no file system keeps", () => {
+  assertEquals(diskFileName("/vm/a\ud800b"), "a_b");
+});
+
+Deno.test("diskFileName() shortens a very long name at once", () => {
+  const startMs = performance.now();
+  assertEquals(diskFileName("x".repeat(1 << 20)).length, 150);
+  assert(performance.now() - startMs < 10_000);
+});
+
+Deno.test("plainImageName() keeps the name of a disk's file", () => {
+  assertEquals(plainImageName("disk.qcow2"), "disk.qcow2");
+});
+
+for (const level of ["FULL", "INC", "COPY"]) {
+  Deno.test(`plainImageName() gives no full backup the name of another, such as ${level}-…`, () => {
+    assertEquals(plainImageName(`${level}-1-disk`), `_${level}-1-disk`);
+  });
+}
+
+for (const name of ["uuid", "image", "_qmpbackup", "uuid.tmp", "FULL.new", "disk.replaced"]) {
+  Deno.test(`plainImageName() does not take "${name}", which is written by us`, () => {
+    assertEquals(plainImageName(name), `${name}_`);
+  });
+}
+
 Deno.test("diskFileName() takes no path out of a json: name", () => {
   assertEquals(diskFileName('json:{"filename":"../../etc/passwd"}'), "passwd");
 });
@@ -95,13 +120,14 @@ Deno.test("diskFileName() gives up on options without end", () => {
 
 Deno.test("diskFileName() leaves room for a level, a time and a suffix", () => {
   const name = diskFileName(`/vm/${"€𝄞".repeat(60)}.qcow2`);
-  const size = new TextEncoder().encode(imageName("full", 999999999999, name) + ".partial").length;
+  const partial = partialName(imageName("full", 999999999999, name), "20261122T230000Z-0123abcd");
+  const size = new TextEncoder().encode(partial).length;
   assert(size <= 255, `${size} bytes`);
 });
 
 Deno.test("diskFileName() keeps the end of a long name, in whole letters", () => {
   const name = diskFileName(`/vm/${"𝄞".repeat(100)}-1.qcow2`);
-  assertEquals(name, "𝄞".repeat(48) + "-1.qcow2");
+  assertEquals(name, "𝄞".repeat(35) + "-1.qcow2");
 });
 
 Deno.test("diskFileName() gives no name that makes an image look unfinished", () => {
@@ -172,15 +198,6 @@ Deno.test("backingLink() puts a dot before what QEMU would take for a protocol",
   for (const name of ["FULL-1-a.qcow2", "../other/a:b", "./a:b"]) {
     assertEquals(backingLink(name), name);
   }
-});
-
-Deno.test("deviceName() and sharedFileName() leave room for all that is put round them", () => {
-  const device = deviceName("€".repeat(300));
-  const name = imageName("copy", 99999999999, sharedFileName(device, "x".repeat(200)));
-  const size = new TextEncoder().encode(`${name}.replaced`).length;
-  assert(size <= 255, `${size} bytes`);
-  assert(name.includes(`${device}.x`), name);
-  assertEquals(sharedFileName("d", "disk.qcow2"), "d.disk.qcow2");
 });
 
 const FLEECES: [path: string, isOurs: boolean][] = [

@@ -97,9 +97,12 @@ for (const text of ["null", "[]", "1", '"text"']) {
 const DAMAGED: [string, Record<string, unknown>][] = [
   ["sequence", { sequence: 0 }],
   ["sequence", { sequence: 1.5 }],
+  ["sequence", { sequence: 1e21 }],
+  ["chain", { chain: "../../etc/passwd" }],
   ["level", { level: "diff" }],
   ["state", { state: "unknown" }],
   ["started", { started: "yesterday" }],
+  ["started", { started: "2026-11-22T23:00:00+99:99" }],
   ["pointInTime", { pointInTime: 1763852400 }],
   ["disks", { disks: {} }],
   ["vm", { vm: null }],
@@ -187,4 +190,9 @@ Deno.test("inOrder() refuses two runs of one disk in one place", () => {
 Deno.test("inOrder() takes two disks in one place, which were adopted by two runs", () => {
   const earlier = numbered("b", 1, "disk1", "2001-01-01T00:00:00.000Z");
   assertEquals(inOrder([numbered("a", 1), earlier]).map(({ id }) => id), ["b", "a"]);
+});
+
+Deno.test("parseRecord() refuses a size that is too large for a number", () => {
+  const text = formatRecord(run).replace(`"bytesWritten": ${5 << 20}`, '"bytesWritten": 1e999');
+  assertThrows(() => parseRecord("r.json", text), RecordError, 'at "disks.0.bytesWritten"');
 });

@@ -178,7 +178,7 @@ for (const flag of ["socket", "level", "target"]) {
 }
 
 Deno.test("parse() refuses a cleanup that does not say of what", () => {
-  assertRefused(["cleanup", "--socket", "/s"], '"cleanup" needs --remove-bitmap');
+  assertRefused(["cleanup", "--recover"], '"cleanup" needs --socket');
 });
 
 Deno.test("parse() refuses no subcommand, with all of them", () => {

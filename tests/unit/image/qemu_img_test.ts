@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { parseImageFacts, QemuImgError } from "../../../src/image/qemu_img.ts";
+import { lastPercent, parseImageFacts, QemuImgError } from "../../../src/image/qemu_img.ts";
 
 /** What qemu-img 7.2 says of an overlay. */
 const OVERLAY = {
@@ -72,3 +72,19 @@ for (const info of [null, [], {}, { ...OVERLAY, "virtual-size": "16M" }, { "virt
     assertThrows(() => factsOf(info), QemuImgError, "unknown shape");
   });
 }
+
+for (const size of ["1e999", "9007199254740993", "1.5", "-1"]) {
+  Deno.test(`parseImageFacts() refuses the size ${size}`, () => {
+    const text = JSON.stringify(OVERLAY).replace("16777216", size);
+    assertThrows(() => parseImageFacts(text), QemuImgError, "unknown shape");
+  });
+}
+
+Deno.test("lastPercent() finds the last one", () => {
+  assertEquals(lastPercent("    (1.00/100%)\r    (12.50/100%)\r    (13."), 12.5);
+  assertEquals(lastPercent("Image is up to date\n"), null);
+});
+
+Deno.test("lastPercent() gives no more than 100", () => {
+  assertEquals(lastPercent("(123456789.00/100%)"), 100);
+});

@@ -29,6 +29,7 @@ function schemaOf(drivers: Record<string, string[]>, backupOptions: string[] = [
 Deno.test("featuresOf() finds all in what QEMU 7.2 says", () => {
   assertEquals(featuresOf(qemu72, 7), {
     fleecing: true,
+    reopen: "blockdev-reopen",
     backupPerf: true,
     longCbwTimeout: false,
     busyIothreads: false,
@@ -46,6 +47,7 @@ Deno.test("featuresOf() tells by the version what no schema says", () => {
 Deno.test("featuresOf() finds nothing in an empty schema", () => {
   assertEquals(featuresOf([], 7), {
     fleecing: false,
+    reopen: "x-blockdev-reopen",
     backupPerf: false,
     longCbwTimeout: false,
     busyIothreads: false,

@@ -147,6 +147,13 @@ Deno.test("disksOf() makes a folder's name of a path's end", () => {
   assertEquals(onlyDisk([aNode("#block12")], NO_GRAPH, { qdev }).name, "device-4-");
 });
 
+for (const [id, name] of [["..", "disk"], [".hidden", "hidden"], ["_qmpbackup", "qmpbackup"]]) {
+  Deno.test(`disksOf() makes a folder's name of the id "${id}"`, () => {
+    const qdev = `/machine/peripheral/${id}/virtio-backend`;
+    assertEquals(onlyDisk([aNode("#block12")], NO_GRAPH, { qdev }).name, name);
+  });
+}
+
 Deno.test("disksOf() calls a disk by its device where the node has no name at all", () => {
   assertEquals(onlyDisk([aNode("")], NO_GRAPH, { device: "drive0" }).name, "drive0");
 });

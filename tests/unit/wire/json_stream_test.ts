@@ -58,6 +58,10 @@ Deno.test("JsonStream.push() does not keep the caller's buffer", () => {
   assertEquals(stream.push(bytesOf('"}')), [{ a: "first" }]);
 });
 
+Deno.test("JsonStream.push() keeps a U+FEFF that a piece begins with", () => {
+  assertEquals(feed(STRICT, '{"', "\ufeff", '":', '"\ufeff"}'), [{ "\ufeff": "\ufeff" }]);
+});
+
 Deno.test("JsonStream.push() does not take an escaped quote for the end of a string", () => {
   assertEquals(feed(STRICT, String.raw`{"a":"\\\"}"}`), [{ a: String.raw`\"}` }]);
 });

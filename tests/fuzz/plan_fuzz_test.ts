@@ -1,0 +1,154 @@
+import fc from "fast-check";
+import { assert, assertEquals } from "@std/assert";
+import { join } from "@std/path";
+import { type DiskPlan, type Facts, type Plan, planBackup } from "../../src/backup/plan.ts";
+import { isListed } from "../../src/backup/continuity.ts";
+import { claimsOf } from "../../src/backup/space.ts";
+import { chainOf, images, restorePoints } from "../../src/catalog/chains.ts";
+import {
+  isChainId,
+  parseImageName,
+  PARTIAL_SUFFIX,
+  RECORDS_FOLDER,
+  REPLACED_SUFFIX,
+  UUID_FILE,
+} from "../../src/catalog/names.ts";
+import { formatRecord, parseRecord } from "../../src/catalog/record.ts";
+import { Failure } from "../../src/errors.ts";
+import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
+import { facts, request } from "./_facts.ts";
+import { fuzz, mayThrow } from "./_fuzz.ts";
+
+function assertUnique(names: string[]) {
+  const twice = names.filter((name, index) => names.indexOf(name) !== index);
+  assertEquals(twice, [], "Twice the same");
+}
+
+/** All that a disk's backup writes below the target, under the names it bears on the way too. */
+function pathsOf({ file, replaces, link, configFile }: DiskPlan): string[] {
+  const folder = file.slice(0, file.lastIndexOf("/") + 1);
+  return [
+    ...[file, file + PARTIAL_SUFFIX, configFile, `${configFile}.tmp`],
+    ...(replaces ? [file + REPLACED_SUFFIX] : []),
+    ...(link === null ? [] : [folder + link, `${folder}${link}.new`]),
+  ];
+}
+
+/** No two write to one place, and none writes outside, or over what is ours. */
+function checkPaths({ disks }: Plan) {
+  const paths = disks.flatMap(pathsOf);
+  assertUnique([...paths, UUID_FILE, `${UUID_FILE}.tmp`]);
+  for (const path of paths) {
+    assert(join("/backup/vm1", path).startsWith("/backup/vm1/"), path);
+    const [first = "", ...rest] = path.split("/");
+    assert(first !== RECORDS_FOLDER && rest.length <= 1, path);
+    for (const name of [first, ...rest]) {
+      assert(new TextEncoder().encode(name).length <= 255, name);
+    }
+  }
+  const fleeces = disks.map(({ fleeceFile }) => fleeceFile);
+  assertUnique([...fleeces, ...paths.map((path) => join("/backup/vm1", path))]);
+}
+
+/** What is there stays, unless it is what a backup without a time in its name replaces. */
+function checkNothingLost({ disks, request }: Plan, { files, target }: Facts) {
+  const all = images(target.runs);
+  for (const { disk, level, file, folder, replaces, link, configFile } of disks) {
+    const name = file.slice(folder === "." ? 0 : folder.length + 1);
+    const isThere = files.get(folder)?.includes(name) ?? false;
+    assertEquals(replaces, isThere);
+    if (isThere) assert(!request.timestamp && level !== "inc", `"${file}" would be overwritten`);
+    const above = all.filter((image) => image.disk.parent === file);
+    assert(!above.some((image) => isListed(files, image.disk.file)), `"${file}" is built on`);
+    const last = all.findLast((image) => image.disk.file === file)?.disk;
+    assert(
+      !isThere || !last || last.id === disk.id || last.source === disk.source,
+      `"${file}" is another's`,
+    );
+    const written = [configFile, link === null ? configFile : join(folder, link)];
+    assert(!all.some((image) => written.includes(image.disk.file)), `${written} is an image`);
+    // What looks like an image in no record makes every backup a full one.
+    assert(link === null || parseImageName(link) === null, `${link} looks like an image`);
+    // Names bear out the order.
+    const seconds = parseImageName(name)?.unixSeconds ?? Infinity;
+    assertEquals(seconds === Infinity, !request.timestamp && level !== "inc", name);
+    for (const other of [...files.values()].flat()) {
+      assert((parseImageName(other)?.unixSeconds ?? -1) < seconds, `${other} is later`);
+    }
+  }
+}
+
+/** An increment has all it builds on, and a bitmap that missed nothing since. */
+function checkIncrement(planned: DiskPlan, facts: Facts) {
+  const { disk, parent, previousBitmap, folder, compare } = planned;
+  const { runs } = facts.target;
+  const points = restorePoints(runs);
+  const last = points.findLast((point) => point.disk.file === parent);
+  assert(parent !== null && last && last.disk.level !== "copy");
+  assertEquals(last.disk.folder, folder);
+  const later = points.slice(points.indexOf(last) + 1);
+  assert(!later.some(({ disk: { id, level } }) => id === last.disk.id && level !== "copy"));
+  for (const { disk } of chainOf(images(runs), parent)) assert(isListed(facts.files, disk.file));
+  // What is compared needs none.
+  assertEquals(previousBitmap === null, compare);
+  if (compare) return;
+  assertEquals(last.disk.bitmap, previousBitmap);
+  const bitmap = disk.bitmaps.find(({ name }) => name === previousBitmap);
+  assert(bitmap?.recording && !bitmap.busy && !bitmap.inconsistent);
+  assertEquals(bitmap.granularityBytes, last.disk.granularityBytes);
+  assert(disk.virtualSizeBytes >= last.disk.virtualSizeBytes);
+}
+
+/** A bitmap is spent only by the backup that replaces it, and only if it is this target's. */
+function checkBitmaps(planned: DiskPlan, { target, disks }: Facts) {
+  const { disk, level, nextBitmap, spentBitmaps } = planned;
+  assertEquals(nextBitmap === null, level === "copy");
+  if (level === "copy") assertEquals(spentBitmaps, []);
+  const present = disks.flatMap(({ bitmaps }) => bitmaps.map(({ name }) => name));
+  assert(nextBitmap === null || !present.includes(nextBitmap) && nextBitmap.length <= 1023);
+  const recorded = target.runs.flatMap((run) => run.disks.map(({ bitmap }) => bitmap));
+  for (const name of spentBitmaps) {
+    assert(recorded.includes(name) && disk.bitmaps.some((bitmap) => bitmap.name === name), name);
+  }
+}
+
+function checkPlan(plan: Plan, facts: Facts) {
+  const { disks, leftOut, request } = plan;
+  assertEquals(disks.length + leftOut.length, facts.disks.length + facts.leftOut.length);
+  assertUnique(disks.map(({ disk }) => disk.id));
+  assertUnique(disks.flatMap(({ nodes }) => Object.values(nodes)));
+  assertUnique(disks.map(({ job }) => job));
+  // Restore tells disks by their folders, and a chain by its links.
+  assertUnique(disks.map(({ folder }) => folder).filter((folder) => folder !== "."));
+  assertUnique(disks.flatMap(({ parent }) => parent ?? []));
+  for (const name of disks.flatMap(({ nodes }) => Object.values(nodes))) assert(name.length < 32);
+  checkPaths(plan);
+  checkNothingLost(plan, facts);
+  for (const planned of disks) {
+    checkBitmaps(planned, facts);
+    if (planned.level === "inc") checkIncrement(planned, facts);
+    else assertEquals([planned.parent, planned.previousBitmap], [null, null]);
+    if (request.level !== "auto") assertEquals(planned.level, request.level);
+    assert(request.level === "copy" || planned.level !== "copy");
+    if (!facts.features.longCbwTimeout) assert((planned.cbwTimeoutSeconds ?? 0) <= 4);
+  }
+  assert(facts.target.runs.every(({ sequence }) => sequence < plan.sequence));
+  assertEquals(plan.chainId, facts.target.chainId ?? facts.newChainId);
+  assert(isChainId(plan.chainId));
+  for (const { sizeBytes } of claimsOf(plan)) assert(Number.isSafeInteger(sizeBytes));
+  // What a run of this plan would record can be read again: a target with a bad record is of no use.
+  const rows = disks.map(({ disk, folder, file, parent, nextBitmap, level }) =>
+    aDiskRecord(disk.name, { id: disk.id, folder, file, parent, level, bitmap: nextBitmap })
+  );
+  const { runId: id, sequence, chainId: chain } = plan;
+  parseRecord("r.json", formatRecord(aRun(rows, { id, sequence, chain })));
+}
+
+fuzz(
+  "planBackup() throws Failure or plans what loses nothing",
+  fc.tuple(request, facts),
+  ([request, facts]) => {
+    const plan = mayThrow(Failure, () => planBackup(request, facts));
+    if (plan) checkPlan(plan, facts);
+  },
+);
