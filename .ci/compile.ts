@@ -30,7 +30,7 @@ const BAKED_IN = [
   "--allow-read",
   "--allow-write",
   "--allow-net",
-  "--allow-run=qemu-img,logger,/proc/self/exe",
+  "--allow-run=qemu-img,logger,timeout,/proc/self/exe",
   "--allow-sys=hostname,statfs",
   "--allow-env=NO_COLOR,TERM,PATH,COLUMNS,TZ",
 ];

@@ -27,7 +27,7 @@ export interface BadFs extends Tmpfs {
 
 /** Mounts one of this size on a new folder. */
 export async function mountBadFs(path: string, sizeBytes: number): Promise<BadFs> {
-  await ensurePrograms(["bindfs", "fusermount"], ["bindfs"]);
+  await ensurePrograms({ bindfs: "bindfs", fusermount: "bindfs" });
   await using stack = new AsyncDisposableStack();
   const below = `${path}.below`;
   const storage = stack.use(await mountTmpfs(below, sizeBytes));
@@ -60,6 +60,7 @@ export async function mountBadFs(path: string, sizeBytes: number): Promise<BadFs
   const cleanup = stack.move();
   return {
     fill: storage.fill,
+    freeBytes: storage.freeBytes,
     empty: storage.empty,
     hang: () => server.kill("SIGSTOP"),
     resume: () => server.kill("SIGCONT"),
@@ -100,15 +101,29 @@ export async function mountThin(path: string, sizeBytes: number): Promise<ThinFs
   const cleanup = stack.move();
   return {
     fill: storage.fill,
+    freeBytes: storage.freeBytes,
     empty: storage.empty,
     async setReadOnly() {
       const device = basename(await command("findmnt", "-no", "SOURCE", path));
       await Deno.writeTextFile(`/sys/fs/ext4/${device}/trigger_fs_error`, "1");
     },
     async comeBack() {
-      await unmount();
+      // Not lazily: mounted again while it is still in use, it would be the one that failed.
+      await retry(() => command("umount", path));
       await mount();
     },
     [Symbol.asyncDispose]: () => cleanup.disposeAsync(),
   };
+}
+
+/** A file that was closed just now may keep a file system busy for a moment. */
+async function retry(work: () => Promise<unknown>) {
+  for (let tries = 1;; tries++) {
+    try {
+      return void await work();
+    } catch (error) {
+      if (tries === 50) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
 }

@@ -34,7 +34,7 @@ const NAMES: Record<string, string> = {
 
 /** Runs the tool in a process of its own, and returns its calls and those of its children. */
 export async function trace(args: string[]): Promise<ToolResult & { calls: Call[] }> {
-  await ensurePrograms(["strace"], ["strace"]);
+  await ensurePrograms({ strace: "strace" });
   await using dir = await tempDir();
   const file = dir.join("trace");
   const calls = Object.keys(NAMES).map((name) => `?${name}`).join(",");

@@ -2,7 +2,6 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { dirname } from "@std/path";
 import { findInTarget, putRight } from "../../src/backup/recover.ts";
 import { restorePoints } from "../../src/catalog/chains.ts";
-import { partialName } from "../../src/catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../../src/catalog/record.ts";
 import { createTarget, readTarget, writeRun } from "../../src/catalog/target.ts";
 import { Failure } from "../../src/errors.ts";
@@ -55,6 +54,12 @@ Deno.test("Recovery removes it where the new one counts, whatever failed before"
   assertEquals(points.map(({ run }) => run.id), ["run-2"]);
 });
 
+Deno.test("Recovery finds a file once, though two dead runs name it", async () => {
+  const image = "FULL-1999999999-d";
+  await using dir = await targetOf(["pending", "pending"], { [image]: "new" }, image);
+  assertEquals(await names(dir.join("disk0")), []);
+});
+
 const TAG = "f00dcafe";
 const STARTED = new Date(NOW_SECONDS * 1000).toISOString();
 
@@ -86,11 +91,10 @@ const recover = async (dir: TempDir) =>
   await putRight(await findInTarget(await readTarget(dir.join("t"))));
 
 const NEW = `disk0/INC-${NOW_SECONDS}-d`;
-const PARTIAL = partialName(NEW, `x-${TAG}`);
 const OLD = `disk0/FULL-${NOW_SECONDS - 86400}-d`;
 
 Deno.test("Recovery removes what the run had made", async () => {
-  await using dir = await targetWith([killed({ file: NEW })], [NEW, PARTIAL, OLD]);
+  await using dir = await targetWith([killed({ file: NEW })], [NEW, `${NEW}.${TAG}.partial`, OLD]);
   await recover(dir);
   assertEquals(await names(dir.join("t/disk0")), [OLD.slice("disk0/".length)]);
 });
@@ -143,7 +147,7 @@ Deno.test("Recovery removes no fleece but the run's own", async () => {
 
 Deno.test("Recovery removes no folder and no link of a file's name", async () => {
   await using dir = await targetWith([killed({ file: NEW })], ["disk0/x"]);
-  await Deno.mkdir(dir.join("t", PARTIAL));
+  await Deno.mkdir(dir.join("t", `${NEW}.${TAG}.partial`));
   await Deno.symlink(dir.join("t/disk0/x"), dir.join("t", NEW));
   await recover(dir);
   assertEquals((await names(dir.join("t/disk0"))).length, 3);
@@ -167,10 +171,4 @@ Deno.test("Recovery removes what dead runs left of files that were not whole yet
   assertEquals(await names(dir.join("t", records)), ["qmpbackup-1-0.fleece", "runs"]);
   assertEquals(await names(dir.join("t", records, "runs")), []);
   for (const path of kept) assertEquals(await Deno.readTextFile(dir.join("t", path)), path);
-});
-
-Deno.test("Recovery finds a file once, though two dead runs name it", async () => {
-  const image = "FULL-1999999999-d";
-  await using dir = await targetOf(["pending", "pending"], { [image]: "new" }, image);
-  assertEquals(await names(dir.join("disk0")), []);
 });

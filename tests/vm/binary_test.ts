@@ -1,7 +1,8 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { fromFileUrl } from "@std/path";
 import { compare } from "../support/qemu_img.ts";
-import { scene } from "../support/scene.ts";
+import { assertNothingLeft, scene } from "../support/scene.ts";
+import { runAsUnit, unitCommand } from "../support/unit_sandbox.ts";
 
 const ROOT = fromFileUrl(new URL("../../", import.meta.url));
 
@@ -19,9 +20,12 @@ async function run(program: string, args: string[], env: Record<string, string>)
   return decode(stdout);
 }
 
+async function compile(): Promise<string> {
+  return await run(Deno.execPath(), ["run", "-A", ".ci/compile.ts"], Deno.env.toObject());
+}
+
 Deno.test("the compiled binary backs up, takes an increment and restores", async () => {
-  const printed = await run(Deno.execPath(), ["run", "-A", ".ci/compile.ts"], Deno.env.toObject());
-  assertMatch(printed, /[0-9a-f]{64}/);
+  assertMatch(await compile(), /[0-9a-f]{64}/);
   await using s = await scene();
   // As on a bare hypervisor: no home, nothing but a path to qemu-img.
   const binary = (...args: string[]) => run(`${ROOT}qmpbackup`, args, { PATH: "/usr/bin:/bin" });
@@ -43,5 +47,40 @@ Deno.test("the compiled binary backs up, takes an increment and restores", async
       await run(qmprestore, args, { PATH: "/usr/bin:/bin" });
       await compare(held, "raw", file, "qcow2");
     }
+  }
+});
+
+Deno.test("the compiled binary runs as the unit does, hooks included", async () => {
+  await compile();
+  await using s = await scene({ vm: { running: true } });
+  await Deno.mkdir(s.target, { mode: 0o700 });
+  await Deno.chown(s.target, 65534, 65534);
+  for (const name of ["before", "after"]) {
+    const script = `#!/bin/sh\ncat >${s.dir.join(name)}.json\n`;
+    await Deno.writeTextFile(s.dir.join(name), script, { mode: 0o755 });
+  }
+  const options = [
+    // A guest that is stopped has a guard, which is a process of its own.
+    ...["--strict", "--pause", "--before", s.dir.join("before"), "--after", s.dir.join("after")],
+    ...["--metrics-file", s.dir.join("vm.prom")],
+  ];
+  const [, ...args] = unitCommand({
+    QMPBACKUP_SOCKET: s.vm.socket,
+    QMPBACKUP_TARGET: s.target,
+    QMPBACKUP_OPTIONS: options.join(" "),
+  });
+  for (const level of ["full", "inc"]) {
+    await s.vm.write("vd0", level.length, 30 << 20, 1 << 20);
+    await s.remember(level);
+    const env = { PATH: "/usr/bin:/bin" };
+    const { code, stderr } = await runAsUnit([`${ROOT}qmpbackup`, ...args], [s.dir.path], env);
+    assertEquals(code, 0, stderr);
+    await s.assertRestores(level);
+    const states = ["before", "after"].map(async (name) =>
+      JSON.parse(await Deno.readTextFile(`${s.dir.join(name)}.json`)).state
+    );
+    assertEquals(await Promise.all(states), ["running", "done"]);
+    assertMatch(await Deno.readTextFile(s.dir.join("vm.prom")), /_exit_code\{vm=".*"\} 0\n/);
+    await assertNothingLeft(s.vm, 1);
   }
 });

@@ -7,8 +7,8 @@
 
 import { assertEquals, assertExists } from "@std/assert";
 import { basename, dirname, join } from "@std/path";
-import { partialName } from "../../src/catalog/names.ts";
 import { exists } from "../../src/catalog/durable.ts";
+import { partialName } from "../../src/catalog/names.ts";
 import { filesOf, type Scene, scene } from "../support/scene.ts";
 import { assertOrder, type Call, findCall, type Step, trace } from "../support/strace.ts";
 import { succeed } from "../support/tool.ts";

@@ -221,12 +221,12 @@ Deno.test("a snapshot that someone takes on top of our filter is named, and kept
     await s.vm.write("vd0", 0x63, 3 * MIB, MIB);
   });
   assertEquals(code, 1);
-  assertMatch(stderr, /The filter ".*-0-cbw" is in use, but not by a device.*Remove that, and run/);
+  assertMatch(stderr, /The node ".*-0-gate" is in use, but not by a device.*Remove that, and run/);
   assertMatch(stdout, /disk1 +inc +done/);
   // Not while it is there: the next run fails as well, and touches nothing.
   const again = await tool(s.backupArgs("auto"));
   assertEquals(again.code, 1);
-  assertMatch(again.stderr, /Error: The filter ".*-0-cbw" is in use, but not by a device/);
+  assertMatch(again.stderr, /Error: The node ".*-0-gate" is in use, but not by a device/);
   assertEquals(await rootNodes(s), ["overlay0", "disk1"]);
   await s.vm.write("vd0", 0x64, 4 * MIB, MIB);
   await s.vm.execute("block-commit", {
@@ -257,7 +257,7 @@ Deno.test("a target is locked for a run of another VM, too", async () => {
 });
 
 Deno.test("a clock that was set back changes neither the order nor the chain", async () => {
-  await ensurePrograms(["faketime"], ["faketime"]);
+  await ensurePrograms({ faketime: "faketime" });
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
   await s.remember("future");

@@ -2,6 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import {
   backingLink,
   bitmapName,
+  deviceName,
   diskFileName,
   fleeceName,
   imageName,
@@ -12,6 +13,7 @@ import {
   partialName,
   plainImageName,
   runId,
+  sharedFileName,
   tagOf,
 } from "../../../src/catalog/names.ts";
 import { CHAIN } from "../_fixtures.ts";
@@ -198,6 +200,15 @@ Deno.test("backingLink() puts a dot before what QEMU would take for a protocol",
   for (const name of ["FULL-1-a.qcow2", "../other/a:b", "./a:b"]) {
     assertEquals(backingLink(name), name);
   }
+});
+
+Deno.test("deviceName() and sharedFileName() leave room for all that is put round them", () => {
+  const device = deviceName("€".repeat(300));
+  const name = imageName("copy", 99999999999, sharedFileName(device, "x".repeat(200)));
+  const size = new TextEncoder().encode(`${name}.replaced`).length;
+  assert(size <= 255, `${size} bytes`);
+  assert(name.includes(`${device}.x`), name);
+  assertEquals(sharedFileName("d", "disk.qcow2"), "d.disk.qcow2");
 });
 
 const FLEECES: [path: string, isOurs: boolean][] = [
