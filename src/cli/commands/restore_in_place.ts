@@ -7,11 +7,12 @@ import { LOCK_FILE } from "../../catalog/names.ts";
 import { UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
 import { applySteps, removeGivenUp } from "../../restore/apply.ts";
-import { commandOf, planCommit, planRebase, shellText, type Step } from "../../restore/in_place.ts";
+import { commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
 import { checkImages } from "../../restore/merge.ts";
 import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
 import { jsonLine } from "../report.ts";
 import type { CommandContext } from "./context.ts";
+import { shellText } from "../../shell.ts";
 
 type Way = "rebase" | "commit" | "snapshotrebase";
 
