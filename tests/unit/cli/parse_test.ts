@@ -224,6 +224,15 @@ for (const [name, { examples }] of Object.entries(COMMANDS)) {
   }
 }
 
+Deno.test("parse() takes any value of a short flag that stands without a space", () => {
+  for (const target of ["-_", "-odd", "--help", "a\nb", "a=b"]) {
+    assertEquals(
+      parse(["backup", "--socket", "/s", "-lfull", `-t${target}`]).values.target,
+      target,
+    );
+  }
+});
+
 for (const word of ["--_", "--_=backup", "-_", "-h_", "--no-_"]) {
   Deno.test(`parse() takes ${word} for no list of words`, () => {
     assertThrows(() => parse([word, ...BACKUP]), UsageError);
