@@ -73,11 +73,12 @@ function refuseUnreadable(argv: readonly string[]) {
   );
 }
 
-/** Makes two words of `-lfull`, and refuses `--compress=no`, which would mean yes. */
+/** Makes `--level=full` of `-lfull`, and refuses `--compress=no`, which would mean yes. */
 function spellOut(word: string): string[] {
   const [, short, rest = ""] = /^-([a-z])([^=].*)$/s.exec(word) ?? [];
-  const flag = flagEntries.map(([, flag]) => flag).find((flag) => short && flag.short === short);
-  if (flag && flag.kind !== "switch") return [`-${short}`, rest];
+  const flag = flagEntries.find(([, flag]) => short && flag.short === short);
+  // A value may begin with "-", but not in a word of its own.
+  if (flag && flag[1].kind !== "switch") return [`--${flag[0]}=${rest}`];
   // No flag has one; `--_` would take the place of the parser's own list of words.
   if (/^-[^=]*_/.test(word)) refuseUnknown(word, word.replace(/^-+|=.*$/gs, ""));
   const implied = flagEntries.find(([name, { implied }]) => implied && word === `--${name}`);

@@ -53,7 +53,7 @@ function anyArgv(dice: Dice): string[] {
       case 2:
         return [mutateText(dice, dice.pick(FLAG_WORDS))];
       case 3:
-        return [`${dice.pick(FLAG_WORDS)}=${word(dice)}`];
+        return [dice.pick(FLAG_WORDS) + dice.pick(["=", ""]) + dice.pick(["-_", word(dice)])];
       default: {
         const [name, flag] = dice.pick(FLAG_ENTRIES);
         return flag.kind === "switch" ? [`--${name}`] : [`--${name}`, valueFor(dice, flag)];

@@ -233,6 +233,15 @@ Deno.test("parse() refuses bytes that are no UTF-8, whose place Deno fills with 
   }
 });
 
+Deno.test("parse() takes any value of a short flag that stands without a space", () => {
+  for (const target of ["-_", "-odd", "--help", "a\nb", "a=b"]) {
+    assertEquals(
+      parse(["backup", "--socket", "/s", "-lfull", `-t${target}`]).values.target,
+      target,
+    );
+  }
+});
+
 for (const word of ["--_", "--_=backup", "-_", "-h_", "--no-_"]) {
   Deno.test(`parse() takes ${word} for no list of words`, () => {
     assertThrows(() => parse([word, ...BACKUP]), UsageError);
