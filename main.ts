@@ -10,19 +10,12 @@ import { run } from "./src/app.ts";
 import { processIo } from "./src/cli/io.ts";
 import { STOP_SIGNALS, StoppedError, type StopSignal } from "./src/errors.ts";
 
-/** Newer Denos ask for the right to the network for a unix socket too; older ones don't know the name. */
-function isUnixSocketNetwork(): boolean {
-  try {
-    Deno.permissions.querySync({ name: "net", host: "unix:/" });
-    return true;
-  } catch {
-    return false;
-  }
-}
+/** Up to 2.4, Deno asks for no right to the network for a unix socket. */
+const isUnixSocketNetwork = !/^2\.[0-4]\./.test(Deno.version.deno);
 
 /** Gives up the right to the network, unless the command line names a socket that needs it. */
 export function giveUpNetwork(args: readonly string[]): void {
-  const needs = isUnixSocketNetwork() ? /^--(agent-)?socket\b|tcp:/ : /tcp:/;
+  const needs = isUnixSocketNetwork ? /^--(agent-)?socket\b|tcp:/ : /tcp:/;
   if (!args.some((arg) => needs.test(arg))) Deno.permissions.revokeSync({ name: "net" });
 }
 

@@ -31,6 +31,8 @@ export interface Scene extends AsyncDisposable {
 export interface SceneOptions {
   disks?: number;
   diskBytes?: number;
+  /** The folder of the disks' files; else they lie beside all else. */
+  diskFolder?: string;
   vm?: Partial<VmOptions>;
 }
 
@@ -38,10 +40,12 @@ export interface SceneOptions {
 export async function scene(options: SceneOptions = {}): Promise<Scene> {
   await using stack = new AsyncDisposableStack();
   const dir = stack.use(await tempDir());
+  const folder = options.diskFolder ?? ".";
+  await Deno.mkdir(dir.join(folder), { recursive: true });
   const specs = Array.from({ length: options.disks ?? 2 }, (_, i): DiskSpec => ({
     id: `vd${i}`,
     node: `disk${i}`,
-    path: dir.join(`disk${i}.qcow2`),
+    path: dir.join(folder, `disk${i}.qcow2`),
     format: "qcow2",
     sizeBytes: options.diskBytes ?? 64 * MIB,
   }));

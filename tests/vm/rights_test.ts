@@ -1,0 +1,153 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { fromFileUrl } from "@std/path";
+import { compare } from "../support/qemu_img.ts";
+import { type Scene, scene } from "../support/scene.ts";
+import { ended, succeed, type ToolResult } from "../support/tool.ts";
+
+const ROOT = fromFileUrl(new URL("../../", import.meta.url));
+
+/** Deno 2.4 asks for no right to the network for a unix socket, and does not know its name. */
+const IS_OLD = Deno.version.deno.startsWith("2.4.");
+
+/** The rows of the README's table: subcommands, and the flags for them. */
+async function rightsOfReadme(): Promise<Map<string, string[]>> {
+  const readme = await Deno.readTextFile(`${ROOT}README.md`);
+  const rights = new Map<string, string[]>();
+  for (
+    const [, subcommands = "", flags = ""] of readme.matchAll(/^\| (`.*`) +\| `(--allow[^`]*)`/gm)
+  ) {
+    for (const [, subcommand = ""] of subcommands.matchAll(/`([^`]+)`/g)) {
+      rights.set(subcommand, flags.split(" "));
+    }
+  }
+  return rights;
+}
+
+async function run(rights: string[], args: string[]): Promise<ToolResult> {
+  const flags = ["run", "--no-prompt", "--quiet", ...rights, `${ROOT}main.ts`, ...args];
+  const child = new Deno.Command(Deno.execPath(), {
+    args: flags,
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  return await ended(child);
+}
+
+/** All ways to have one right less: a flag that is gone, or one of the things it lists. */
+function lessRights(rights: string[]): { rights: string[]; flag: string }[] {
+  return rights.flatMap((right, i) => {
+    const [flag = "", list] = right.split("=");
+    const values = list?.split(",") ?? [""];
+    return values.map((_, j) => {
+      const rest = values.toSpliced(j, 1);
+      const less = rest.length > 0 ? [`${flag}=${rest.join(",")}`] : [];
+      return { flag, rights: rights.toSpliced(i, 1, ...less) };
+    });
+  });
+}
+
+interface Given {
+  s: Scene;
+  target: string;
+  out: string;
+}
+
+/** The rest of each command line. */
+const LINES: Record<string, (given: Given) => string[]> = {
+  "backup": ({ s, target }) => ["--socket", s.vm.socket, "--level", "inc", "--target", target],
+  "restore merge": ({ target, out }) => ["--dir", target, "--target-dir", out],
+  "restore rebase": ({ target }) => ["--dir", `${target}/disk0`],
+  "restore commit": ({ target }) => ["--dir", `${target}/disk0`],
+  "restore snapshotrebase": ({ target }) => ["--dir", `${target}/disk0`],
+  "info --show blockdev": ({ s }) => ["--socket", s.vm.socket],
+  "info --show bitmaps": ({ s }) => ["--socket", s.vm.socket],
+  "info --show backups": ({ target }) => ["--dir", target],
+  "cleanup --remove-bitmap": ({ s }) => ["--socket", s.vm.socket],
+  "cleanup --recover": ({ s, target }) => ["--socket", s.vm.socket, "--target", target],
+};
+
+/** A scene with a full backup and an increment; disks, target and restored files in folders of their own. */
+async function backedUp(): Promise<Scene> {
+  await using stack = new AsyncDisposableStack();
+  const s = stack.use(await scene({ disks: 1, diskBytes: 32 << 20, diskFolder: "disks" }));
+  await succeed(s.backupArgs("full"));
+  await s.vm.write("vd0", 0x41, 0, 1 << 20);
+  await succeed(s.backupArgs("inc"));
+  await s.vm.write("vd0", 0x42, 1 << 20, 1 << 20);
+  stack.move();
+  return s;
+}
+
+for (const [subcommand, line] of Object.entries(LINES)) {
+  Deno.test(`\`${subcommand}\` needs just the rights that the README says`, async (t) => {
+    await using s = await backedUp();
+    await s.remember("now");
+    const given = { s, target: s.target, out: s.dir.join("out") };
+    await Deno.mkdir(given.out);
+    const paths: Record<string, string> = {
+      SOCKET: s.vm.socket,
+      TARGET: given.target,
+      DISKS: s.dir.join("disks"),
+      OUT: given.out,
+    };
+    const rights = (await rightsOfReadme()).get(subcommand)
+      ?.filter((flag) => !IS_OLD || !flag.startsWith("--allow-net=unix:"))
+      .map((flag) => flag.replaceAll(/[A-Z]{3,}/g, (name) => paths[name] ?? name));
+    assert(rights, "a row of the README");
+    const args = [...subcommand.split(" "), ...line(given)];
+    for (const less of lessRights(rights)) {
+      await t.step(`without one of ${less.flag}`, async () => {
+        const { code, stderr } = await run(less.rights, args);
+        assert(code === 1 || code === 2, stderr);
+        assertMatch(stderr, /^Error: [^\n]+\n(?!.)/m);
+        assertStringIncludes(stderr, `add ${less.flag}`);
+        assert(!/\n\s+at |bug of qmpbackup/.test(stderr), stderr);
+      });
+    }
+    await t.step("with all of them", async () => {
+      const { code, stderr } = await run(rights, args);
+      assertEquals(code, 0, stderr);
+      if (subcommand === "backup") await s.assertRestores("now");
+    });
+  });
+}
+
+Deno.test("the README has no row of rights that is not tested", async () => {
+  assertEquals([...(await rightsOfReadme()).keys()].sort(), Object.keys(LINES).sort());
+});
+
+Deno.test("a guard that may not be started is named, with the flag", async () => {
+  await using s = await backedUp();
+  const args = [...s.backupArgs("inc"), "--pause", "--strict"];
+  const rights = ["--allow-read", "--allow-write", "--allow-net", "--allow-sys=hostname,statfs"];
+  const { code, stderr } = await run([...rights, "--allow-run=qemu-img"], args);
+  assertEquals(code, 3, stderr);
+  assertStringIncludes(stderr, `add --allow-run=${Deno.execPath()}`);
+  const both = await run([...rights, `--allow-run=qemu-img,${Deno.execPath()}`], args);
+  assertEquals([both.code, both.stderr.includes("guard")], [0, false], both.stderr);
+});
+
+Deno.test("a link that could not be made is refused before anything is", async () => {
+  await using s = await scene({ disks: 1 });
+  const args = s.backupArgs("full", "--no-timestamp");
+  const rights = ["--allow-net", "--allow-run=qemu-img", "--allow-sys=hostname,statfs"];
+  const scoped = [`--allow-read=${s.dir.path}`, `--allow-write=${s.dir.path}`];
+  const { code, stderr } = await run([...rights, ...scoped], args);
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "add --allow-read\n");
+  await s.remember("full");
+  const all = await run([...rights, "--allow-read", "--allow-write"], args);
+  assertEquals(all.code, 0, all.stderr);
+  await compare(s.dir.join("full.vd0.raw"), "raw", `${s.target}/disk0/disk0.qcow2`, "qcow2");
+});
+
+Deno.test({
+  name: "`deno run -P` gives the rights of the binary",
+  ignore: IS_OLD,
+  async fn() {
+    await using s = await scene({ disks: 1 });
+    const { code, stderr } = await run(["-P"], s.backupArgs("full", "--strict"));
+    assertEquals(code, 0, stderr);
+  },
+});
