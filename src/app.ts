@@ -11,12 +11,16 @@ import { cleanup } from "./cli/commands/cleanup.ts";
 import type { CommandContext } from "./cli/commands/context.ts";
 import { guard } from "./cli/commands/guard.ts";
 import { info } from "./cli/commands/info.ts";
+import { print } from "./cli/commands/print.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
+import { units } from "./cli/commands/units.ts";
+import { bashCompletions, fishCompletions, zshCompletions } from "./cli/completions.ts";
 import type { CommandName } from "./cli/flags.ts";
 import { commandHelp, programHelp } from "./cli/help.ts";
 import type { Io } from "./cli/io.ts";
 import { startLog } from "./cli/log.ts";
+import { manualPage } from "./cli/manual.ts";
 import { parse, type Parsed } from "./cli/parse.ts";
 import { Progress } from "./cli/progress.ts";
 import { jsonLine } from "./cli/report.ts";
@@ -34,6 +38,11 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   "restore snapshotrebase": restoreInPlace("snapshotrebase"),
   info,
   cleanup,
+  "completions bash": print(bashCompletions),
+  "completions zsh": print(zshCompletions),
+  "completions fish": print(fishCompletions),
+  manual: print(manualPage),
+  units,
   guard,
 };
 

@@ -43,6 +43,8 @@ export interface BackupContext {
   signal: AbortSignal;
   toolVersion: string;
   onPlan(plan: Plan): void;
+  /** See `run.ts`. */
+  onBegin(record: RunRecord): Promise<void>;
   onProgress(disk: DiskPlan, doneBytes: number, totalBytes: number): void;
 }
 

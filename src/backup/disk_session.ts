@@ -141,8 +141,10 @@ export class DiskSession {
     await renameDurably(this.partial, this.image);
     if (link === null) return;
     const path = join(dirname(this.image), link);
-    this.#result.push(`remove "${path}"`, () => removeFile(path));
+    // One that is there leads to an image of this name already.
+    const isNew = !await exists(path);
     await replaceSymlink(path, basename(this.image));
+    if (isNew) this.#result.push(`remove "${path}"`, () => removeFile(path));
   }
 
   /** The record is written: the image and the next bitmap stay, the spent bitmaps go. */

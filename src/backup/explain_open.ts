@@ -6,6 +6,7 @@
 
 import { Failure } from "../errors.ts";
 import { QmpCommandError } from "../qmp/client.ts";
+import { shellText } from "../shell.ts";
 
 /** What QEMU refused, with the remedies. */
 export function explainOpen(error: unknown, path: string, remedy: string): unknown {
@@ -20,6 +21,6 @@ export function explainOpen(error: unknown, path: string, remedy: string): unkno
 
 /** The commands that let a group make files in folders, which then belong to the group too. */
 export function shareCommands(...folders: string[]): string {
-  const names = folders.map((folder) => `"${folder}"`).join(" ");
-  return `(chgrp GROUP ${names}; chmod 2770 ${names})`;
+  const commands = [["chgrp", "GROUP", ...folders], ["chmod", "2770", ...folders]];
+  return `(${commands.map(shellText).join("; ")})`;
 }

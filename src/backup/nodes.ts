@@ -93,7 +93,10 @@ export function fleeceNode(name: string, path: string) {
   };
 }
 
-/** `break-snapshot`: whatever is wrong with the fleece fails the backup, never the guest's write. */
+/**
+ * `break-snapshot`: whatever is wrong with the fleece fails the backup, never the guest's write.
+ * `discard`: without, QEMU keeps from the disk what the guest discards meanwhile, and says it is done.
+ */
 export function filterNode(
   name: string,
   disk: string,
@@ -106,6 +109,7 @@ export function filterNode(
     "node-name": name,
     file: disk,
     target: fleece,
+    discard: "unmap",
     "on-cbw-error": "break-snapshot",
   };
 }

@@ -45,6 +45,8 @@ export interface RunContext {
   /** What was said before the run and belongs into its record. */
   warnings: string[];
   toolVersion: string;
+  /** Called before anything is changed; what it throws ends the run. The record is kept up to date. */
+  onBegin(record: RunRecord): Promise<void>;
   onProgress(disk: DiskPlan, doneBytes: number, totalBytes: number): void;
 }
 
@@ -57,6 +59,7 @@ export interface RunContext {
 export async function runBackup(plan: Plan, context: RunContext): Promise<RunRecord> {
   const record = draftRecord(plan, context);
   record.warnings.push(...await checkSpace(plan));
+  await context.onBegin(record);
   const leftovers: string[] = [];
   const sessions = plan.disks.map((disk) => new DiskSession(context.qmp, plan, disk, leftovers));
   const { target, mode } = plan.request;

@@ -84,7 +84,7 @@ export function backingLink(parent: string): string {
 /** The opposite of `imageName()`; null for any other name. */
 export function parseImageName(name: string): ImageName | null {
   const match = /^(FULL|INC|COPY)-(\d{1,11})-(.+)$/s.exec(name);
-  if (!match || name.endsWith(PARTIAL_SUFFIX)) return null;
+  if (!match || name.endsWith(PARTIAL_SUFFIX) || name.endsWith(CONFIG_SUFFIX)) return null;
   const [, prefix, seconds, diskFileName] = match as unknown as [string, string, string, string];
   return {
     level: prefix.toLowerCase() as DiskLevel,
@@ -145,18 +145,31 @@ function safeName(path: string): string {
   const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
   const clean = base.replace(/[\p{Cc}\p{Cs}:\\/\ufffd]/gu, "_").replace(MEANINGFUL_END, "_");
   if (clean === "" || clean === "." || clean === "..") return "disk";
-  return shorten(clean);
+  return shortName(clean);
 }
 
-function shorten(name: string): string {
-  const size = (text: string) => new TextEncoder().encode(text).length;
-  // The end is what tells long names apart, and holds the extension.
+/** Cuts a name to what fits into a file's name, from its start: the end is what tells names apart. */
+export function shortName(name: string, maxBytes = MAX_DISK_FILE_NAME_BYTES): string {
   const letters = [...name];
   let first = 0;
-  for (let left = size(name); left > MAX_DISK_FILE_NAME_BYTES; first++) {
-    left -= size(letters[first] ?? "");
+  for (let left = sizeBytes(name); left > maxBytes; first++) {
+    left -= sizeBytes(letters[first] ?? "");
   }
   return letters.slice(first).join("");
+}
+
+/** The name of a disk's file, where the disk's own must tell it from another disk's. */
+export function sharedFileName(disk: string, fileName: string): string {
+  return `${disk}.${shortName(fileName, MAX_DISK_FILE_NAME_BYTES - 1 - sizeBytes(disk))}`;
+}
+
+/** The name of a disk after its device, whose name may be of any length. */
+export function deviceName(device: string): string {
+  return shortName(device, MAX_DISK_FILE_NAME_BYTES / 2);
+}
+
+function sizeBytes(text: string): number {
+  return new TextEncoder().encode(text).length;
 }
 
 /** A chain's id as a user may give it: it becomes the end of bitmap names and a file's content. */

@@ -1,5 +1,6 @@
 /**
- * The one table of subcommands and flags: parsing, help and examples are made from it.
+ * The one table of subcommands and flags: parsing, help, completions and the manual page are made from
+ * it.
  *
  * @module
  */
@@ -137,6 +138,30 @@ export const FLAGS = {
     help: "between two lines of progress, where there is no terminal (30)",
   },
   strict: { kind: "switch", help: "end with 3 where there were warnings" },
+  before: {
+    kind: "text",
+    value: "FILE",
+    help:
+      "a program to run before anything is changed, without arguments or a shell; it gets the " +
+      "run's record as JSON on stdin, and if it fails there is no backup",
+  },
+  after: {
+    kind: "text",
+    value: "FILE",
+    help: "a program to run when the backup that began is over, done or not; it gets the final " +
+      "record, and if it fails that is a warning",
+  },
+  "hook-timeout": {
+    kind: "count",
+    value: "SECONDS",
+    help: "how long --before and --after may take each (300)",
+  },
+  "metrics-file": {
+    kind: "text",
+    value: "FILE",
+    help: "write the result to FILE in Prometheus' text format, for node_exporter's textfile " +
+      "collector; one FILE for each VM",
+  },
 
   dir: { kind: "text", value: "DIR", help: "a disk's folder, or the whole backup directory" },
   targetfile: { kind: "text", value: "FILE", help: "the new file; never overwritten" },
@@ -166,6 +191,11 @@ export const FLAGS = {
       "put right what a run that died left: a guest that is held, jobs, filters and nodes in QEMU, " +
       "unfinished files on the target",
   },
+  root: {
+    kind: "text",
+    value: "DIR",
+    help: "write the files below DIR (/ is the system itself), over none that is there",
+  },
   run: { kind: "text", value: "ID", help: "the run that holds the guest" },
   show: { kind: "choice", choices: ["blockdev", "bitmaps", "backups"], help: "what to show" },
   "remove-bitmap": {
@@ -192,6 +222,18 @@ export interface Command {
   examples: readonly { does: string; line: string }[];
 }
 
+/** One subcommand for each shell: so none of them takes an argument. */
+function completions(shell: "bash" | "zsh" | "fish", file: string) {
+  return {
+    summary: `Print the completions for ${shell}`,
+    required: [],
+    optional: [],
+    examples: [
+      { does: `Install them for ${shell}`, line: `qmpbackup completions ${shell} >${file}` },
+    ],
+  } as const;
+}
+
 export const COMMANDS = {
   backup: {
     summary: "Back up the disks of a running VM",
@@ -203,6 +245,7 @@ export const COMMANDS = {
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
       ...["no-timestamp", "no-symlink", "mode", "strict"] as const,
+      ...["before", "after", "hook-timeout", "metrics-file"] as const,
     ],
     examples: [
       {
@@ -295,6 +338,28 @@ export const COMMANDS = {
       },
     ],
   },
+  "completions bash": completions("bash", "/etc/bash_completion.d/qmpbackup"),
+  "completions zsh": completions("zsh", "/usr/local/share/zsh/site-functions/_qmpbackup"),
+  "completions fish": completions("fish", "/etc/fish/completions/qmpbackup.fish"),
+  manual: {
+    summary: "Print the manual page",
+    required: [],
+    optional: [],
+    examples: [
+      {
+        does: "Install the manual page",
+        line: "qmpbackup manual >/usr/local/share/man/man1/qmpbackup.1",
+      },
+    ],
+  },
+  units: {
+    summary: "Print systemd units: a timer for each VM, configured by a file",
+    required: [],
+    optional: ["root"],
+    examples: [
+      { does: "Install the units", line: "qmpbackup units --root /" },
+    ],
+  },
   guard: {
     summary: "Let a guest go on, should the run that holds it be killed",
     hidden: true,
@@ -305,3 +370,16 @@ export const COMMANDS = {
 } as const satisfies Record<string, Command>;
 
 export type CommandName = keyof typeof COMMANDS;
+
+/** The subcommands that are for people. */
+export const PUBLIC_COMMANDS = (Object.entries(COMMANDS) as [CommandName, Command][])
+  .filter(([, { hidden }]) => !hidden);
+
+/** The flags of a subcommand, those of every subcommand last. */
+export function flagsOf({ required, optional }: Command): FlagName[] {
+  return [...required, ...optional, ...GLOBAL_FLAGS];
+}
+
+/** The flags that are for people. */
+export const PUBLIC_FLAGS = (Object.keys(FLAGS) as FlagName[])
+  .filter((name) => PUBLIC_COMMANDS.some(([, command]) => flagsOf(command).includes(name)));

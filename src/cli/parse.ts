@@ -15,6 +15,7 @@ import {
   type FlagName,
   FLAGS,
   GLOBAL_FLAGS,
+  PUBLIC_COMMANDS,
 } from "./flags.ts";
 
 type Spec = typeof FLAGS;
@@ -72,11 +73,14 @@ function refuseUnreadable(argv: readonly string[]) {
   );
 }
 
-/** Makes two words of `-lfull`, and refuses `--compress=no`, which would mean yes. */
+/** Makes `--level=full` of `-lfull`, and refuses `--compress=no`, which would mean yes. */
 function spellOut(word: string): string[] {
   const [, short, rest = ""] = /^-([a-z])([^=].*)$/s.exec(word) ?? [];
-  const flag = flagEntries.map(([, flag]) => flag).find((flag) => short && flag.short === short);
-  if (flag && flag.kind !== "switch") return [`-${short}`, rest];
+  const flag = flagEntries.find(([, flag]) => short && flag.short === short);
+  // A value may begin with "-", but not in a word of its own.
+  if (flag && flag[1].kind !== "switch") return [`--${flag[0]}=${rest}`];
+  // No flag has one; `--_` would take the place of the parser's own list of words.
+  if (/^-[^=]*_/.test(word)) refuseUnknown(word, word.replace(/^-+|=.*$/gs, ""));
   const implied = flagEntries.find(([name, { implied }]) => implied && word === `--${name}`);
   if (implied) return [`${word}=${implied[1].implied}`];
   const [, name = "", value = ""] = /^--([\w-]+)=(.*)$/s.exec(word) ?? [];
@@ -137,7 +141,7 @@ function commandOf(words: string[], values: Values): CommandName | null {
   const name = words.join(" ");
   if (name === "" && (values.help || values.version)) return null;
   const commands = Object.entries(COMMANDS) as [CommandName, Command][];
-  const names = commands.filter(([, { hidden }]) => !hidden).map(([known]) => known);
+  const names = PUBLIC_COMMANDS.map(([known]) => known);
   const command = commands.find(([known]) => known === name)?.[0];
   if (command) return command;
   // `restore --help` means the only kind of restore there is.

@@ -105,10 +105,3 @@ export function commandOf(step: Step, rateLimitBytesPerSecond: number): string[]
       return null;
   }
 }
-
-/** A command as it could be typed into a shell. */
-export function shellText(argv: string[]): string {
-  const quote = (word: string) =>
-    /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
-  return argv.map(quote).join(" ");
-}

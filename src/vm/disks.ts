@@ -19,6 +19,7 @@ import {
   queryGraph,
   queryNodes,
 } from "../qmp/queries.ts";
+import { deviceName } from "../catalog/names.ts";
 import type { QmpClient } from "../qmp/client.ts";
 
 export interface Disk {
@@ -158,7 +159,9 @@ function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
     device: device.device,
     rootNode: root["node-name"],
     node: nodeName,
-    name: [nodeName, device.device].find((name) => ID.test(name)) ?? lastName(device.qdev),
+    name: deviceName(
+      [nodeName, device.device].find((name) => ID.test(name)) ?? lastName(device.qdev),
+    ),
     source: node.file,
     format: node.drv,
     readOnly: node.ro,

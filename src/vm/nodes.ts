@@ -57,7 +57,7 @@ export async function setDrive(qmp: QmpClient, devicePath: string, node: string)
  * ends QEMU (7.2, 10.0, 11.1).
  */
 export function gateNode(name: string, child: string) {
-  return { driver: "raw", "node-name": name, file: child };
+  return { driver: "raw", "node-name": name, file: child, discard: "unmap" };
 }
 
 /**

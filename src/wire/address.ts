@@ -19,7 +19,7 @@ export type Address =
 export function parseAddress(text: string): Address {
   if (text === "") throw new UsageError("The socket's name is empty");
   if (!text.startsWith("tcp:")) return { transport: "unix", path: resolve(text) };
-  const match = /^tcp:(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
+  const match = /^tcp:(?:\[([^[\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);
   if (!match || port < 1 || port > 65535) {
     throw new UsageError(`"${text}" is no TCP address: write tcp:HOST:PORT`);

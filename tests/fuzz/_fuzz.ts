@@ -9,12 +9,20 @@
 
 import fc from "fast-check";
 import { assertEquals, AssertionError, assertLess } from "@std/assert";
+import type { Watched } from "./_watchdog.ts";
 
 /** How often each parser gets something to parse. */
 export const INPUTS = 100_000;
 
 /** No input may take longer: a pause of the machine's is far shorter, a parser that hangs is not. */
 const MAX_INPUT_MS = 10_000;
+
+/** A test that takes longer hangs in one input, where nothing but the end of the process helps. */
+const MAX_TEST_MS = 300_000;
+
+const watchdog = new Worker(new URL("./_watchdog.ts", import.meta.url), { type: "module" });
+const watch = (watched: Watched) => watchdog.postMessage(watched);
+addEventListener("unload", () => watchdog.terminate());
 
 /** Another one each time, unless one is to be repeated. */
 const SEED = Number(Deno.env.get("QMPBACKUP_TEST_SEED") ?? Math.trunc(Math.random() * 2 ** 31));
@@ -35,7 +43,9 @@ export function fuzz<T>(
   look: (input: T) => void | Promise<void>,
   { inputs: numRuns = INPUTS, permissions = "none" }: FuzzOptions = {},
 ) {
+  const testName = `${name} (QMPBACKUP_TEST_SEED=${SEED})`;
   const fn = async () => {
+    watch({ name: testName, limitMs: MAX_TEST_MS });
     const unhandled: unknown[] = [];
     const listener = (event: PromiseRejectionEvent) => {
       event.preventDefault();
@@ -53,10 +63,11 @@ export function fuzz<T>(
       await new Promise((resolve) => setTimeout(resolve));
       assertEquals(unhandled, []);
     } finally {
+      watch(null);
       removeEventListener("unhandledrejection", listener);
     }
   };
-  Deno.test({ name: `${name} (QMPBACKUP_TEST_SEED=${SEED})`, permissions, fn });
+  Deno.test({ name: testName, permissions, fn });
 }
 
 /**

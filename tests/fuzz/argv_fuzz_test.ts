@@ -2,7 +2,7 @@ import { assert, assertEquals, assertNotMatch } from "@std/assert";
 import { run } from "../../src/app.ts";
 import { formatRecord } from "../../src/catalog/record.ts";
 import { type Command, COMMANDS, type Flag, FLAGS } from "../../src/cli/flags.ts";
-import { parse } from "../../src/cli/parse.ts";
+import { parse, type Parsed } from "../../src/cli/parse.ts";
 import { UsageError } from "../../src/errors.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun, fakeIo } from "../unit/_fixtures.ts";
@@ -23,7 +23,18 @@ const ODD_WORDS = [
     "-lfull",
     "-hh",
   ],
-  ...["--quiesce", "--quiesce=require", "--json", "--json=", "--json=false", "--help", "full", "5"],
+  ...[
+    "--quiesce",
+    "--quiesce=require",
+    "--json",
+    "--json=",
+    "--json=false",
+    "--help",
+    "full",
+    "5",
+    "--_",
+    "-h_",
+  ],
 ];
 const VERY_LONG = [
   "x".repeat(20_000),
@@ -36,13 +47,13 @@ function anyArgv(dice: Dice): string[] {
   const part = (): string[] => {
     switch (dice.below(8)) {
       case 0:
-        return [dice.once(200) ? dice.pick(VERY_LONG) : word(dice)];
+        return [dice.once(1000) ? dice.pick(VERY_LONG) : word(dice)];
       case 1:
         return [dice.pick(ODD_WORDS)];
       case 2:
         return [mutateText(dice, dice.pick(FLAG_WORDS))];
       case 3:
-        return [`${dice.pick(FLAG_WORDS)}=${word(dice)}`];
+        return [dice.pick(FLAG_WORDS) + dice.pick(["=", ""]) + dice.pick(["-_", word(dice)])];
       default: {
         const [name, flag] = dice.pick(FLAG_ENTRIES);
         return flag.kind === "switch" ? [`--${name}`] : [`--${name}`, valueFor(dice, flag)];
@@ -71,21 +82,26 @@ const KINDS: Record<Flag["kind"], (value: unknown, flag: Flag) => boolean> = {
     value.every((item) => typeof item === "string" && item.trim() === item && item !== ""),
 };
 
-fuzz("parse() throws UsageError alone, and gives what the table of flags says", dice, (seed) => {
-  const dice = new Dice(seed);
-  const parsed = mayThrow(UsageError, () => parse(anyArgv(dice)));
+fuzz("run() ends what parse() refuses with 2, and the rest is what the flags say", dice, (seed) => {
+  const argv = anyArgv(new Dice(seed));
+  const parsed = mayThrow(UsageError, () => parse(argv));
   assertEquals(Reflect.get({}, "polluted"), undefined);
-  if (!parsed) return;
-  const { command, values } = parsed;
-  const flags = new Map(FLAG_ENTRIES);
+  return parsed ? checkParsed(parsed) : checkRefused(argv);
+});
+
+function checkParsed({ command, values }: Parsed) {
   for (const [name, value] of Object.entries(values)) {
-    const flag = flags.get(name);
+    const flag = new Map(FLAG_ENTRIES).get(name);
     assert(flag && KINDS[flag.kind](value, flag), `${name}: ${value}`);
   }
   if (values.help || values.version) return;
   assert(command !== null);
   for (const name of COMMANDS[command].required) assert(values[name] !== undefined, name);
-});
+}
+
+async function checkRefused(argv: string[]) {
+  assertEquals(await exitCodeOf(argv), 2);
+}
 
 fuzz("parse() takes any value as it is", dice, (seed) => {
   const dice = new Dice(seed);
@@ -111,13 +127,6 @@ async function exitCodeOf(argv: string[]): Promise<number> {
   else assertEquals(last?.message_type, "summary");
   return exitCode;
 }
-
-fuzz("run() ends nonsense with the exit code 2", dice, async (seed) => {
-  const dice = new Dice(seed);
-  const argv = anyArgv(dice);
-  const isTaken = mayThrow(UsageError, () => parse(argv)) !== undefined;
-  if (!isTaken) assertEquals(await exitCodeOf(argv), 2);
-});
 
 const dir = await tempDir();
 // The tests begin when this file has ended.

@@ -27,7 +27,7 @@ export interface BadFs extends Tmpfs {
 
 /** Mounts one of this size on a new folder. */
 export async function mountBadFs(path: string, sizeBytes: number): Promise<BadFs> {
-  await ensurePrograms(["bindfs", "fusermount"], ["bindfs"]);
+  await ensurePrograms({ bindfs: "bindfs", fusermount: "bindfs" });
   await using stack = new AsyncDisposableStack();
   const below = `${path}.below`;
   const storage = stack.use(await mountTmpfs(below, sizeBytes));
@@ -60,6 +60,7 @@ export async function mountBadFs(path: string, sizeBytes: number): Promise<BadFs
   const cleanup = stack.move();
   return {
     fill: storage.fill,
+    freeBytes: storage.freeBytes,
     empty: storage.empty,
     hang: () => server.kill("SIGSTOP"),
     resume: () => server.kill("SIGCONT"),
@@ -100,6 +101,7 @@ export async function mountThin(path: string, sizeBytes: number): Promise<ThinFs
   const cleanup = stack.move();
   return {
     fill: storage.fill,
+    freeBytes: storage.freeBytes,
     empty: storage.empty,
     async setReadOnly() {
       const device = basename(await command("findmnt", "-no", "SOURCE", path));

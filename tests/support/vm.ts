@@ -9,6 +9,8 @@ export interface DiskSpec {
   /** The format node's name, for example `"disk0"`. */
   node: string;
   path: string;
+  /** What QEMU is told instead of the path, if that is to be seen from {@linkcode VmOptions.cwd}. */
+  filename?: string;
   format: ImageFormat;
   /** Needed when the image is to be created. */
   sizeBytes?: number;
@@ -36,6 +38,8 @@ export interface VmOptions {
   running?: boolean;
   /** Default: 64. */
   memoryMiB?: number;
+  /** QEMU's working directory. */
+  cwd?: string;
   /** More arguments for QEMU, as they are. */
   qemuArgs?: readonly string[];
 }
@@ -107,6 +111,7 @@ export async function startVm(options: VmOptions): Promise<Vm> {
       ...(options.qemuArgs ?? []),
     ]],
     stdin: "null",
+    ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
   }).spawn();
   let alive = true;
   const exited = child.status.finally(() => alive = false);
@@ -219,12 +224,12 @@ async function ensureImage({ path, format, sizeBytes, create: wanted }: DiskSpec
 }
 
 /** Discards must reach the file, or `zero` and `discard` would change nothing. */
-function blockdev({ node, path, format }: DiskSpec): Record<string, unknown> {
+function blockdev({ node, path, filename = path, format }: DiskSpec): Record<string, unknown> {
   return {
     driver: format,
     "node-name": node,
     discard: "unmap",
-    file: { driver: "file", filename: path, discard: "unmap" },
+    file: { driver: "file", filename, discard: "unmap" },
   };
 }
 

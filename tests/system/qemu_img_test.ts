@@ -174,6 +174,14 @@ Deno.test("`imageFacts()` takes a raw image for none, whatever stands in it", as
   await assertRejects(() => imageFacts(dir.join("raw")), QemuImgError);
 });
 
+Deno.test("`imageFacts()` waits for no pipe, and reads no folder", async () => {
+  await using dir = await tempDir();
+  await new Deno.Command("mkfifo", { args: [dir.join("pipe")] }).output();
+  for (const path of [dir.join("pipe"), dir.path]) {
+    await assertRejects(() => imageFacts(path), QemuImgError, `"${path}" is no regular file`);
+  }
+});
+
 Deno.test("`imageFacts()` names an external data file", async () => {
   await using dir = await tempDir();
   const option = `data_file=${dir.join("data")}`;

@@ -85,11 +85,12 @@ Deno.test("`Deno.exit()` is called by `main.ts` alone", () => {
   assertEquals(filesWith(/\bDeno\.exit\b/), ["main.ts"]);
 });
 
-Deno.test("`Deno.Command` is used in `src/image`, for syslog and for the guard", () => {
+Deno.test("`Deno.Command` is used in `src/image`, for syslog, hooks and the guard", () => {
   const users = filesWith(/\bDeno\.Command\b|node:child_process/);
   assert(users.length > 0);
   assertEquals(users.filter((path) => roomOf(path) !== "image"), [
     "src/backup/guard.ts",
+    "src/cli/hooks.ts",
     "src/cli/syslog.ts",
   ]);
 });

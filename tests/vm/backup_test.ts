@@ -8,7 +8,7 @@ import {
   scene,
   untilSwitched,
 } from "../support/scene.ts";
-import { info } from "../support/qemu_img.ts";
+import { compare, info } from "../support/qemu_img.ts";
 import { succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -179,4 +179,20 @@ Deno.test("backup reaches a VM over TCP", async () => {
     ...["backup", "--socket", `tcp:127.0.0.1:${port}`, "--level", "full", "--target", s.target],
   ]);
   await s.assertRestores("full");
+});
+
+Deno.test("what the guest discards while a backup runs is discarded, and is in the backup still", async () => {
+  await using s = await scene({ disks: 1 });
+  await s.remember("full");
+  const running = succeed(s.backupArgs("full", "--speed-limit", String(4 * MIB)));
+  await untilSwitched(s.vm);
+  await s.vm.discard("vd0", 6 * MIB, MIB);
+  await running;
+  await s.assertRestores("full");
+  const [now, expected] = [s.dir.join("now.raw"), s.dir.join("full.vd0.raw")];
+  await s.vm.snapshotContents("vd0", now);
+  using file = await Deno.open(expected, { write: true });
+  await file.seek(6 * MIB, Deno.SeekMode.Start);
+  await file.write(new Uint8Array(MIB));
+  await compare(now, "raw", expected, "raw");
 });

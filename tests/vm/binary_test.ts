@@ -9,8 +9,9 @@ import {
 } from "../support/program.ts";
 import { proxy } from "../support/proxy.ts";
 import { compare } from "../support/qemu_img.ts";
-import { type Scene, scene } from "../support/scene.ts";
+import { assertNothingLeft, type Scene, scene } from "../support/scene.ts";
 import type { ToolResult } from "../support/tool.ts";
+import { runAsUnit, unitCommand } from "../support/unit_sandbox.ts";
 
 /** "nobody", who owns nothing here. */
 const NOBODY = 65534;
@@ -70,6 +71,41 @@ Deno.test("the compiled binary backs up, takes an increment and restores", async
   const args = ["--skip-check", "merge", "--dir", `${s.target}/disk1`, "--targetfile", file];
   await run({ name: "qmprestore", argv: (args) => [qmprestore, ...args] }, args);
   await compare(s.dir.join("inc.vd1.raw"), "raw", file, "qcow2");
+});
+
+Deno.test("the compiled binary runs as the unit does, hooks included", async () => {
+  await compileBinary();
+  await using s = await scene({ vm: { running: true } });
+  await Deno.mkdir(s.target, { mode: 0o700 });
+  await Deno.chown(s.target, 65534, 65534);
+  for (const name of ["before", "after"]) {
+    const script = `#!/bin/sh\ncat >${s.dir.join(name)}.json\n`;
+    await Deno.writeTextFile(s.dir.join(name), script, { mode: 0o755 });
+  }
+  const options = [
+    // A guest that is stopped has a guard, which is a process of its own.
+    ...["--strict", "--pause", "--before", s.dir.join("before"), "--after", s.dir.join("after")],
+    ...["--metrics-file", s.dir.join("vm.prom")],
+  ];
+  const [, ...args] = unitCommand({
+    QMPBACKUP_SOCKET: s.vm.socket,
+    QMPBACKUP_TARGET: s.target,
+    QMPBACKUP_OPTIONS: options.join(" "),
+  });
+  for (const level of ["full", "inc"]) {
+    await s.vm.write("vd0", level.length, 30 << 20, 1 << 20);
+    await s.remember(level);
+    const env = { PATH: "/usr/bin:/bin" };
+    const { code, stderr } = await runAsUnit([BINARY, ...args], [s.dir.path], env);
+    assertEquals(code, 0, stderr);
+    await s.assertRestores(level);
+    const states = ["before", "after"].map(async (name) =>
+      JSON.parse(await Deno.readTextFile(`${s.dir.join(name)}.json`)).state
+    );
+    assertEquals(await Promise.all(states), ["running", "done"]);
+    assertMatch(await Deno.readTextFile(s.dir.join("vm.prom")), /_exit_code\{vm=".*"\} 0\n/);
+    await assertNothingLeft(s.vm, 1);
+  }
 });
 
 Deno.test("tool and guard start whatever libraries the caller names", async (t) => {

@@ -45,8 +45,8 @@ async function fullAndInc(s: Scene, ...more: string[]) {
 
 /** Does what an error says, as it stands there; the folder that it calls DIR is this one. */
 async function obey(stderr: string, dir = "") {
-  const advice = /\((chgrp GROUP .*?; chmod 2770 .*?)\)/.exec(stderr)?.[1] ?? "";
-  const commands = advice.replaceAll("GROUP", "nogroup").replaceAll('"DIR"', `"${dir}"`);
+  const advice = /\((chgrp GROUP .*; chmod 2770 .*?)\), and use --mode/.exec(stderr)?.[1] ?? "";
+  const commands = advice.replaceAll("GROUP", "nogroup").replaceAll(" DIR", ` "${dir}"`);
   const { success } = await new Deno.Command("sh", { args: ["-ec", commands] }).output();
   if (!success || advice === "") throw new Error(`No commands that work in: ${stderr}`);
 }
@@ -106,7 +106,7 @@ Deno.test("a QEMU of another user backs up when what the errors say is done, and
   using _mask = umask(0o077);
   const first = await tool(s.backupArgs("full"));
   assertEquals(first.code, 1);
-  assertMatch(first.stderr, /QEMU can't open ".*\.qcow2\.partial": .*Permission denied/);
+  assertMatch(first.stderr, /QEMU can't open ".*\.partial": .*Permission denied/);
   assertStringIncludes(first.stderr, "let that user's group write there");
   await obey(first.stderr);
   const second = await tool(s.backupArgs("full", "--mode", "0660"));
@@ -126,6 +126,23 @@ Deno.test("a QEMU of another user backs up when what the errors say is done, and
   }
   await assertNothingLeft(s.vm, 1);
   assertEquals(await Array.fromAsync(Deno.readDir(fleeces)), []);
+});
+
+Deno.test("what an error says can be pasted into a shell, whatever the target is called", async () => {
+  await using s = await scene({ disks: 1, vm: { qemuArgs: await asNobody() } });
+  await Deno.chmod(s.dir.path, 0o711);
+  const target = s.dir.join(`t '$(touch INJECTED)" \`touch INJECTED\``);
+  const before = await Array.fromAsync(Deno.readDir("."), ({ name }) => name);
+  const args = ["backup", "--socket", s.vm.socket, "--level", "full", "--target", target];
+  await obey((await tool(args)).stderr);
+  for (const folder of [target, join(target, "disk0")]) {
+    assertEquals((await Deno.stat(folder)).gid, NOGROUP);
+  }
+  const fleeces = s.dir.join("fleeces");
+  await Deno.mkdir(fleeces);
+  await Deno.chmod(fleeces, 0o777);
+  await succeed([...args, "--mode", "0666", "--fleece-dir", fleeces]);
+  assertEquals(await Array.fromAsync(Deno.readDir("."), ({ name }) => name), before);
 });
 
 Deno.test("a target of QEMU's group stays the group's: all in it, from the first run on", async () => {

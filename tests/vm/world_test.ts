@@ -257,7 +257,7 @@ Deno.test("a target is locked for a run of another VM, too", async () => {
 });
 
 Deno.test("a clock that was set back changes neither the order nor the chain", async () => {
-  await ensurePrograms(["faketime"], ["faketime"]);
+  await ensurePrograms({ faketime: "faketime" });
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
   await s.remember("future");

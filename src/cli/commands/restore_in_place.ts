@@ -7,11 +7,12 @@ import { LOCK_FILE } from "../../catalog/names.ts";
 import { UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
 import { applySteps, removeGivenUp } from "../../restore/apply.ts";
-import { commandOf, planCommit, planRebase, shellText, type Step } from "../../restore/in_place.ts";
+import { commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
 import { checkImages } from "../../restore/merge.ts";
 import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
 import { jsonLine } from "../report.ts";
 import type { CommandContext } from "./context.ts";
+import { shellText } from "../../shell.ts";
 
 type Way = "rebase" | "commit" | "snapshotrebase";
 
@@ -20,10 +21,10 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
   return async ({ values, io, signal }) => {
     const dir = resolve(values.dir ?? ".");
     const target = (await pointsOfDisk(dir, values.filter))[0]?.target ?? null;
+    if (target !== null) await refuseLinks(await readTarget(target));
     using _lock = target === null
       ? null
       : await takeLock(join(target, LOCK_FILE), holderNow("of a restore in place"));
-    if (target !== null) await refuseLinks(await readTarget(target));
     if (target !== null && !values["dry-run"]) await removeGivenUp(target, dir);
     // Read again under the lock: a run may have ended between.
     const points = (await pointsOfDisk(dir, values.filter)).filter(({ level }) => level !== "copy");
@@ -37,8 +38,7 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     }
     await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
     const steps = await planSteps(way, points, layers);
-    // Through a link an image outside of the folder would be written.
-    for (const path of steps.flatMap(writtenBy)) await refuseLink(path);
+    await refuseLinkedImages(layers, steps);
     const rateLimitBytesPerSecond = values["rate-limit"] ?? 0;
     const commands = steps.flatMap((step) => {
       const argv = commandOf(step, rateLimitBytesPerSecond);
@@ -61,9 +61,10 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
   };
 }
 
-function writtenBy(step: Step): string[] {
-  if (step.kind === "symlink") return [];
-  return "base" in step ? [step.path, step.base] : [step.path];
+/** Through a link an image outside of the folder would be written. */
+async function refuseLinkedImages(layers: Layer[], steps: Step[]) {
+  const written = steps.filter(({ kind }) => kind !== "symlink");
+  for (const { path } of [...layers, ...written]) await refuseLink(path);
 }
 
 async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Promise<Step[]> {

@@ -137,6 +137,7 @@ Deno.test("filterNode() fails the backup, not the guest's write", () => {
     "node-name": "cbw",
     file: "disk0",
     target: "fleece",
+    discard: "unmap",
     "on-cbw-error": "break-snapshot",
   });
 });

@@ -28,7 +28,14 @@ Deno.test("parseAddress() takes an IPv6 host in brackets", () => {
 
 const BAD = [
   ...["tcp:", "tcp:host", "tcp:host:", "tcp::4444", "tcp:host:0", "tcp:host:65536", "tcp:host:-1"],
-  ...["tcp:host:qmp", "tcp:::1:4444", "tcp:[]:4444", "tcp:host:4444 ", "tcp:host:44444444"],
+  ...[
+    "tcp:host:qmp",
+    "tcp:::1:4444",
+    "tcp:[]:4444",
+    "tcp:[[]:4444",
+    "tcp:host:4444 ",
+    "tcp:host:44444444",
+  ],
 ];
 for (const text of BAD) {
   Deno.test(`parseAddress() refuses "${text}"`, () => {
