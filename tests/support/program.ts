@@ -25,12 +25,13 @@ export const fromSource: Program = {
 /**
  * Makes the binary, `./qmpbackup`, with the runtime from npm.
  *
+ * @param root Of the repository, or of a copy.
  * @returns What the build printed.
  */
-export async function compileBinary(): Promise<string> {
+export async function compileBinary(root = ROOT, env = {}): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", join(ROOT, ".ci/compile.ts")],
-    env: { QMPBACKUP_DENORT: "npm" },
+    args: ["run", "-A", join(root, ".ci/compile.ts")],
+    env: { QMPBACKUP_DENORT: "npm", ...env },
     stdin: "null",
   }).output();
   const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
