@@ -11,7 +11,7 @@ import { exists, requireSymlinks } from "../catalog/durable.ts";
 import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
-import { createTarget, readTarget, refuseForeign, type Target } from "../catalog/target.ts";
+import { createTarget, readTarget, refuseForeign } from "../catalog/target.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
 import { requireQemuImg } from "../image/qemu_img.ts";
@@ -29,6 +29,7 @@ import {
   finishedBitmaps,
   hasLeftovers,
   putRight,
+  targetOfDead,
 } from "./recover.ts";
 import type { BackupRequest } from "./request.ts";
 import { runBackup } from "./run.ts";
@@ -124,15 +125,6 @@ async function recoverFrom(
   const target = dead && await targetOfDead(dead);
   if (dead && target) {
     await putRight(await findBitmaps(qmp, tagOf(dead.run), finishedBitmaps(target)));
-  }
-}
-
-/** Which of a dead run's bitmaps count can't be known without the records of its target. */
-async function targetOfDead({ lockFile }: VmHolder): Promise<Target | null> {
-  try {
-    return await readTarget(dirname(dirname(lockFile)));
-  } catch {
-    return null;
   }
 }
 

@@ -19,6 +19,7 @@ import {
   findInVm,
   finishedBitmaps,
   type Leftover,
+  targetOfDead,
 } from "./recover.ts";
 
 export interface CleanUpOptions {
@@ -55,8 +56,7 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
     () => Promise.resolve(dead ? [unlocked(dead)] : []),
     () => findHolds(qmp, options.thaw),
     () => findInVm(qmp),
-    async () =>
-      dead && target ? await findBitmaps(qmp, tagOf(dead.run), finishedBitmaps(target)) : [],
+    async () => dead ? await findBitmapsOf(qmp, dead) : [],
     async () => target ? await findInTarget(target) : [],
   ];
   let count = 0;
@@ -76,6 +76,12 @@ function unlocked(dead: VmHolder): Leftover {
     what: `Unlocking the VM: ${describeHolder(dead)} died`,
     putRight: () => Promise.resolve(),
   };
+}
+
+/** Which of a dead run's bitmaps count stands in the target that it wrote to, and in no other. */
+async function findBitmapsOf(qmp: QmpClient, dead: VmHolder): Promise<Leftover[]> {
+  const target = await targetOfDead(dead);
+  return target ? await findBitmaps(qmp, tagOf(dead.run), finishedBitmaps(target)) : [];
 }
 
 async function targetOf(named: string | null, dead: VmHolder | null): Promise<Target | null> {

@@ -9,7 +9,7 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { basename, join } from "@std/path";
+import { basename, dirname, join } from "@std/path";
 import { bounded } from "../catalog/bounded.ts";
 import { images, restorePoints } from "../catalog/chains.ts";
 import { lookAt } from "../catalog/create.ts";
@@ -21,7 +21,7 @@ import {
   REPLACED_SUFFIX,
 } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
-import { refuseLinks, type Target, temporaries, writeRun } from "../catalog/target.ts";
+import { readTarget, refuseLinks, type Target, temporaries, writeRun } from "../catalog/target.ts";
 import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
@@ -34,6 +34,7 @@ import {
   resumeAfterIoError,
   resumeIfMarked,
   thawIfMarked,
+  type VmHolder,
 } from "../vm/marks.ts";
 import { nodeNames, removeBitmap, removeNode, takeOffGate } from "../vm/nodes.ts";
 
@@ -173,6 +174,18 @@ async function queryBitmaps(qmp: QmpClient): Promise<{ node: string; name: strin
   return (await queryNodes(qmp)).flatMap((node) =>
     node["dirty-bitmaps"].map(({ name }) => ({ node: node["node-name"], name }))
   );
+}
+
+/**
+ * The target that a dead run wrote to: which of its bitmaps count can't be known without the records
+ * there. Null where they can't be read.
+ */
+export async function targetOfDead({ lockFile }: VmHolder): Promise<Target | null> {
+  try {
+    return await readTarget(dirname(dirname(lockFile)));
+  } catch {
+    return null;
+  }
 }
 
 /** The bitmaps that finished backups of a target count on. */

@@ -267,3 +267,22 @@ Deno.test("cleanup --recover needs no target where the dead run's lock is gone",
   const other = await tool(["cleanup", "--recover", "--socket", s.vm.socket, "--target", "/etc"]);
   assertEquals([other.code, other.stderr.includes("holds no records")], [2, true]);
 });
+
+Deno.test("cleanup --recover keeps the bitmaps of a run that died when it was recorded, whatever target is named", async () => {
+  await using s = await scene({ vm: { running: true } });
+  const other = s.dir.join("other");
+  await succeed(s.backupArgs("full").map((word) => word === s.target ? other : word));
+  await succeed(s.backupArgs("full"));
+  await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket, (text) => {
+    if (text.includes('"execute":"block-dirty-bitmap-remove"')) child.kill("SIGKILL");
+  });
+  const args = ["--socket", line.path, "--level", "inc", "--target", s.target];
+  const child = startTool(["backup", ...args]);
+  await ended(child);
+  await succeed(["cleanup", "--recover", "--socket", s.vm.socket, "--target", other]);
+  await s.vm.write("vd1", 0x59, 2 * MIB, MIB);
+  await s.vm.execute("stop");
+  await s.remember("now");
+  await succeed(s.backupArgs("inc"));
+  await s.assertRestores("now");
+});
