@@ -76,6 +76,9 @@ interface Pending {
   timer: ReturnType<typeof setTimeout>;
 }
 
+/** What a dead client leaves is gone with the first that gets it. */
+const CONNECT_ATTEMPTS = 3;
+
 export class QmpClient implements AsyncDisposable {
   readonly #stream = new JsonStream({ maxMessageBytes: MAX_MESSAGE_BYTES, lenient: false });
   readonly #pending = new Map<number, Pending>();
@@ -84,7 +87,8 @@ export class QmpClient implements AsyncDisposable {
   readonly #closed = Promise.withResolvers<Error>();
   readonly #reading: Promise<void>;
   #writing: Promise<unknown> = Promise.resolve();
-  #nextId = 1;
+  // Not another client's: what QEMU answers to one that has died, the next one may get.
+  #nextId = Math.floor(Math.random() * 2 ** 32) * 2 ** 16;
   #end: Error | null = null;
   #version = "";
   /** A command timed out, and QEMU has said nothing since. */
@@ -107,6 +111,18 @@ export class QmpClient implements AsyncDisposable {
    * @throws {ProtocolError} If the peer does not speak QMP.
    */
   static async connect(address: Address, options: QmpOptions): Promise<QmpClient> {
+    for (let attempt = 1;; attempt++) {
+      try {
+        return await QmpClient.#connectOnce(address, options);
+      } catch (error) {
+        // QEMU may give us the rest of what it had to say to a client that has just died.
+        if (!(error instanceof ProtocolError) || attempt === CONNECT_ATTEMPTS) throw error;
+        log.debug("Connecting again: {words}", { words: error.message });
+      }
+    }
+  }
+
+  static async #connectOnce(address: Address, options: QmpOptions): Promise<QmpClient> {
     const conn = await connect(address, "QMP socket", options.timeoutMs);
     const client = new QmpClient(conn, formatAddress(address), options);
     try {

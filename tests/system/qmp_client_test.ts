@@ -9,7 +9,7 @@ import {
 import { type Address, ConnectionError } from "../../src/wire/address.ts";
 import { ProtocolError } from "../../src/wire/json_stream.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { greet, GREETING, refuse, reply } from "../support/fake_qmp.ts";
+import { answer, greet, GREETING, refuse, reply } from "../support/fake_qmp.ts";
 import { type Peer, serve, within } from "../support/fake_peer.ts";
 
 const OPTIONS: QmpOptions = { timeoutMs: 5_000 };
@@ -303,6 +303,35 @@ for (const [name, text] of Object.entries(NONSENSE)) {
     assertStringIncludes(error.message, peer.address.path);
   });
 }
+
+/** Seen with QEMU 7.2: the answer to a client that was killed goes to the next one, before its greeting. */
+const OF_THE_DEAD: Record<string, string> = {
+  "an answer": '{"return": [], "id": 7}\r\n',
+  "half an answer": 'ode-name": "disk0"}], "id": 7}\r\n',
+};
+for (const [what, text] of Object.entries(OF_THE_DEAD)) {
+  Deno.test(`\`QmpClient.connect()\` is not led astray by ${what} to a client that died`, async () => {
+    let connections = 0;
+    await using peer = await fake(async (peer) => {
+      if (++connections === 1) await peer.send(text);
+      await answer(peer, { a: () => ({ mine: true }) }).catch(() => {});
+    });
+    await using qmp = await QmpClient.connect(peer.address, OPTIONS);
+    assertEquals(await qmp.execute("a"), { mine: true });
+    assertEquals(connections, 2);
+  });
+}
+
+Deno.test("`QmpClient` takes no answer for its own that bears the first ids of another client", async () => {
+  await using peer = await fake(async (peer) => {
+    await greet(peer);
+    for (let id = 0; id < 100; id++) await peer.send({ return: { mine: false }, id });
+    await reply(peer, await peer.receive(), { mine: true });
+    await peer.untilClosed();
+  });
+  await using qmp = await QmpClient.connect(peer.address, OPTIONS);
+  assertEquals(await qmp.execute("a"), { mine: true });
+});
 
 Deno.test("`QmpClient` fails what is pending if the peer turns to nonsense", async () => {
   await using peer = await fake(async (peer) => {
