@@ -10,7 +10,24 @@ import { run } from "./src/app.ts";
 import { processIo } from "./src/cli/io.ts";
 import { STOP_SIGNALS, StoppedError, type StopSignal } from "./src/errors.ts";
 
+/** Newer Denos ask for the right to the network for a unix socket too; older ones don't know the name. */
+function isUnixSocketNetwork(): boolean {
+  try {
+    Deno.permissions.querySync({ name: "net", host: "unix:/" });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Gives up the right to the network, unless the command line names a socket that needs it. */
+export function giveUpNetwork(args: readonly string[]): void {
+  const needs = isUnixSocketNetwork() ? /^--(agent-)?socket\b|tcp:/ : /tcp:/;
+  if (!args.some((arg) => needs.test(arg))) Deno.permissions.revokeSync({ name: "net" });
+}
+
 if (import.meta.main) {
+  giveUpNetwork(Deno.args);
   const stop = new AbortController();
   for (const signal of Object.keys(STOP_SIGNALS) as StopSignal[]) {
     // A second signal changes nothing: undoing what was begun is bounded by its own time-outs.

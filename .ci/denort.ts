@@ -26,8 +26,8 @@ const PROGRAM = "package/vlt";
 const DENORT_SIZE = 85_186_368;
 const DENORT_SHA256 = "2705685d7478610b98dcd43acecd457a19810146323041c8af8a88f7dd0b5e82";
 
-/** Whether this machine can run what {@linkcode fetchDenort} fetches. */
-export const hasDenortFromNpm = Deno.build.target === "x86_64-unknown-linux-gnu";
+/** What {@linkcode fetchDenort} fetches runs on. */
+export const TARGET_FROM_NPM = "x86_64-unknown-linux-gnu";
 
 /**
  * Finds Deno 2.4.2's `denort` in the folder `cache`, or gets it from npm and leaves it there.

@@ -9,13 +9,18 @@ import { resolve } from "@std/path";
 import { backup } from "./cli/commands/backup.ts";
 import { cleanup } from "./cli/commands/cleanup.ts";
 import type { CommandContext } from "./cli/commands/context.ts";
+import { guard } from "./cli/commands/guard.ts";
 import { info } from "./cli/commands/info.ts";
+import { print } from "./cli/commands/print.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
+import { units } from "./cli/commands/units.ts";
+import { bashCompletions, fishCompletions, zshCompletions } from "./cli/completions.ts";
 import type { CommandName } from "./cli/flags.ts";
 import { commandHelp, programHelp } from "./cli/help.ts";
 import type { Io } from "./cli/io.ts";
 import { startLog } from "./cli/log.ts";
+import { manualPage } from "./cli/manual.ts";
 import { parse, type Parsed } from "./cli/parse.ts";
 import { Progress } from "./cli/progress.ts";
 import { jsonLine } from "./cli/report.ts";
@@ -33,6 +38,12 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   "restore snapshotrebase": restoreInPlace("snapshotrebase"),
   info,
   cleanup,
+  "completions bash": print(bashCompletions),
+  "completions zsh": print(zshCompletions),
+  "completions fish": print(fishCompletions),
+  manual: print(manualPage),
+  units,
+  guard,
 };
 
 /**
@@ -88,7 +99,7 @@ async function runCommand(
   });
   const onStop = () =>
     log.warn("{reason}: undoing what was begun", { reason: messageOf(signal.reason) });
-  signal.addEventListener("abort", onStop);
+  if (command !== "guard") signal.addEventListener("abort", onStop);
   try {
     return await RUN[command]({ values, io, progress, signal });
   } finally {
@@ -108,8 +119,9 @@ function report(error: unknown, io: Io, json: boolean): number {
   return exitCode;
 }
 
-/** What the operating system refuses (it bears a code such as "ENOSPC") is no bug. */
+/** What the operating system refuses (it bears a code such as "ENOSPC"), or Deno, is no bug. */
 function isBug(error: unknown): error is Error {
   return error instanceof Error && !(error instanceof Failure) &&
-    !(error instanceof SuppressedError) && !("code" in error && typeof error.code === "string");
+    !(error instanceof SuppressedError) && !(error instanceof Deno.errors.NotCapable) &&
+    !("code" in error && typeof error.code === "string");
 }

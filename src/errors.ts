@@ -63,5 +63,20 @@ export function messageOf(error: unknown): string {
   if (error instanceof SuppressedError) {
     return `${messageOf(error.suppressed)}; and while cleaning up: ${messageOf(error.error)}`;
   }
+  if (error instanceof Deno.errors.NotCapable) return refusalText(error.message);
   return error instanceof Error ? error.message : String(error);
+}
+
+/** What the runtime says where a right is missing: its kind, and what it is asked for. */
+const REFUSAL = /^Requires (?<kind>[a-z]+) access(?: to (?<quote>"?)(?<what>.+)\k<quote>)?, /;
+
+/** Names the flag that is missing, as it has to be written. */
+function refusalText(message: string): string {
+  const { kind, what } = REFUSAL.exec(message)?.groups ?? {};
+  if (kind === undefined) return `Deno does not allow it: ${message}`;
+  const flag = `--allow-${kind}`;
+  if (what === undefined) return `Deno does not allow ${kind} access to everything: add ${flag}`;
+  // Of the folder for temporary files Deno does not tell the name.
+  const value = what === "<TMP>" ? "$TMPDIR" : what;
+  return `Deno does not allow ${kind} access to "${what}": add ${flag}=${value}`;
 }

@@ -8,6 +8,7 @@
 import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import { ChainError } from "../catalog/chains.ts";
+import { bounded } from "../catalog/bounded.ts";
 import { type NamedImage, orderByName } from "../catalog/name_order.ts";
 import { diskFileName, referenceBitmaps } from "../catalog/names.ts";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
@@ -65,7 +66,8 @@ async function findForeign(
       if (ordered.length === 0) continue;
       const images: Foreign["images"] = [];
       for (const image of ordered) {
-        images.push({ ...image, ...await imageFacts(join(path, folder, image.name)) });
+        const file = join(path, folder, image.name);
+        images.push({ ...image, ...await bounded(file, () => imageFacts(file)) });
       }
       return { disk, folder, images };
     } catch (error) {

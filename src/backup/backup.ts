@@ -6,21 +6,30 @@
 
 import { getLogger } from "@logtape/logtape";
 import { dirname } from "@std/path";
-import { restorePoints } from "../catalog/chains.ts";
-import { exists } from "../catalog/durable.ts";
+import { bounded, setFileTimeout } from "../catalog/bounded.ts";
+import { exists, requireSymlinks } from "../catalog/durable.ts";
 import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { createTarget, readTarget, refuseForeign, type Target } from "../catalog/target.ts";
-import { messageOf, UsageError } from "../errors.ts";
+import { Failure, messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
+import { requireQemuImg } from "../image/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
-import type { Job } from "../qmp/queries.ts";
-import { lockVm, resumeIfMarked, thawIfMarked, unlockVm, type VmHolder } from "../vm/marks.ts";
+import { lockVm, unlockVm, type VmHolder } from "../vm/marks.ts";
 import type { Address } from "../wire/address.ts";
 import { gatherFacts } from "./facts.ts";
+import { startGuard } from "./guard.ts";
 import { type DiskPlan, type Plan, planBackup } from "./plan.ts";
-import { recoverBitmaps, recoverTarget, recoverVm, tagsLeft } from "./recover.ts";
+import {
+  findBitmaps,
+  findHolds,
+  findInTarget,
+  findInVm,
+  finishedBitmaps,
+  hasLeftovers,
+  putRight,
+} from "./recover.ts";
 import type { BackupRequest } from "./request.ts";
 import { runBackup } from "./run.ts";
 
@@ -34,7 +43,9 @@ export interface BackupContext {
   signal: AbortSignal;
   toolVersion: string;
   onPlan(plan: Plan): void;
-  onProgress(disk: DiskPlan, job: Job): void;
+  /** See `run.ts`. */
+  onBegin(record: RunRecord): Promise<void>;
+  onProgress(disk: DiskPlan, doneBytes: number, totalBytes: number): void;
 }
 
 /**
@@ -46,16 +57,17 @@ export interface BackupContext {
  * @throws {Failure} If the run as a whole could not be done.
  */
 export async function backUp(request: BackupRequest, context: BackupContext): Promise<RunRecord> {
+  setFileTimeout(request.stallTimeoutMs);
   await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
   await refuseEarly(qmp, request);
-  const lockFile = await createTarget(request.target);
+  const lockFile = await createTarget(request.target, request.mode);
   const run = newRun();
-  using _target = await takeLock(lockFile, run);
-  const lockInode = (await Deno.stat(lockFile)).ino ?? 0;
+  using _target = await takeLock(lockFile, run, request.mode);
+  const lockInode = (await bounded(lockFile, () => Deno.stat(lockFile))).ino ?? 0;
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
   await recoverFrom(qmp, vm.dead, context);
-  await recoverTarget(await readTarget(request.target));
+  await putRight(await findInTarget(await readTarget(request.target)));
 
   const target = await readTarget(request.target);
   const facts = await gatherFacts(qmp, target, tagOf(holder.run));
@@ -64,7 +76,8 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const warnings = [...plan.warnings];
   await using agent = await connectAgent(context, plan, warnings);
   try {
-    return await runBackup(plan, { ...context, qmp, agent, warnings });
+    const startGuardOfRun = () => startGuard({ ...context, run: holder.run });
+    return await runBackup(plan, { ...context, qmp, agent, warnings, startGuard: startGuardOfRun });
   } finally {
     // Whether the run threw or wrote the loss into its rows.
     if (!qmp.isOpen) await recoverOverNewConnection(context, holder);
@@ -73,12 +86,24 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
 
 /** What can be refused before a new target is made, so that a typing mistake leaves no folder. */
 async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void> {
+  refuseOld(qmp.version);
   const target = await readTarget(request.target);
   await refuseForeign(target);
   if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
+  await requireQemuImg();
+  if (request.symlink && !request.timestamp) await requireSymlinks();
+  // What a run left may hang, and QEMU with it when it is asked for all nodes.
+  if (await hasLeftovers(qmp)) return;
   if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, "00000000"));
+}
+
+/** 5.2 has all that a backup can't do without, and is the oldest that was tried. */
+function refuseOld(version: string) {
+  const [major = 0, minor = 0] = version.split(".").map(Number);
+  if (major > 5 || (major === 5 && minor >= 2)) return;
+  throw new Failure(`This is QEMU ${version}: 5.2 or newer is needed`);
 }
 
 function newRun(): Holder {
@@ -86,26 +111,26 @@ function newRun(): Holder {
   return holderNow(runId(now, crypto.randomUUID().slice(0, 8)), now);
 }
 
-/** We hold the VM's lock: whatever bears our prefix is a dead run's, whether its lock was left or not. */
+/** We hold the VM's lock: whatever bears our names is a dead run's, whether its lock was left or not. */
 async function recoverFrom(
   qmp: QmpClient,
   dead: VmHolder | null,
   { agentSocket, agentTimeoutMs }: BackupContext,
 ): Promise<void> {
-  await resumeIfMarked(qmp);
-  await thawIfMarked(qmp, agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs)));
-  for (const tag of await tagsLeft(qmp)) await recoverVm(qmp, tag);
-  if (!dead) return;
-  const tag = tagOf(dead.run);
-  const done = await finishedBitmaps(dirname(dirname(dead.lockFile)));
-  if (done) await recoverBitmaps(qmp, tag, (name) => done.has(name));
+  await putRight(
+    await findHolds(qmp, agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs))),
+  );
+  await putRight(await findInVm(qmp));
+  const target = dead && await targetOfDead(dead);
+  if (dead && target) {
+    await putRight(await findBitmaps(qmp, tagOf(dead.run), finishedBitmaps(target)));
+  }
 }
 
-/** The bitmaps that finished backups of a target count on; null where that can't be known. */
-async function finishedBitmaps(path: string): Promise<Set<string | null> | null> {
+/** Which of a dead run's bitmaps count can't be known without the records of its target. */
+async function targetOfDead({ lockFile }: VmHolder): Promise<Target | null> {
   try {
-    const target: Target = await readTarget(path);
-    return new Set(restorePoints(target.runs).map(({ disk }) => disk.bitmap));
+    return await readTarget(dirname(dirname(lockFile)));
   } catch {
     return null;
   }
@@ -118,7 +143,7 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
     log.warn("Connected again, to put back what the run had changed");
     await recoverFrom(qmp, holder, context);
     await unlockVm(qmp, holder);
-    await recoverTarget(await readTarget(dirname(dirname(holder.lockFile))));
+    await putRight(await findInTarget(await readTarget(dirname(dirname(holder.lockFile)))));
   } catch (error) {
     log.error("What the run left in QEMU could not be put back, the next run will try: {words}", {
       words: messageOf(error),

@@ -9,7 +9,8 @@ import type { Disk } from "../vm/disks.ts";
 
 export type Basis =
   | { usable: true; last: Point; bitmap: string; dirtyBytes: number }
-  | { usable: false; reason: string };
+  /** `last`: what the disk can be compared with; null where there is nothing. */
+  | { usable: false; reason: string; last: Point | null };
 
 /**
  * Looks whether all is there that an increment needs: the last backup, its file, and a bitmap that has
@@ -25,13 +26,16 @@ export function basisOf(
   isComplete: (file: string) => boolean,
   foreign?: string,
 ): Basis {
-  const not = (reason: string): Basis => ({ usable: false, reason });
-  if (!last) return not("no backup of this disk in the target yet");
+  const nothing = (reason: string): Basis => ({ usable: false, reason, last: null });
+  if (!last) return nothing("no backup of this disk in the target yet");
   const { file, bitmap: name, granularityBytes, virtualSizeBytes } = last.disk;
-  if (!isComplete(file)) return not(`the last backup "${file}" or what it builds on is missing`);
-  if (foreign) {
-    return not(`"${foreign}" is in no record: another program has gone on with this chain`);
+  if (!isComplete(file)) {
+    return nothing(`the last backup "${file}" or what it builds on is missing`);
   }
+  if (foreign) {
+    return nothing(`"${foreign}" is in no record: another program has gone on with this chain`);
+  }
+  const not = (reason: string): Basis => ({ usable: false, reason, last });
   const bitmap = disk.bitmaps.find((bitmap) => bitmap.name === name);
   if (name === null) return not("the last backup has no bitmap");
   if (!bitmap) {

@@ -13,22 +13,37 @@
 
 import { delay } from "@std/async/delay";
 import { basename, dirname, join, relative } from "@std/path";
+import { bounded, boundedRun, HangingError, watched } from "../catalog/bounded.ts";
+import { createFile } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { PARTIAL_SUFFIX, REPLACED_SUFFIX } from "../catalog/names.ts";
+import { backingLink, partialName, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
-import { Failure } from "../errors.ts";
+import { Failure, messageOf } from "../errors.ts";
+import { storeDifference } from "../image/difference.ts";
 import { checkImage, createQcow2 } from "../image/qemu_img.ts";
-import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { endJob, waitForJob } from "../qmp/jobs.ts";
-import { type Job, queryNodes } from "../qmp/queries.ts";
-import { removeBitmap, removeNode, setDrive, takeOffFilter } from "../vm/nodes.ts";
-import { backupJob, fileNode, filterNode, fleeceNode, readOnlyTarget } from "./nodes.ts";
-import { snapshotNode, targetNode } from "./nodes.ts";
+import { giveBack, reserve } from "../image/reserve.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { endJob, JobError, StalledError, waitForJob } from "../qmp/jobs.ts";
+import type { Disk } from "../vm/disks.ts";
+import { addExport, exportName, removeExport } from "../vm/exports.ts";
+import { resumeAfterIoError } from "../vm/marks.ts";
+import { gateNode, isNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
+import { backupJobs, fileNode, filterNode, fleeceNode, jobStallTimeoutMs } from "./nodes.ts";
+import { readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
+import { explainFailure, freeBytes, neededBytes } from "./space.ts";
+import { explainOpen, shareCommands } from "./explain_open.ts";
 import { UndoStack } from "./undo.ts";
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */
 const CLOSE_TIMEOUT_MS = 300_000;
+
+export interface CopyOptions {
+  signal: AbortSignal;
+  onProgress(doneBytes: number, totalBytes: number): void;
+  /** Called when this disk's job has ended; resolves when those of all disks have. */
+  allEnded(): Promise<void>;
+}
 
 export class DiskSession {
   /** Absolute. */
@@ -37,6 +52,8 @@ export class DiskSession {
   readonly #guest: UndoStack;
   readonly #target: UndoStack;
   readonly #result: UndoStack;
+  /** Storage that QEMU would wait for, and the guest with it. */
+  #hanging: HangingError | null = null;
 
   constructor(
     readonly qmp: QmpClient,
@@ -45,57 +62,73 @@ export class DiskSession {
     leftovers: string[],
   ) {
     this.image = join(plan.request.target, disk.file);
-    this.partial = this.image + PARTIAL_SUFFIX;
+    this.partial = partialName(this.image, plan.runId);
     this.#guest = new UndoStack(leftovers);
     this.#target = new UndoStack(leftovers);
     this.#result = new UndoStack(leftovers);
   }
 
-  /** Puts everything in place. The guest's writes don't go through it yet. */
+  /** Puts everything in place that does not touch the disk's own nodes. */
   async prepare(): Promise<void> {
     await this.#openTarget();
     await this.#addNextBitmap();
-    await this.#addFilter();
+    if (!this.plan.direct) await this.#openFleece();
   }
 
-  /** Switches the guest's writes over to the filter: the disk's contents at this moment are kept. */
-  async switchOver(): Promise<void> {
-    const { filter } = this.disk.nodes;
+  /** Puts a gate under the device, and a filter beside it. The gate still leads to the image. */
+  async addGate(): Promise<void> {
+    const { disk, nodes, cbwTimeoutSeconds } = this.disk;
+    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, cbwTimeoutSeconds);
+    await this.#addNode(this.#guest, filter);
+    await this.#addNode(this.#guest, gateNode(nodes.gate, disk.rootNode));
     this.#guest.push(
-      `take the filter off the disk "${this.disk.disk.name}"`,
-      () => takeOffFilter(this.qmp, filter),
+      `take the gate off the disk "${disk.name}"`,
+      async () => {
+        await this.#refuseHanging();
+        await takeOffGate(this.qmp, nodes.gate);
+      },
     );
-    await setDrive(this.qmp, this.disk.disk.id, filter);
+    await setDrive(this.qmp, disk.id, nodes.gate);
   }
 
-  /** Starts to copy the contents of that moment. */
-  async startJob(): Promise<void> {
-    const { nodes, job } = this.disk;
+  /** Makes the contents of the moment at which the gate was led to the filter readable. */
+  async addSnapshot(): Promise<void> {
+    const { nodes } = this.disk;
     await this.#addNode(this.#guest, snapshotNode(nodes.snapshot, nodes.filter));
-    this.#guest.push(`end the job "${job}"`, () => endJob(this.qmp, job));
-    await this.qmp.execute("transaction", backupJob(this.plan, this.disk));
+  }
+
+  /** The job is about to start; where there is no fleece, it is that of all disks at once. */
+  expectJob(): void {
+    const { job, jobBitmap, disk } = this.disk;
+    if (this.plan.direct) {
+      this.#guest.push(
+        `remove the bitmap "${jobBitmap}"`,
+        () => removeBitmap(this.qmp, disk.node, jobBitmap),
+      );
+    }
+    this.#guest.push(`end the job "${job}"`, () => this.#endJob());
   }
 
   /**
-   * Waits until all is copied, frees the guest, and closes the image.
-   *
-   * @throws {Failure} If the job failed, or the image can't be closed or does not pass its check.
+   * Ends the job, if there is one. QEMU 5.2 crashes when it is asked for its nodes in the moment in which
+   * a job takes its filter off a disk: without a fleece, all jobs end before anything else is put back.
    */
-  async finish(options: { signal: AbortSignal; onProgress: (job: Job) => void }): Promise<void> {
-    const { error } = await waitForJob(this.qmp, this.disk.job, options);
+  async endJob(): Promise<void> {
+    if (this.qmp.isOpen) await this.#endJob();
+  }
+
+  /**
+   * Copies them, or what of them has changed; frees the guest, and closes the image.
+   *
+   * @throws {Failure} If the copy failed, or the image can't be closed or does not pass its check.
+   */
+  async copy(options: CopyOptions): Promise<void> {
+    if (this.disk.compare) await this.#compare(options);
+    else await this.#runJob(options);
     await this.#guest.unwind();
-    if (error !== undefined) {
-      throw new Failure(`The disk "${this.disk.disk.name}" could not be copied: ${error}`);
-    }
-    const { request } = this.plan;
-    await delay(request.removeDelayMs, { signal: options.signal });
-    // Flushed by us first: QEMU would do it in its main loop, and the guest would stand still.
-    await syncPath(this.partial);
-    await this.qmp.execute("blockdev-reopen", readOnlyTarget(this.disk.nodes, request), {
-      timeoutMs: CLOSE_TIMEOUT_MS,
-    });
-    await this.#target.unwind();
-    await checkImage(this.partial);
+    await delay(this.plan.request.removeDelayMs, { signal: options.signal });
+    await this.#closeTarget();
+    await boundedRun(this.partial, (signal) => checkImage(this.partial, { signal }));
     await syncPath(this.partial);
   }
 
@@ -108,8 +141,10 @@ export class DiskSession {
     await renameDurably(this.partial, this.image);
     if (link === null) return;
     const path = join(dirname(this.image), link);
-    this.#result.push(`remove "${path}"`, () => removeFile(path));
+    // One that is there leads to an image of this name already.
+    const isNew = !await exists(path);
     await replaceSymlink(path, basename(this.image));
+    if (isNew) this.#result.push(`remove "${path}"`, () => removeFile(path));
   }
 
   /** The record is written: the image and the next bitmap stay, the spent bitmaps go. */
@@ -128,35 +163,145 @@ export class DiskSession {
     await this.#result.unwind();
   }
 
+  async #runJob(options: CopyOptions) {
+    if (!this.plan.direct) {
+      this.expectJob();
+      await this.qmp.execute("transaction", backupJobs(this.plan, [this.disk]));
+    }
+    const failure = await this.#waitForJob(options);
+    if (!failure) return;
+    await this.#guest.unwind();
+    if (this.plan.direct) await resumeAfterIoError(this.qmp);
+    throw failure;
+  }
+
+  /** @returns Why the job failed; null if it did not. */
+  async #waitForJob({ signal, onProgress, allEnded }: CopyOptions): Promise<Failure | null> {
+    const stallTimeoutMs = jobStallTimeoutMs(this.plan, this.disk);
+    try {
+      const end = await waitForJob(this.qmp, this.disk.job, {
+        signal,
+        stallTimeoutMs,
+        onProgress: (job) => {
+          this.#refuseOutgrown(job["total-progress"]);
+          onProgress(job["current-progress"], job["total-progress"]);
+        },
+      });
+      if (end.error === undefined) return null;
+      const restBytes = end["total-progress"] - end["current-progress"];
+      const why = await explainFailure(this.plan, this.disk, restBytes);
+      const what = `The disk "${this.disk.disk.name}" could not be copied to "${this.partial}"`;
+      return new Failure([`${what}: ${end.error}`, ...why].join(". "));
+    } catch (error) {
+      throw error instanceof StalledError ? this.#stalled(stallTimeoutMs) : error;
+    } finally {
+      if (this.plan.direct) await this.endJob().catch(() => {}).finally(allEnded);
+    }
+  }
+
+  #stalled(stallTimeoutMs: number): Failure {
+    return new Failure(
+      `The copy of "${this.disk.disk.name}" to "${this.partial}" has made no progress for ` +
+        `${stallTimeoutMs / 1000} s (--stall-timeout): is the storage of the target still there`,
+    );
+  }
+
+  /** Between the plan and the point in time the guest may have written more than was reserved for. */
+  #refuseOutgrown(changedBytes: number) {
+    const { disk, reserveBytes } = this.disk;
+    if (!this.plan.direct || neededBytes(disk, changedBytes) <= reserveBytes) return;
+    throw new Failure(`The guest writes too much to "${disk.name}" just now: run again`);
+  }
+
+  async #compare({ signal, onProgress }: CopyOptions) {
+    const { disk, exportId, nodes, folder, parent } = this.disk;
+    const { request, nbdSocket } = this.plan;
+    this.#guest.push(`remove the export "${exportId}"`, () => removeExport(this.qmp, exportId));
+    await addExport(this.qmp, exportId, nodes.snapshot);
+    await watched(
+      request.stallTimeoutMs,
+      () => this.#stalled(request.stallTimeoutMs),
+      (watch) =>
+        storeDifference(this.partial, {
+          contents: exportName(nbdSocket as string, nodes.snapshot),
+          parent: join(request.target, parent as string),
+          backing: backingLink(relative(folder, parent as string)),
+          image: imageOptions(disk),
+          signal: AbortSignal.any([signal, watch.signal]),
+          onPercent: (percent) => {
+            watch.progress();
+            onProgress(percent / 100 * disk.virtualSizeBytes, disk.virtualSizeBytes);
+          },
+        }),
+    );
+  }
+
+  async #closeTarget() {
+    // Flushed by us first: QEMU would do it in its main loop, and the guest would stand still.
+    await syncPath(this.partial);
+    if (this.disk.compare) return;
+    const { request, features } = this.plan;
+    const options = readOnlyTarget(this.disk.nodes, request, features.reopen);
+    await this.qmp.execute(features.reopen, options, { timeoutMs: CLOSE_TIMEOUT_MS });
+    await this.#target.unwind();
+    if (this.plan.direct) await giveBack(this.partial);
+  }
+
   /** The image that the new one replaces, until that counts. */
   get #aside(): string {
     return this.image + REPLACED_SUFFIX;
   }
 
   async #setAside() {
-    await Deno.rename(this.image, this.#aside);
-    this.#result.push(`put "${this.image}" back`, () => Deno.rename(this.#aside, this.image));
+    await bounded(this.image, () => Deno.rename(this.image, this.#aside));
+    this.#result.push(
+      `put "${this.image}" back`,
+      () => bounded(this.image, () => Deno.rename(this.#aside, this.image)),
+    );
   }
 
   async #openTarget() {
     const { disk, nodes, folder, parent } = this.disk;
     const { request } = this.plan;
-    await createFolder(request.target, folder);
+    await createFolder(request.target, folder, request.mode);
+    // By us, since QEMU's tools would make it for all to read, and through any link.
+    await createFile(this.partial, request.mode);
     this.#result.push(
       `remove "${this.partial}"`,
       () => this.#removeClosed(nodes.file, this.partial),
     );
-    await createQcow2(this.partial, {
-      virtualSizeBytes: disk.virtualSizeBytes,
-      ...(disk.clusterSizeBytes ? { clusterSizeBytes: disk.clusterSizeBytes } : {}),
-      lazyRefcounts: disk.lazyRefcounts,
-      backing: parent && relative(folder, parent),
-    });
+    // What is compared is written by `qemu-img`, not by QEMU.
+    if (this.disk.compare) return;
+    const options = {
+      ...imageOptions(disk),
+      backing: parent && backingLink(relative(folder, parent)),
+    };
+    await boundedRun(this.partial, (signal) => createQcow2(this.partial, options, { signal }));
+    // A job that reads from the disk itself makes the guest's writes fail where the target is full.
+    if (this.plan.direct) await this.#reserve();
     try {
       await this.#addNode(this.#target, fileNode(nodes.file, this.partial, request));
       await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
     } catch (error) {
-      throw explainOpen(error, this.partial, "target", "--target");
+      const folders = new Set([request.target, dirname(this.partial)]);
+      throw explainOpen(
+        error,
+        this.partial,
+        `let that user's group write there ${shareCommands(...folders)}`,
+      );
+    }
+  }
+
+  async #reserve() {
+    const { reserveBytes } = this.disk;
+    try {
+      await reserve(this.partial, reserveBytes);
+    } catch (error) {
+      throw new Failure(
+        `${reserveBytes} bytes can't be reserved for "${this.partial}", which this QEMU (before 7.1) ` +
+          `needs, lest the guest's writes fail: ${messageOf(error)}`,
+        { cause: error },
+      );
     }
   }
 
@@ -175,23 +320,30 @@ export class DiskSession {
     });
   }
 
-  async #addFilter() {
-    const { disk, nodes, fleeceFile, cbwTimeoutSeconds } = this.disk;
+  async #openFleece() {
+    const { disk, nodes, fleeceFile } = this.disk;
+    await createFile(fleeceFile, this.plan.request.mode);
     this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
-    await createQcow2(fleeceFile, { virtualSizeBytes: disk.virtualSizeBytes });
+    const { virtualSizeBytes } = disk;
+    await boundedRun(
+      fleeceFile,
+      (signal) => createQcow2(fleeceFile, { virtualSizeBytes }, { signal }),
+    );
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
     } catch (error) {
-      throw explainOpen(error, fleeceFile, "fleece", "--fleece-dir");
+      throw explainOpen(
+        error,
+        fleeceFile,
+        "name a folder that user's group may write to with --fleece-dir DIR " +
+          shareCommands("DIR"),
+      );
     }
-    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, cbwTimeoutSeconds);
-    await this.#addNode(this.#guest, filter);
   }
 
   /** Removes a file, but not under a QEMU that still writes to it: there it would grow unseen. */
   async #removeClosed(node: string, path: string) {
-    const nodes = await queryNodes(this.qmp);
-    if (nodes.some((other) => other["node-name"] === node)) {
+    if (await isNode(this.qmp, node)) {
       throw new Failure("QEMU still has it open; the next run tries again");
     }
     await removeFile(path);
@@ -199,16 +351,49 @@ export class DiskSession {
 
   async #addNode(stack: UndoStack, options: { "node-name": string }) {
     const name = options["node-name"];
-    stack.push(`remove the node "${name}"`, () => removeNode(this.qmp, name));
+    stack.push(`remove the node "${name}"`, async () => {
+      await this.#refuseHanging();
+      await removeNode(this.qmp, name);
+    });
     await this.qmp.execute("blockdev-add", options);
+  }
+
+  async #endJob() {
+    try {
+      await endJob(this.qmp, this.disk.job);
+    } catch (error) {
+      if (!(error instanceof JobError)) throw error;
+      this.#hanging = new HangingError(
+        `${error.message}: the storage of "${this.partial}" hangs. The guest writes on, ` +
+          `through the filter "${this.disk.nodes.filter}"`,
+        { cause: error },
+      );
+      throw this.#hanging;
+    }
+  }
+
+  /**
+   * Asks the storage whether it answers, before QEMU is told to do what may wait for it: QEMU waits
+   * in its main loop, with the guest at a stand. What is left alone then harms nobody: the guest's
+   * writes go through the filter.
+   */
+  async #refuseHanging() {
+    for (const folder of [this.plan.request.target, dirname(this.disk.fleeceFile)]) {
+      if (this.#hanging) throw this.#hanging;
+      await freeBytes(folder).catch((error) => {
+        // Whatever else it says, it answers.
+        if (error instanceof HangingError) this.#hanging = error;
+      });
+    }
+    if (this.#hanging) throw this.#hanging;
   }
 }
 
-function explainOpen(error: unknown, path: string, what: string, option: string): unknown {
-  if (!(error instanceof QmpCommandError)) return error;
-  return new Failure(
-    `QEMU can't open the ${what} "${path}": ${error.desc}. QEMU may run as another user, or see ` +
-      `other folders than we do: run qmpbackup as QEMU's user, or name another folder with ${option}`,
-    { cause: error },
-  );
+/** A new image is as the disk's own. */
+function imageOptions({ virtualSizeBytes, clusterSizeBytes, lazyRefcounts }: Disk) {
+  return {
+    virtualSizeBytes,
+    lazyRefcounts,
+    ...(clusterSizeBytes ? { clusterSizeBytes } : {}),
+  };
 }

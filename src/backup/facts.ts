@@ -1,14 +1,15 @@
 /**
- * Gathers all that a plan is made from. Reads only.
+ * Gathers all that a plan is made from. Leaves everything as it is.
  *
  * @module
  */
 
 import { dirname, join } from "@std/path";
+import { bounded, HangingError } from "../catalog/bounded.ts";
 import { diskFileName } from "../catalog/names.ts";
 import { type Target } from "../catalog/target.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { queryIdentity, queryStatus, queryTpms } from "../qmp/queries.ts";
+import { queryIdentity, queryIothreads, queryStatus, queryTpms } from "../qmp/queries.ts";
 import { queryFeatures } from "../qmp/schema.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
 import { adoptChains } from "./adopt.ts";
@@ -27,6 +28,7 @@ export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): 
     vm,
     runState: (await queryStatus(qmp)).status,
     features: await queryFeatures(qmp),
+    hasIothreads: (await queryIothreads(qmp)).length > 0,
     disks,
     leftOut: [...leftOut, ...tpms],
     target: { ...target, runs: [...adopted, ...target.runs] },
@@ -53,7 +55,7 @@ async function listFolders(target: Target, disks: Disk[]): Promise<Map<string, s
 
 async function listFolder(path: string): Promise<string[]> {
   try {
-    const entries = await Array.fromAsync(Deno.readDir(path));
+    const entries = await bounded(path, () => Array.fromAsync(Deno.readDir(path)));
     return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
@@ -65,13 +67,23 @@ async function listFolder(path: string): Promise<string[]> {
 
 /**
  * The folder of a disk's file: there the fleece is as fast as the disk. Not for what is no regular
- * file: the folder of a logical volume is `/dev`.
+ * file: the folder of a logical volume is `/dev`. Nor where this user may not write.
  */
 async function folderBeside({ source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;
+  const folder = dirname(source);
   try {
-    return (await Deno.stat(source)).isFile ? dirname(source) : null;
-  } catch {
+    if (!(await bounded(source, () => Deno.stat(source))).isFile) return null;
+    await bounded(folder, () => tryToWrite(folder));
+    return folder;
+  } catch (error) {
+    // A right that is missing must not move the fleece to a slower place unseen.
+    if (error instanceof HangingError || error instanceof Deno.errors.NotCapable) throw error;
     return null;
   }
+}
+
+/** Whether a user may write somewhere can't be told before it is done. */
+async function tryToWrite(folder: string): Promise<void> {
+  await Deno.remove(await Deno.makeTempFile({ dir: folder, prefix: "qmpbackup-" }));
 }

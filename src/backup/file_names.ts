@@ -4,7 +4,7 @@
  * @module
  */
 
-import { diskFileName } from "../catalog/names.ts";
+import { diskFileName, sharedFileName as shared } from "../catalog/names.ts";
 import type { Disk } from "../vm/disks.ts";
 
 /**
@@ -17,9 +17,9 @@ export function fileNamesOf(disks: Disk[]): Map<Disk, string> {
   return new Map(disks.map((disk, index) => {
     const own = plain[index] as string;
     if (plain.indexOf(own) === plain.lastIndexOf(own)) return [disk, own];
-    let name = `${disk.name}.${own}`;
+    let name = shared(disk.name, own);
     // Another disk's file may be called just that.
-    for (let n = 2; taken.has(name); n++) name = `${disk.name}.${n}.${own}`;
+    for (let n = 2; taken.has(name); n++) name = shared(`${disk.name}.${n}`, own);
     taken.add(name);
     return [disk, name];
   }));

@@ -8,18 +8,37 @@
  */
 
 import type { QmpArguments } from "../qmp/client.ts";
+import type { Features } from "../qmp/schema.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import type { BackupRequest } from "./request.ts";
 
-/** The bitmap that tells the job what to copy; it lies on the snapshot's node and goes with it. */
-const JOB_BITMAP = "qmpbackup-job";
+/**
+ * For all jobs of a run. QEMU has 64 threads that wait for files, the guest's disks among them: a
+ * target that hangs may hold half of them, and the guest goes on with the others.
+ */
+const MAX_WORKERS = 32;
 
 /**
  * Small chunks find zeroes that larger ones don't; many workers make up for their number. A chunk
  * can't be smaller than a cluster of the target.
  */
-function jobPerf({ disk }: DiskPlan) {
-  return { "max-workers": 64, "max-chunk": Math.max(65536, disk.clusterSizeBytes ?? 0) };
+function jobPerf({ disks }: Plan, { disk }: DiskPlan) {
+  const workers = Math.max(1, Math.floor(MAX_WORKERS / disks.length));
+  return { "max-workers": workers, "max-chunk": chunkBytes(disk) };
+}
+
+function chunkBytes({ clusterSizeBytes }: DiskPlan["disk"]): number {
+  return Math.max(65536, clusterSizeBytes ?? 0);
+}
+
+/**
+ * How long a job may make no progress. One that is held back by the speed limit moves a chunk at a
+ * time: what that takes is allowed for.
+ */
+export function jobStallTimeoutMs({ request }: Pick<Plan, "request">, { disk }: DiskPlan): number {
+  const { speedLimitBytesPerSecond: speed, stallTimeoutMs } = request;
+  const chunkMs = speed > 0 ? Math.ceil(chunkBytes(disk) / speed * 1000) : 0;
+  return stallTimeoutMs + 2 * chunkMs;
 }
 
 /** How a target is written, as far as a user says. */
@@ -57,9 +76,11 @@ export function targetNode(name: string, file: string, { directTarget }: TargetO
 export function readOnlyTarget(
   { target, file }: DiskPlan["nodes"],
   how: TargetOptions,
+  command: Features["reopen"],
 ): QmpArguments {
   const { "detect-zeroes": _, ...options } = targetNode(target, file, how);
-  return { options: [{ ...options, "read-only": true }] };
+  const readOnly = { ...options, "read-only": true };
+  return command === "blockdev-reopen" ? { options: [readOnly] } : readOnly;
 }
 
 /** Where the filter puts what the guest is about to overwrite. */
@@ -72,7 +93,10 @@ export function fleeceNode(name: string, path: string) {
   };
 }
 
-/** `break-snapshot`: whatever is wrong with the fleece fails the backup, never the guest's write. */
+/**
+ * `break-snapshot`: whatever is wrong with the fleece fails the backup, never the guest's write.
+ * `discard`: without, QEMU keeps from the disk what the guest discards meanwhile, and says it is done.
+ */
 export function filterNode(
   name: string,
   disk: string,
@@ -85,6 +109,7 @@ export function filterNode(
     "node-name": name,
     file: disk,
     target: fleece,
+    discard: "unmap",
     "on-cbw-error": "break-snapshot",
   };
 }
@@ -95,40 +120,50 @@ export function snapshotNode(name: string, filter: string) {
 }
 
 /**
- * The transaction that starts a job. It reads a merged copy of the bitmap and clears nothing: the
- * bitmap on the disk goes on counting whatever becomes of the job.
+ * The transaction that starts jobs, all at one moment. A job reads a merged copy of the bitmap and clears
+ * nothing: the bitmap on the disk goes on counting whatever becomes of the job.
  */
-export function backupJob({ request, features }: Plan, disk: DiskPlan): QmpArguments {
-  const { snapshot, target } = disk.nodes;
+export function backupJobs(plan: Plan, disks: DiskPlan[]): QmpArguments {
+  return { actions: disks.flatMap((disk) => jobActions(plan, disk)) };
+}
+
+interface Action {
+  type: string;
+  data: QmpArguments;
+}
+
+function jobActions(plan: Plan, disk: DiskPlan): Action[] {
+  const { request, features, direct } = plan;
+  const { jobBitmap } = disk;
+  // The merged copy lies on the snapshot, and goes with it.
+  const source = direct ? disk.disk.node : disk.nodes.snapshot;
   const backup = {
     "job-id": disk.job,
-    device: snapshot,
-    target,
+    device: source,
+    target: disk.nodes.target,
     speed: request.speedLimitBytesPerSecond,
     compress: request.compress,
     "auto-dismiss": false,
-    ...(features.backupPerf ? { "x-perf": jobPerf(disk) } : {}),
+    ...(features.backupPerf ? { "x-perf": jobPerf(plan, disk) } : {}),
   };
   if (disk.level !== "inc" || disk.previousBitmap === null) {
-    return { actions: [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }] };
+    return [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }];
   }
   const add = {
-    node: snapshot,
-    name: JOB_BITMAP,
+    node: source,
+    name: jobBitmap,
     granularity: disk.granularityBytes,
     disabled: true,
   };
   const merge = {
-    node: snapshot,
-    target: JOB_BITMAP,
+    node: source,
+    target: jobBitmap,
     bitmaps: [{ node: disk.disk.node, name: disk.previousBitmap }],
   };
-  const copy = { ...backup, sync: "bitmap", bitmap: JOB_BITMAP, "bitmap-mode": "never" };
-  return {
-    actions: [
-      { type: "block-dirty-bitmap-add", data: add },
-      { type: "block-dirty-bitmap-merge", data: merge },
-      { type: "blockdev-backup", data: copy },
-    ],
-  };
+  const copy = { ...backup, sync: "bitmap", bitmap: jobBitmap, "bitmap-mode": "never" };
+  return [
+    { type: "block-dirty-bitmap-add", data: add },
+    { type: "block-dirty-bitmap-merge", data: merge },
+    { type: "blockdev-backup", data: copy },
+  ];
 }

@@ -4,14 +4,15 @@
  * @module
  */
 
-import { join } from "@std/path";
-import { images, type Point, restorePoints } from "../catalog/chains.ts";
+import { dirname, join } from "@std/path";
+import { images, restorePoints } from "../catalog/chains.ts";
 import {
   bitmapName,
   diskFileName,
   type DiskLevel,
+  fleeceName,
   imageName,
-  LAST_IMAGE_TIME,
+  MAX_NAME_SECONDS,
   parseImageName,
   PARTIAL_SUFFIX,
   plainImageName,
@@ -24,17 +25,21 @@ import { Failure, UsageError } from "../errors.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
-import { basisOf } from "./basis.ts";
+import { adaptRequest, pauseReason, SAFE_CBW_TIMEOUT_SECONDS, warningsOf } from "./caution.ts";
 import { foldersOf, isComplete, isListed, lastBackup, unrecorded } from "./continuity.ts";
 import { fileNamesOf } from "./file_names.ts";
-import type { BackupRequest, Level } from "./request.ts";
+import { levelOf } from "./level.ts";
+import type { BackupRequest } from "./request.ts";
 import { selectDisks } from "./select.ts";
+import { reserveBytes } from "./space.ts";
 
 export interface Facts {
   vm: VmIdentity;
   /** `query-status`. */
   runState: string;
   features: Features;
+  /** Whether disks may be served by other threads than QEMU's main loop. */
+  hasIothreads: boolean;
   disks: Disk[];
   leftOut: LeftOut[];
   /** With the records of `adopted` among its own. */
@@ -66,6 +71,8 @@ export interface DiskPlan {
   parent: string | null;
   /** The bitmap that has recorded since the last backup: what an increment copies. */
   previousBitmap: string | null;
+  /** What changed is found by comparing all with the parent, since no bitmap knows. */
+  compare: boolean;
   /** The bitmaps that count no more when this backup is done; until then nobody touches them. */
   spentBitmaps: string[];
   /** The bitmap that counts from this backup on; null for a copy. */
@@ -74,8 +81,14 @@ export interface DiskPlan {
   granularityBytes: number;
   /** How much is to be copied, as far as it can be known. */
   estimateBytes: number;
+  /** What the image takes at most; set aside for it where there is no fleece. */
+  reserveBytes: number;
   job: string;
-  nodes: Record<"target" | "file" | "fleece" | "filter" | "snapshot", string>;
+  /** The bitmap that tells the job what to copy. */
+  jobBitmap: string;
+  /** The id of the snapshot's export, where it is compared. */
+  exportId: string;
+  nodes: Record<"target" | "file" | "fleece" | "filter" | "gate" | "snapshot", string>;
   /** Absolute. */
   fleeceFile: string;
   /** There is no folder beside the disk: the guest's writes may wait for the backup's storage. */
@@ -94,6 +107,12 @@ export interface Plan {
   request: BackupRequest;
   vm: VmIdentity;
   features: Features;
+  /** No fleece: the jobs read from the disks themselves. */
+  direct: boolean;
+  /** Why the guest has to stand still for the point in time; null where it needn't. */
+  pause: string | null;
+  /** Where QEMU serves the snapshots that are compared; null where there is none. */
+  nbdSocket: string | null;
   disks: DiskPlan[];
   leftOut: LeftOut[];
   /** The records of the reference's chains that go on, to be written first. */
@@ -111,22 +130,19 @@ const RUN_STATES = ["running", "paused", "prelaunch"];
  * @throws {UsageError} If the request does not fit the VM or the target.
  * @throws {Failure} If it can't be done, with the disk and the remedy.
  */
-export function planBackup(request: BackupRequest, facts: Facts): Plan {
+export function planBackup(asked: BackupRequest, facts: Facts): Plan {
+  const { request, leftOut: notDone } = adaptRequest(asked, facts);
   const { target, tag } = facts;
   refuseRunState(facts.runState);
   refuseOtherVm(target, facts.vm);
   const chainId = chainIdOf(request, facts);
   const { selected, leftOut } = selectDisks(facts.disks, facts.leftOut, request);
-  if (!facts.features.fleecing) {
-    throw new Failure("This QEMU can't take snapshots through copy-before-write: 7.1 or newer can");
-  }
   const points = restorePoints(target.runs);
   const all = images(target.runs);
   const seconds = imageTime(facts);
   const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
   const fileNames = fileNamesOf(facts.disks);
   const folders = foldersOf(lasts, [...fileNames.values()].map(configName));
-  const timeout = cbwTimeout(request, facts.features);
   const disks = selected.map((disk, index): DiskPlan => {
     const known = lasts.get(disk);
     // In a folder that has gone over to another disk, two chains would mix.
@@ -134,7 +150,7 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
     refusePartial(target.path, last?.disk.folder ?? usualFolder, facts.files);
     const level = levelOf(
-      request.level,
+      request,
       disk,
       last,
       (file) => isComplete(all, file, facts.files),
@@ -152,7 +168,9 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     const file = folder === "." ? name : `${folder}/${name}`;
     const replaces = facts.files.get(folder)?.includes(name) ?? false;
     refuseBase(facts, disk, file);
-    const beside = request.fleeceDir ?? facts.besideDisk.get(disk.id) ?? null;
+    const besideDisk = facts.besideDisk.get(disk.id) ?? null;
+    const beside = request.fleeceDir ?? besideDisk;
+    const isBeside = beside !== null && beside === besideDisk;
     const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
     return {
       disk,
@@ -165,20 +183,26 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
       granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
       job: `qmpbackup.${tag}.${disk.name}`,
+      reserveBytes: reserveBytes(disk, level.level, level.estimateBytes),
+      jobBitmap: node("job"),
+      exportId: node("export"),
       nodes: {
         target: node("target"),
         file: node("file"),
         fleece: node("fleece"),
         filter: node("cbw"),
+        gate: node("gate"),
         snapshot: node("snap"),
       },
       fleeceFile: join(
         beside ?? join(target.path, RECORDS_FOLDER),
-        `qmpbackup-${tag}-${index}.fleece`,
+        fleeceName(tag, index),
       ),
       isFleeceOnTarget: beside === null,
-      // On the backup's storage a write must not wait for ever, even if nobody asked for a limit.
-      cbwTimeoutSeconds: timeout.seconds ?? (beside === null ? SAFE_CBW_TIMEOUT_SECONDS : null),
+      // On other storage than the disk's a write must not wait for ever, even if nobody asked for a
+      // limit.
+      cbwTimeoutSeconds: request.cbwTimeoutSeconds ??
+        (isBeside ? null : SAFE_CBW_TIMEOUT_SECONDS),
       configFile: configName(uniqueName),
     };
   });
@@ -190,33 +214,20 @@ export function planBackup(request: BackupRequest, facts: Facts): Plan {
     request,
     vm: facts.vm,
     features: facts.features,
+    direct: !facts.features.fleecing,
+    pause: pauseReason(request, facts),
+    nbdSocket: nbdSocket(disks, tag),
     disks,
     leftOut: [...facts.leftOut, ...leftOut],
     adopted: facts.adopted,
-    warnings: [...timeout.warnings, ...plainTextWarnings(selected)],
+    warnings: [...notDone, ...warningsOf(request, facts, disks)],
   };
 }
 
-/** The longest `cbw-timeout` that every QEMU counts right. */
-const SAFE_CBW_TIMEOUT_SECONDS = 4;
-
-/** What a backup does not keep secret: the guest's disk is encrypted, the image is not. */
-function plainTextWarnings(disks: Disk[]): string[] {
-  return disks.filter(({ image }) => image.encrypted === true).map(({ name }) =>
-    `The disk "${name}" is encrypted, its backup is not: keep the target as safe as the key`
-  );
-}
-
-function cbwTimeout(
-  { cbwTimeoutSeconds: asked }: BackupRequest,
-  { longCbwTimeout }: Features,
-): { seconds: number | null; warnings: string[] } {
-  if (asked === null || longCbwTimeout || asked <= SAFE_CBW_TIMEOUT_SECONDS) {
-    return { seconds: asked, warnings: [] };
-  }
-  const sentence = `This QEMU breaks snapshots early when --cbw-timeout is over ` +
-    `${SAFE_CBW_TIMEOUT_SECONDS}: it was left out`;
-  return { seconds: null, warnings: [sentence] };
+/** Beside the fleece: where QEMU may make files, and a socket can be made. */
+function nbdSocket(disks: DiskPlan[], tag: string): string | null {
+  const compared = disks.find(({ compare }) => compare);
+  return compared ? join(dirname(compared.fleeceFile), `qmpbackup-${tag}.nbd`) : null;
 }
 
 function refuseRunState(runState: string) {
@@ -251,41 +262,6 @@ function chainIdOf(request: BackupRequest, { target, newChainId }: Facts): strin
 const hasChain = ({ disks }: { disks: { level: DiskLevel }[] }) =>
   disks.some(({ level }) => level !== "copy");
 
-function levelOf(
-  asked: Level,
-  disk: Disk,
-  last: Point | undefined,
-  isWhole: (file: string) => boolean,
-  foreign: string | undefined,
-): Pick<DiskPlan, "level" | "reason" | "parent" | "previousBitmap" | "estimateBytes"> {
-  const whole = { parent: null, previousBitmap: null, estimateBytes: disk.allocatedBytes };
-  if (asked === "copy") return { ...whole, level: "copy", reason: "asked for" };
-  if (disk.format === "qcow2" && !disk.holdsBitmaps) {
-    throw new Failure(
-      `The disk "${disk.name}" is a qcow2 image of version 2, which can't hold a bitmap: use ` +
-        "--level copy, or upgrade it while the VM is off (qemu-img amend -o compat=1.1)",
-    );
-  }
-  if (asked === "full") return { ...whole, level: "full", reason: "asked for" };
-  const basis = basisOf(disk, last, isWhole, foreign);
-  if (basis.usable) {
-    return {
-      level: "inc",
-      reason: asked === "inc" ? "asked for" : "the last backup and its bitmap are there",
-      parent: basis.last.disk.file,
-      previousBitmap: basis.bitmap,
-      estimateBytes: basis.dirtyBytes,
-    };
-  }
-  if (asked === "inc") {
-    throw new Failure(
-      `No increment can be taken of the disk "${disk.name}": ${basis.reason}. ` +
-        "Use --level auto (a full backup of the disks that need one) or --level full",
-    );
-  }
-  return { ...whole, level: "full", reason: basis.reason };
-}
-
 /** This target's bitmaps on a disk. Another target's may bear the same chain id: a copied folder. */
 function spentBitmaps(disk: Disk, { runs }: Target): string[] {
   const recorded = new Set(runs.flatMap((run) => run.disks.map(({ bitmap }) => bitmap)));
@@ -297,17 +273,12 @@ function spentBitmaps(disk: Disk, { runs }: Target): string[] {
  * second don't collide and names sort even where the clock was set back.
  */
 function imageTime({ startedAt, files }: Facts): number {
-  let time = Math.floor(startedAt.getTime() / 1000);
-  for (const name of [...files.values()].flat()) {
-    const used = parseImageName(name)?.unixSeconds ?? 0;
-    if (used >= LAST_IMAGE_TIME) {
-      throw new Failure(
-        `"${name}" bears a time that no other can be later than: see what it is, and take it away`,
-      );
-    }
-    time = Math.max(time, used + 1);
-  }
-  return time;
+  const taken = [...files.values()].flat().map((name) => parseImageName(name)?.unixSeconds ?? 0)
+    .filter((time) => time < MAX_NAME_SECONDS);
+  return taken.reduce(
+    (time, used) => Math.max(time, used + 1),
+    Math.floor(startedAt.getTime() / 1000),
+  );
 }
 
 function refusePartial(target: string, folder: string, files: Facts["files"]) {

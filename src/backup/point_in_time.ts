@@ -1,29 +1,40 @@
 /**
  * Takes the point in time: the one moment whose contents all images of a run hold.
  *
- * One disk is switched in one step, so that the guest needn't stand still. Several are switched one
- * after the other, and no write may fall between: the processors stop for these milliseconds. A freeze
- * by the guest agent comes on top, for the sake of the file systems; it does not replace the stop,
- * since what writes to a disk past the file systems (swap, a database on a raw device) goes on.
+ * All disks are switched by one command, during which QEMU holds their writes: so the guest needn't stand
+ * still, however many they are. Where it has to all the same (asked for, or an old QEMU), its processors
+ * stop while the gates go in and are switched. A freeze by the guest agent is for the sake of the file
+ * systems alone.
+ *
+ * While the guest stands still or is frozen, a guard lives beside us: should we be killed in that moment,
+ * it lets the guest go on.
  *
  * @module
  */
 
+import { messageOf } from "../errors.ts";
 import { AgentError, freeze, type GuestAgent, StillFrozenError } from "../guest/agent.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { clearFrozen, markFrozen, pauseVm } from "../vm/marks.ts";
+import type { Guard } from "./guard.ts";
+
+/** What is done to all disks, in this order. */
+export interface SwitchSteps {
+  addGates(): Promise<void>;
+  switchOver(): Promise<void>;
+  addSnapshots(): Promise<void>;
+}
 
 export interface HoldOptions {
   /** The guest's agent, if its file systems are to be frozen. */
   agent: GuestAgent | null;
   /** Whether to take no point in time where they can't be. */
   require: boolean;
-  /** Whether to stop the guest even for one disk. */
+  /** Whether to stop the guest. */
   pause: boolean;
-  /** Looks once more whether all is as it was planned for. */
-  check: () => Promise<void>;
-  /** Gets a sentence if the file systems could not be frozen. */
+  startGuard: () => Promise<Guard>;
+  /** Gets a sentence if something was not done as asked for. */
   warn: (sentence: string) => void;
 }
 
@@ -33,23 +44,48 @@ export interface PointInTime {
 }
 
 /**
- * Runs all switches at one moment.
+ * Runs the steps, and holds the guest as far as it has to be.
  *
- * @param switches One for each disk.
  * @throws {AgentError} If the file systems must be frozen and can't be; nothing was switched then.
  */
 export async function takePointInTime(
   qmp: QmpClient,
-  switches: (() => Promise<void>)[],
-  { agent, pause, require, check, warn }: HoldOptions,
+  steps: SwitchSteps,
+  options: HoldOptions,
+): Promise<PointInTime> {
+  const { agent, pause } = options;
+  if (!pause) await steps.addGates();
+  await using guard = agent || pause ? await guardOrWarn(options) : null;
+  const point = await holdAndSwitch(qmp, steps, options);
+  // Where letting go failed, the guard is not told so, and tries as well.
+  await guard?.release();
+  if (!pause) await steps.addSnapshots();
+  return point;
+}
+
+async function guardOrWarn({ startGuard, warn }: HoldOptions): Promise<Guard | null> {
+  try {
+    return await startGuard();
+  } catch (error) {
+    warn(
+      "No guard watches over the moment for which the guest is held: should this run be killed in it, " +
+        `only the next one lets the guest go on (${messageOf(error)})`,
+    );
+    return null;
+  }
+}
+
+async function holdAndSwitch(
+  qmp: QmpClient,
+  steps: SwitchSteps,
+  { agent, pause, ...how }: HoldOptions,
 ): Promise<PointInTime> {
   const start = performance.now();
   let point: PointInTime, frozen: boolean;
   {
-    await using freeze = agent && await freezeGuest(qmp, agent, { require, warn });
+    await using freeze = agent && await freezeGuest(qmp, agent, how);
     frozen = freeze !== null;
-    await check();
-    point = await switchAll(qmp, switches, pause);
+    point = pause ? await switchPaused(qmp, steps) : await switchRunning(steps);
   }
   if (!frozen) return point;
   return { ...point, hold: { ...point.hold, frozenMs: millisecondsSince(start) } };
@@ -78,24 +114,23 @@ async function freezeGuest(
   }
 }
 
-async function switchAll(
+async function switchRunning({ switchOver }: SwitchSteps): Promise<PointInTime> {
+  await switchOver();
+  return { at: new Date(), hold: { kind: "none", pausedMs: 0, frozenMs: null } };
+}
+
+async function switchPaused(
   qmp: QmpClient,
-  switches: (() => Promise<void>)[],
-  pauseAnyway: boolean,
+  { addGates, switchOver, addSnapshots }: SwitchSteps,
 ): Promise<PointInTime> {
-  if (switches.length === 1 && !pauseAnyway) {
-    await switches[0]?.();
-    return { at: new Date(), hold: { kind: "none", pausedMs: 0, frozenMs: null } };
-  }
   let stopped: boolean, at: Date, start: number;
   {
     await using pause = await pauseVm(qmp);
     start = performance.now();
-    // Sent at once: the fewer round trips, the shorter the pause.
-    const results = await Promise.allSettled(switches.map((run) => run()));
+    await addGates();
+    await switchOver();
     at = new Date();
-    const failed = results.find((result) => result.status === "rejected");
-    if (failed) throw failed.reason;
+    await addSnapshots();
     stopped = pause.stopped;
   }
   const kind = stopped ? "stop" : "already-stopped";

@@ -1,151 +1,283 @@
 /**
- * Cleans up behind a run that was killed: what it left in QEMU, on the target and beside the disks.
+ * Cleans up behind a run that died: what it left in QEMU, on the target and beside the disks.
  *
  * All it left bears its tag, and that it is dead is proved by its file lock, which the kernel gave
- * back. Nothing without the tag is touched. The order is the one in which QEMU lets things go.
+ * back. Nothing else is touched. First it is found, then put right, in the order in which QEMU lets
+ * things go: so that it can be looked at before.
  *
  * @module
  */
 
 import { getLogger } from "@logtape/logtape";
 import { basename, join } from "@std/path";
-import { images } from "../catalog/chains.ts";
-import { exists } from "../catalog/durable.ts";
+import { bounded } from "../catalog/bounded.ts";
+import { images, restorePoints } from "../catalog/chains.ts";
+import { lookAt } from "../catalog/create.ts";
 import {
   isBackupBitmap,
+  isFleeceOf,
   parseImageName,
-  PARTIAL_SUFFIX,
+  partialName,
   REPLACED_SUFFIX,
-  tagOf,
 } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
-import { type Target, writeRun } from "../catalog/target.ts";
+import { refuseLinks, type Target, temporaries, writeRun } from "../catalog/target.ts";
 import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
-import { queryJobs, queryNodes } from "../qmp/queries.ts";
-import { removeBitmap, removeNode, takeOffFilter } from "../vm/nodes.ts";
+import { queryExports, queryJobs, queryNodes, queryStatus } from "../qmp/queries.ts";
+import { isOurNode } from "../vm/disks.ts";
+import { findNbdServer, removeExport, stopNbdServer } from "../vm/exports.ts";
+import {
+  findFreeze,
+  findPause,
+  resumeAfterIoError,
+  resumeIfMarked,
+  thawIfMarked,
+} from "../vm/marks.ts";
+import { nodeNames, removeBitmap, removeNode, takeOffGate } from "../vm/nodes.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
 
-/** The order in which nodes may go, by the end of their names. */
-const NODE_ROLES = ["snap", "cbw", "target", "file", "fleece"];
+/** Something that a dead run left, in a sentence that says what is done about it. */
+export interface Leftover {
+  what: string;
+  putRight(): Promise<unknown>;
+}
+
+/** Puts all right, in order, and says so. */
+export async function putRight(leftovers: Leftover[]): Promise<void> {
+  for (const { what, putRight } of leftovers) {
+    log.warn("{what}", { what });
+    await putRight();
+  }
+}
 
 /**
- * Takes away what a dead run left in QEMU: jobs, filters under disks, nodes. The guest's writes go
- * straight to its disks again.
+ * Finds a guest that is held by a dead run.
+ *
+ * @param thaw Thaws it through its agent; null where no agent is known.
+ */
+export async function findHolds(
+  qmp: QmpClient,
+  thaw: (() => Promise<void>) | null,
+): Promise<Leftover[]> {
+  const holds: Leftover[] = [];
+  const paused = await findPause(qmp);
+  if (paused !== null) {
+    const isRunning = (await queryStatus(qmp)).running;
+    holds.push({
+      what: isRunning
+        ? `A run that died meant to stop the VM at ${paused}, which runs: removing its mark`
+        : `The VM stands still since ${paused}, stopped by a run that died: resuming it`,
+      putRight: () => resumeIfMarked(qmp),
+    });
+  }
+  const frozen = await findFreeze(qmp);
+  if (frozen !== null) {
+    holds.push({
+      what:
+        `The guest's file systems may be frozen since ${frozen}, by a run that died: thawing them`,
+      putRight: () => thawIfMarked(qmp, thaw),
+    });
+  }
+  return holds;
+}
+
+/** The order in which nodes may go, by the end of their names. */
+const NODE_ROLES = ["snap", "gate", "cbw", "target", "file", "fleece"];
+
+/**
+ * Finds what dead runs left in QEMU's block layer: jobs, exports, filters under disks, nodes. With them
+ * gone the guest's writes go straight to its disks again. The caller holds the VM's lock, so that all
+ * that bears our names is a dead run's.
+ */
+export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
+  const leftovers: Leftover[] = [];
+  const found = (what: string, putRight: Leftover["putRight"]) =>
+    leftovers.push({ what: `${what} of a run that died`, putRight });
+  for (const { id } of await queryJobs(qmp)) {
+    if (/^qmpbackup\.[0-9a-f]{8}\./.test(id)) {
+      found(`Ending the job ${id}`, () => endJob(qmp, id));
+    }
+  }
+  if (leftovers.length > 0 && (await queryStatus(qmp)).status === "io-error") {
+    // Without a fleece, a job's full target fails the guest's own write.
+    found(
+      "Letting the VM go on, which has the state io-error since a job",
+      () => resumeAfterIoError(qmp),
+    );
+  }
+  const server = await findNbdServer(qmp);
+  if (server !== null) found(`Stopping the NBD server on ${server}`, () => stopNbdServer(qmp));
+  for (const id of await queryExports(qmp)) {
+    if (isOurNode(id)) found(`Removing the export ${id}`, () => removeExport(qmp, id));
+  }
+  const nodes = (await nodeNames(qmp)).filter(isOurNode);
+  for (const role of NODE_ROLES) {
+    for (const name of nodes.filter((name) => name.endsWith(`-${role}`))) {
+      found(`Removing the node ${name}`, async () => {
+        if (role === "gate") await takeOffGate(qmp, name);
+        await removeNode(qmp, name);
+      });
+    }
+  }
+  if (leftovers.length > 0) {
+    // Not looked for before: see `hasLeftovers()`.
+    found("Removing the bitmaps of the jobs", () => removeJobBitmaps(qmp));
+  }
+  return leftovers;
+}
+
+/**
+ * Whether dead runs have left anything in QEMU's block layer. As long as they have, all nodes are not to
+ * be asked for: should the storage of one hang, QEMU hangs with it, and the guest.
+ */
+export async function hasLeftovers(qmp: QmpClient): Promise<boolean> {
+  return (await findInVm(qmp)).length > 0;
+}
+
+/** What told a job on the disk itself what to copy; that of a snapshot has gone with it. */
+async function removeJobBitmaps(qmp: QmpClient): Promise<void> {
+  for (const { node, name } of await queryBitmaps(qmp)) {
+    if (isOurNode(name)) await removeBitmap(qmp, node, name);
+  }
+}
+
+/**
+ * Finds the bitmaps that a dead run added and that no finished backup counts on.
  *
  * @param tag The dead run's tag.
+ * @param finished The bitmaps that finished backups of its target count on.
  */
-export async function recoverVm(qmp: QmpClient, tag: string): Promise<void> {
-  for (const { id } of await queryJobs(qmp)) {
-    if (!id.startsWith(`qmpbackup.${tag}.`)) continue;
-    log.warn("Ending the job {id} of a run that died", { id });
-    await endJob(qmp, id);
-  }
-  const names = (await queryNodes(qmp)).map((node) => node["node-name"])
-    .filter((name) => name.startsWith(`qmpbackup-${tag}-`));
-  for (const role of NODE_ROLES) {
-    for (const name of names.filter((name) => name.endsWith(`-${role}`))) {
-      log.warn("Removing the node {name} of a run that died", { name });
-      if (role === "cbw") await takeOffFilter(qmp, name);
-      await removeNode(qmp, name);
-    }
-  }
-}
-
-/** The tags of the runs that left jobs or nodes in QEMU. */
-export async function tagsLeft(qmp: QmpClient): Promise<Set<string>> {
-  const names = [
-    ...(await queryJobs(qmp)).map(({ id }) => id),
-    ...(await queryNodes(qmp)).map((node) => node["node-name"]),
-  ];
-  return new Set(names.flatMap((name) => /^qmpbackup[.-]([0-9a-f]{8})[.-]/.exec(name)?.[1] ?? []));
-}
-
-/**
- * Removes the bitmaps that a dead run added and that no finished backup counts on.
- *
- * @param isFinished Whether the run's record says that it is done.
- */
-export async function recoverBitmaps(
+export async function findBitmaps(
   qmp: QmpClient,
   tag: string,
-  isFinished: (bitmap: string) => boolean,
-): Promise<void> {
-  for (const node of await queryNodes(qmp)) {
-    for (const { name = "" } of node["dirty-bitmaps"]) {
-      if (!isBackupBitmap(name) || !name.includes(`-${tag}-`) || isFinished(name)) continue;
-      log.warn("Removing the bitmap {name} of a run that died", { name });
+  finished: ReadonlySet<string | null>,
+): Promise<Leftover[]> {
+  return (await queryBitmaps(qmp))
+    .filter(({ name }) =>
+      isBackupBitmap(name) && name.includes(`-${tag}-`) && !isOurNode(name) && !finished.has(name)
+    )
+    .map(({ node, name }): Leftover => ({
+      what: `Removing the bitmap ${name} of a run that died`,
       // One on a node that is read-only now stays: it counts for nothing.
-      await removeBitmap(qmp, node["node-name"], name).catch((error) =>
-        log.warn("It could not be removed: {words}", { words: messageOf(error) })
-      );
-    }
-  }
+      putRight: () =>
+        removeBitmap(qmp, node, name).catch((error) =>
+          log.warn("It could not be removed: {words}", { words: messageOf(error) })
+        ),
+    }));
+}
+
+async function queryBitmaps(qmp: QmpClient): Promise<{ node: string; name: string }[]> {
+  return (await queryNodes(qmp)).flatMap((node) =>
+    node["dirty-bitmaps"].map(({ name }) => ({ node: node["node-name"], name }))
+  );
+}
+
+/** The bitmaps that finished backups of a target count on. */
+export function finishedBitmaps({ runs }: Target): ReadonlySet<string | null> {
+  return new Set(restorePoints(runs).map(({ disk }) => disk.bitmap));
 }
 
 /**
- * Removes the files of the runs that died on this target and closes their records. The target is
- * locked by the caller, so that a record that says "running" is a dead run's.
+ * Finds the files of the runs that died on this target, and their records, which are still open. The
+ * target is locked by the caller, so that a record that says "running" is a dead run's.
  */
-export async function recoverTarget(target: Target): Promise<void> {
-  await recoverReplaced(target);
-  const kept = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
+export async function findInTarget(target: Target): Promise<Leftover[]> {
+  await refuseLinks(target);
+  const leftovers = [...await findTemporaries(target), ...await findReplaced(target)];
+  // Two runs of one second may have died with one file's name.
+  const settled = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state !== "done")) {
-    // A run that failed may have had to leave its files too: QEMU still had them open.
-    for (const disk of run.disks.filter(({ result }) => !["done", "superseded"].includes(result))) {
-      await recoverFiles(target.path, run, disk, kept);
-      if (run.state !== "running") continue;
-      disk.result = "failed";
-      disk.error = "The run was killed";
+    // A run that failed may have had to leave its files too: QEMU still had them open. Even of a disk
+    // that is done the fleece may be left.
+    for (const disk of run.disks) {
+      leftovers.push(...await findFiles(target.path, run, disk, settled));
     }
     if (run.state !== "running") continue;
-    run.state = "failed";
-    run.finished = new Date().toISOString();
-    await writeRun(target.path, run);
+    leftovers.push({
+      what: `Closing the record of the run ${run.id}, which died`,
+      putRight: () => writeRun(target.path, failed(run)),
+    });
   }
+  return leftovers;
+}
+
+function failed(run: RunRecord): RunRecord {
+  const disks = run.disks.map((disk): DiskRecord =>
+    ["done", "superseded"].includes(disk.result)
+      ? disk
+      : { ...disk, result: "failed", error: "The run was killed" }
+  );
+  return { ...run, state: "failed", finished: new Date().toISOString(), disks };
+}
+
+/** What our own writes leave where they are interrupted: they count for nothing. */
+async function findTemporaries({ path }: Target): Promise<Leftover[]> {
+  return (await temporaries(path)).map((file) => ({
+    what: `Removing ${file} of a run that died`,
+    putRight: () => Deno.remove(file),
+  }));
 }
 
 /**
  * An image that was set aside for a new one of its name goes if the new one counts, and comes back if
  * not: the last run that named it tells.
  */
-async function recoverReplaced({ path, runs }: Target): Promise<void> {
+async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
+  const leftovers: Leftover[] = [];
   const lastOf = new Map(runs.flatMap(({ disks }) => disks).map((disk) => [disk.file, disk]));
   for (const { file, result } of lastOf.values()) {
     // With a time in its name an image is never replaced.
     if (parseImageName(basename(file))) continue;
     const image = join(path, file);
     const aside = image + REPLACED_SUFFIX;
-    if (!await exists(aside)) continue;
-    if (result === "done") {
-      log.warn("Removing {aside}, which a run that died had replaced", { aside });
-      await Deno.remove(aside);
-    } else {
-      log.warn("Putting {image} back, which a run that died was about to replace", { image });
-      await Deno.rename(aside, image);
-    }
+    if (!(await lookAt(aside))?.isFile) continue;
+    leftovers.push(
+      result === "done"
+        ? {
+          what: `Removing ${aside}, which a run that died had replaced`,
+          putRight: () => bounded(aside, () => Deno.remove(aside)),
+        }
+        : {
+          what: `Putting ${image} back, which a run that died was about to replace`,
+          putRight: () => bounded(aside, () => Deno.rename(aside, image)),
+        },
+    );
   }
+  return leftovers;
 }
 
-async function recoverFiles(
+async function findFiles(
   target: string,
   run: RunRecord,
   disk: DiskRecord,
-  kept: Set<string>,
-): Promise<void> {
-  for (const path of leftoversOf(target, run, disk)) {
-    if (kept.has(path) || !await exists(path)) continue;
-    log.warn("Removing {path} of a run that died", { path });
-    await Deno.remove(path);
+  settled: Set<string>,
+): Promise<Leftover[]> {
+  const leftovers: Leftover[] = [];
+  for (const path of filesOf(target, run, disk)) {
+    if (settled.has(path) || !(await lookAt(path))?.isFile) continue;
+    settled.add(path);
+    leftovers.push({
+      what: `Removing ${path} of a run that died`,
+      putRight: () => bounded(path, () => Deno.remove(path)),
+    });
   }
+  return leftovers;
 }
 
-/** The files a run may have left; from its fleece's name only one that it can have made. */
-function leftoversOf(target: string, run: RunRecord, disk: DiskRecord): string[] {
+/**
+ * The files a run may have left, and no other, whatever its record says: an image under its name only if
+ * the name tells that it is no older than the run.
+ */
+function filesOf(target: string, run: RunRecord, disk: DiskRecord): string[] {
   const image = join(target, disk.file);
-  const isFleece = basename(disk.fleece).startsWith(`qmpbackup-${tagOf(run.id)}-`) &&
-    disk.fleece.endsWith(".fleece");
-  return [image, image + PARTIAL_SUFFIX, ...(isFleece ? [disk.fleece] : [])];
+  const named = parseImageName(basename(disk.file));
+  const isOfRun = named !== null && named.unixSeconds * 1000 > Date.parse(run.started) - 1000;
+  return [
+    ...(isOfRun ? [image] : []),
+    partialName(image, run.id),
+    ...(isFleeceOf(run.id, disk.fleece) ? [disk.fleece] : []),
+  ];
 }

@@ -8,6 +8,8 @@ export type Level = "copy" | "full" | "inc" | "auto";
 
 export interface BackupRequest {
   level: Level;
+  /** Of new files; folders can be entered by those who may read. */
+  mode: number;
   /** Absolute. */
   target: string;
   /** Names of disks to take, by node or device; all where it is empty. */
@@ -20,6 +22,8 @@ export interface BackupRequest {
   /** 0 is no limit. */
   speedLimitBytesPerSecond: number;
   compress: boolean;
+  /** What `auto` and `inc` do about a disk whose bitmap was lost: all anew, or find what changed. */
+  onLostBitmap: "full" | "compare";
   /** Absolute; null is beside each disk. */
   fleeceDir: string | null;
   /** Freeze the guest's file systems: "try" goes on with a warning where that can't be done. */
@@ -38,6 +42,8 @@ export interface BackupRequest {
   timestamp: boolean;
   /** Beside a full backup without a time, a link `FULL-<name>`. */
   symlink: boolean;
+  /** How long a job, or a file system, may make no progress before it is given up. */
+  stallTimeoutMs: number;
   /** Between a disk's last byte and the closing of its image. */
   removeDelayMs: number;
 }

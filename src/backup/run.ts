@@ -16,16 +16,21 @@ import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import { UUID_FILE } from "../catalog/names.ts";
-import { exists, writeDurably } from "../catalog/durable.ts";
-import { writeChainId, writeRun } from "../catalog/target.ts";
+import { bounded } from "../catalog/bounded.ts";
+import { exists } from "../catalog/durable.ts";
+import { writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import type { Job } from "../qmp/queries.ts";
 import { queryDisks } from "../vm/disks.ts";
+import { leadGates } from "../vm/nodes.ts";
 import { DiskSession } from "./disk_session.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
-import { takePointInTime } from "./point_in_time.ts";
+import { UndoStack } from "./undo.ts";
+import { startNbdServer, stopNbdServer } from "../vm/exports.ts";
+import type { Guard } from "./guard.ts";
+import { backupJobs } from "./nodes.ts";
+import { type SwitchSteps, takePointInTime } from "./point_in_time.ts";
 import { checkSpace } from "./space.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
@@ -35,10 +40,14 @@ export interface RunContext {
   /** The guest's agent, if its file systems are to be frozen. */
   agent: GuestAgent | null;
   signal: AbortSignal;
+  /** See `point_in_time.ts`. */
+  startGuard: () => Promise<Guard>;
   /** What was said before the run and belongs into its record. */
   warnings: string[];
   toolVersion: string;
-  onProgress(disk: DiskPlan, job: Job): void;
+  /** Called before anything is changed; what it throws ends the run. The record is kept up to date. */
+  onBegin(record: RunRecord): Promise<void>;
+  onProgress(disk: DiskPlan, doneBytes: number, totalBytes: number): void;
 }
 
 /**
@@ -50,14 +59,17 @@ export interface RunContext {
 export async function runBackup(plan: Plan, context: RunContext): Promise<RunRecord> {
   const record = draftRecord(plan, context);
   record.warnings.push(...await checkSpace(plan));
+  await context.onBegin(record);
   const leftovers: string[] = [];
   const sessions = plan.disks.map((disk) => new DiskSession(context.qmp, plan, disk, leftovers));
-  for (const adopted of plan.adopted) await writeRun(plan.request.target, adopted);
-  await writeRun(plan.request.target, record);
+  const { target, mode } = plan.request;
+  for (const adopted of plan.adopted) await writeRun(target, adopted, mode);
+  await writeRun(target, record, mode);
   try {
-    await takeAndCopy(plan, context, record, sessions);
+    await takeAndCopy(plan, context, record, sessions, leftovers);
     await publish(plan, context, record, sessions);
   } catch (error) {
+    if (plan.direct) await Promise.allSettled(sessions.map((session) => session.endJob()));
     await unwindAll(sessions);
     failAll(record, error, leftovers);
     await writeRun(plan.request.target, record).catch((later) =>
@@ -74,39 +86,87 @@ async function takeAndCopy(
   context: RunContext,
   record: RunRecord,
   sessions: DiskSession[],
+  leftovers: string[],
 ) {
-  const { qmp, agent, signal, onProgress } = context;
+  const { qmp, agent, signal, startGuard, onProgress } = context;
   for (const session of sessions) {
     signal.throwIfAborted();
     await session.prepare();
   }
   signal.throwIfAborted();
   const warn = (sentence: string) => void record.warnings.push(sentence);
-  const switches = sessions.map((session) => () => session.switchOver());
-  const { at, hold } = await takePointInTime(qmp, switches, {
+  const steps = plan.direct ? directSteps : fleecedSteps;
+  const { at, hold } = await takePointInTime(qmp, steps(qmp, plan, sessions), {
     agent,
     require: plan.request.quiesce === "require",
-    pause: plan.request.pause,
+    pause: plan.pause !== null,
+    startGuard,
     warn,
-    check: () => refuseChanged(qmp, plan.disks),
   });
   record.pointInTime = at.toISOString();
   record.hold = hold;
+  await using shared = new UndoStack(leftovers);
+  if (plan.nbdSocket !== null) {
+    shared.push("stop QEMU's NBD server", () => stopNbdServer(qmp));
+    await startNbdServer(qmp, plan.nbdSocket);
+  }
+  const allEnded = gathering(sessions.length);
   await Promise.all(sessions.map(async (session, index) => {
     const row = record.disks[index] as DiskRecord;
     const disk = plan.disks[index] as DiskPlan;
     try {
-      await session.startJob();
-      await session.finish({ signal, onProgress: (job) => onProgress(disk, job) });
+      await session.copy({
+        signal,
+        allEnded,
+        onProgress: (doneBytes, totalBytes) => onProgress(disk, doneBytes, totalBytes),
+      });
       row.bytesWritten = await allocatedBytes(session.partial);
     } catch (error) {
       // A disk's failure is its own; the others go on.
       row.result = "failed";
       row.error = messageOf(error);
+      // Said at once: what can't be written to the target can't be read there.
+      log.error("Disk {name}: {words}", { name: row.name, words: row.error });
       await session.unwind();
     }
   }));
   signal.throwIfAborted();
+}
+
+/** A point that as many have to reach before any goes on. */
+function gathering(count: number): () => Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  let missing = count;
+  return () => {
+    if (--missing === 0) resolve();
+    return promise;
+  };
+}
+
+/** The guest's writes go through filters, which keep what is overwritten: a job may take its time. */
+function fleecedSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): SwitchSteps {
+  return {
+    addGates: async () => {
+      await refuseChanged(qmp, plan.disks);
+      for (const session of sessions) await session.addGate();
+    },
+    switchOver: () => leadGates(qmp, plan.disks.map(({ nodes }) => [nodes.gate, nodes.filter])),
+    addSnapshots: async () => {
+      for (const session of sessions) await session.addSnapshot();
+    },
+  };
+}
+
+/** Jobs on the disks themselves, which start at one moment. */
+function directSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): SwitchSteps {
+  return {
+    addGates: () => refuseChanged(qmp, plan.disks),
+    switchOver: async () => {
+      for (const session of sessions) session.expectJob();
+      await qmp.execute("transaction", backupJobs(plan, plan.disks));
+    },
+    addSnapshots: () => Promise.resolve(),
+  };
 }
 
 /** Looks whether each device still has the node that its filter stands on. */
@@ -126,16 +186,18 @@ async function publish(
   record: RunRecord,
   sessions: DiskSession[],
 ) {
-  const { target } = plan.request;
+  const { target, mode } = plan.request;
   for (const [index, session] of sessions.entries()) {
     const row = record.disks[index] as DiskRecord;
     if (row.result === "failed") continue;
     await session.publish();
-    await writeDurably(join(target, session.disk.configFile), configText(session.disk));
+    await writeBeside(target, session.disk.configFile, configText(session.disk), mode);
     row.result = "done";
   }
   const inChain = record.disks.some(({ result, level }) => result === "done" && level !== "copy");
-  if (inChain && !await exists(join(target, UUID_FILE))) await writeChainId(target, plan.chainId);
+  if (inChain && !await exists(join(target, UUID_FILE))) {
+    await writeChainId(target, plan.chainId, mode);
+  }
   // The last moment at which a signal can still undo all.
   signal.throwIfAborted();
   record.state = record.disks.some(({ result }) => result === "failed") ? "failed" : "done";
@@ -179,7 +241,7 @@ function failAll(record: RunRecord, error: unknown, leftovers: string[]) {
   record.warnings.push(...leftovers);
   for (const row of record.disks) {
     row.result = cancelled ? "cancelled" : "failed";
-    row.error = messageOf(error);
+    row.error ??= messageOf(error);
   }
 }
 
@@ -231,6 +293,6 @@ function configText({ disk }: DiskPlan): string {
 
 /** What a file takes on its file system; blocks are of 512 bytes (stat(2)). */
 async function allocatedBytes(path: string): Promise<number> {
-  const { blocks, size } = await Deno.stat(path);
+  const { blocks, size } = await bounded(path, () => Deno.stat(path));
   return blocks === null ? size : blocks * 512;
 }

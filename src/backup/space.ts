@@ -4,10 +4,13 @@
  * @module
  */
 
-import { statfsSync } from "node:fs";
+import { statfs } from "node:fs";
 import { dirname } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
-import { Failure, UsageError } from "../errors.ts";
+import { bounded, HangingError } from "../catalog/bounded.ts";
+import { Failure, messageOf, UsageError } from "../errors.ts";
+import type { DiskLevel } from "../catalog/names.ts";
+import type { Disk } from "../vm/disks.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 
 /** Bytes that a run will want in a folder. */
@@ -21,9 +24,26 @@ export interface Claim {
  * qcow2's own tables: 8 bytes for a cluster and 2 for its reference count, for the smallest cluster
  * in common use, and some for the header.
  */
-function metadataBytes({ disk }: DiskPlan): number {
+function metadataBytes(disk: Disk): number {
   const clusters = Math.ceil(disk.virtualSizeBytes / (disk.clusterSizeBytes ?? 65536));
   return clusters * 10 + (1 << 20);
+}
+
+/** What a full image, or one with so much of the disk in it, takes at most. Pure. */
+export function neededBytes(disk: Disk, changedBytes = disk.virtualSizeBytes): number {
+  // A change of one byte of what a bitmap tells apart (64 KiB) copies a whole cluster.
+  const spread = Math.max(1, (disk.clusterSizeBytes ?? 65536) / 65536);
+  return Math.min(disk.virtualSizeBytes, changedBytes * spread) + metadataBytes(disk);
+}
+
+/** What is reserved for an increment beyond what has changed so far: the guest goes on writing. */
+const RESERVE_FACTOR = 2;
+const RESERVE_BYTES = 256 << 20;
+
+/** What to reserve for a backup that reads from the disk itself. Pure. */
+export function reserveBytes(disk: Disk, level: DiskLevel, changedBytes: number): number {
+  if (level !== "inc") return neededBytes(disk);
+  return neededBytes(disk, changedBytes * RESERVE_FACTOR + RESERVE_BYTES);
 }
 
 /**
@@ -33,17 +53,19 @@ function metadataBytes({ disk }: DiskPlan): number {
 const OVERWRITTEN_SHARE = 0.1;
 
 /** What a plan needs, and where. Pure. */
-export function claimsOf({ disks, request }: Plan): Claim[] {
+export function claimsOf({ disks, request, direct }: Plan): Claim[] {
+  // Reserving says by itself whether there is room.
+  if (direct) return [];
   return disks.flatMap((disk) => [
     {
       folder: request.target,
       what: `the backup of "${disk.disk.name}"`,
-      sizeBytes: disk.estimateBytes + metadataBytes(disk),
+      sizeBytes: disk.estimateBytes + metadataBytes(disk.disk),
     },
     {
       folder: dirname(disk.fleeceFile),
       what: `the fleece of "${disk.disk.name}"`,
-      sizeBytes: Math.ceil(disk.estimateBytes * OVERWRITTEN_SHARE) + metadataBytes(disk),
+      sizeBytes: Math.ceil(disk.estimateBytes * OVERWRITTEN_SHARE) + metadataBytes(disk.disk),
     },
   ]);
 }
@@ -93,7 +115,7 @@ async function findRooms(claims: Claim[]): Promise<Room[]> {
     const dev = await deviceOf(claim.folder);
     const room = rooms.get(dev) ?? { folder: claim.folder, claims: [], freeBytes: 0 };
     room.claims.push(claim);
-    room.freeBytes = freeBytes(claim.folder);
+    room.freeBytes = await freeBytes(claim.folder);
     rooms.set(dev, room);
   }
   return [...rooms.values()];
@@ -101,15 +123,61 @@ async function findRooms(claims: Claim[]): Promise<Room[]> {
 
 async function deviceOf(folder: string): Promise<number> {
   try {
-    return (await Deno.stat(folder)).dev;
+    return (await bounded(folder, () => Deno.stat(folder))).dev;
   } catch (error) {
-    const words = error instanceof Error ? error.message : String(error);
-    throw new UsageError(`The folder "${folder}" can't be used: ${words}`, { cause: error });
+    if (error instanceof HangingError) throw error;
+    throw new UsageError(`The folder "${folder}" can't be used: ${messageOf(error)}`, {
+      cause: error,
+    });
   }
 }
 
-/** Deno has no statfs of its own; the promise kind is missing in Deno 2.4. */
-function freeBytes(folder: string): number {
-  const { bavail, bsize } = statfsSync(folder);
-  return bavail * bsize;
+/**
+ * What a file system has free. Network file systems ask their server: it tells, too, whether that
+ * answers.
+ *
+ * @throws {HangingError} If it does not.
+ */
+export async function freeBytes(folder: string): Promise<number> {
+  return await bounded(folder, () => {
+    // Deno has no statfs of its own; Node's promise kind is missing in Deno 2.4.
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    statfs(folder, (error, found) => error ? reject(error) : resolve(found.bavail * found.bsize));
+    return promise;
+  });
+}
+
+/** Less than this, and some of the job's writes under way may have found no room. */
+const NEARLY_FULL_BYTES = 4 << 20;
+
+/** The sentence for a file system that is full, if it is. Pure. */
+export function fullness({ folder, claims, freeBytes }: Room): string | null {
+  const neededBytes = claims.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  if (freeBytes >= Math.min(neededBytes, NEARLY_FULL_BYTES)) return null;
+  return `The file system of "${folder}" is full: ${describeBytes(freeBytes)} are free, ` +
+    `${describeBytes(neededBytes)} more are needed for ${
+      claims.map(({ what }) => what).join(", ")
+    }`;
+}
+
+/**
+ * Why a disk may have failed, as far as its file systems tell: one is full, or does not answer.
+ *
+ * @param restBytes What is not copied yet. The guest may overwrite all of it before it is.
+ */
+export async function explainFailure(
+  { request }: Pick<Plan, "request">,
+  { disk, fleeceFile }: DiskPlan,
+  restBytes: number,
+): Promise<string[]> {
+  const claims: Claim[] = [
+    { folder: request.target, what: `the backup of "${disk.name}"`, sizeBytes: restBytes },
+    { folder: dirname(fleeceFile), what: `the fleece of "${disk.name}"`, sizeBytes: restBytes },
+  ];
+  try {
+    return (await findRooms(claims)).flatMap((room) => fullness(room) ?? []);
+  } catch (error) {
+    // What can't be asked for another reason explains nothing here.
+    return error instanceof HangingError ? [error.message] : [];
+  }
 }

@@ -6,6 +6,7 @@
  */
 
 import { getLogger } from "@logtape/logtape";
+import { HangingError } from "../catalog/bounded.ts";
 import { messageOf } from "../errors.ts";
 import { ConnectionError } from "../wire/address.ts";
 
@@ -25,7 +26,9 @@ export class UndoStack implements AsyncDisposable {
         log.debug("Undone: {what}", { what });
       } catch (error) {
         // With the connection gone every step fails for one reason: said once, it is heard.
-        const words = error instanceof ConnectionError
+        const words = error instanceof HangingError
+          ? `Left as it is, for the next run: ${messageOf(error)}`
+          : error instanceof ConnectionError
           ? `What the run put into QEMU could not be taken away: ${messageOf(error)}`
           : `Could not ${what}: ${messageOf(error)}`;
         if (this.leftovers.includes(words)) return;

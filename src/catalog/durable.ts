@@ -8,9 +8,17 @@
  */
 
 import { dirname } from "@std/path";
+import { Failure } from "../errors.ts";
+import { bounded } from "./bounded.ts";
+import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create.ts";
+import { FRESH_SUFFIX } from "./names.ts";
 
 /** Flushes a file or a folder to its storage. */
 export async function syncPath(path: string): Promise<void> {
+  await bounded(path, () => sync(path));
+}
+
+async function sync(path: string) {
   using file = await Deno.open(path, { read: true });
   await file.sync();
 }
@@ -18,45 +26,113 @@ export async function syncPath(path: string): Promise<void> {
 /** Renames, and makes the new name last. An existing `to` is replaced. */
 export async function renameDurably(from: string, to: string): Promise<void> {
   await syncPath(from);
-  await Deno.rename(from, to);
+  await bounded(to, () => Deno.rename(from, to));
   await syncPath(dirname(to));
 }
 
-/** Writes a file whole or not at all, with only the owner allowed to read it. */
-export async function writeDurably(path: string, text: string): Promise<void> {
-  const partial = `${path}.tmp`;
+export interface WriteOptions {
+  /** Of a new file; one that is there keeps its own. */
+  mode?: number;
+  /** Where it is written to before it gets its name: on the same file system. */
+  partial?: string;
+}
+
+/** Writes a file whole or not at all. A link of its name is replaced, not followed. */
+export async function writeDurably(
+  path: string,
+  text: string,
+  { mode = OWNER_ONLY, partial = `${path}.tmp` }: WriteOptions = {},
+): Promise<void> {
+  const present = await lookAt(path);
+  // A killed run may have left one.
+  await removeFile(partial);
   try {
-    await Deno.writeTextFile(partial, text, { mode: 0o600 });
+    await createFile(partial, present?.isFile ? (present.mode ?? mode) & 0o777 : mode);
+    await bounded(path, () => Deno.writeTextFile(partial, text, { create: false }));
     await renameDurably(partial, path);
   } catch (error) {
-    await Deno.remove(partial).catch(() => {});
+    await bounded(path, () => Deno.remove(partial)).catch(() => {});
+    throw error;
+  }
+}
+
+/**
+ * Makes a folder, and makes it last; one that is there stays as it is.
+ *
+ * @throws {Failure} If something else is there, a link to a folder included.
+ */
+export async function createInside(path: string, fileMode = OWNER_ONLY): Promise<void> {
+  await refuseLink(path);
+  const present = await lookAt(path);
+  if (present === null) await makeFolder(path, fileMode);
+  else if (!present.isDirectory) throw new Failure(`"${path}" is no folder of ours`);
+  // One that is there may have been made by a run that died before it came to this.
+  await syncPath(dirname(path));
+}
+
+/** Makes a folder that a user named, with what is missing above it. Here a link may be followed. */
+export async function createFolders(path: string, fileMode = OWNER_ONLY): Promise<void> {
+  if (await isFolder(path)) return;
+  await createFolders(dirname(path), fileMode);
+  await makeFolder(path, fileMode);
+  await syncParent(path);
+}
+
+/** Flushes the folder above, unless it is one that we may write to and not read. */
+export async function syncParent(path: string): Promise<void> {
+  await syncPath(dirname(path)).catch((error) => {
+    const { PermissionDenied, NotCapable } = Deno.errors;
+    if (!(error instanceof PermissionDenied || error instanceof NotCapable)) throw error;
+  });
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    return (await bounded(path, () => Deno.stat(path))).isDirectory;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
     throw error;
   }
 }
 
 /** Whether there is anything of that name, a dangling symlink included. */
 export async function exists(path: string): Promise<boolean> {
-  try {
-    await Deno.lstat(path);
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
-      return false;
-    }
-    throw error;
-  }
+  return await lookAt(path) !== null;
 }
 
 /** Removes a file, if it is there. */
 export async function removeFile(path: string): Promise<void> {
-  if (await exists(path)) await Deno.remove(path);
+  if (await exists(path)) await bounded(path, () => Deno.remove(path));
 }
 
-/** Makes a symbolic link, in the place of one that is there. */
+/**
+ * Looks whether symbolic links may be made: Deno wants the right to everything for one, and would say
+ * so only when all else is done.
+ *
+ * @throws {Failure} If not.
+ */
+export async function requireSymlinks(): Promise<void> {
+  for (const name of ["read", "write"] as const) {
+    if ((await Deno.permissions.query({ name })).state === "granted") continue;
+    throw new Failure(
+      `Deno makes a symbolic link only where it may ${name} everything: add --allow-${name}`,
+    );
+  }
+}
+
+/**
+ * Makes a symbolic link, in the place of one that is there.
+ *
+ * @throws {Failure} If something else is there.
+ */
 export async function replaceSymlink(path: string, to: string): Promise<void> {
-  const fresh = `${path}.new`;
+  const present = await lookAt(path);
+  if (present && !present.isSymlink) {
+    throw new Failure(`"${path}" is in the way of a link of that name: move it away`);
+  }
+  const fresh = path + FRESH_SUFFIX;
   await removeFile(fresh);
-  await Deno.symlink(to, fresh);
-  await Deno.rename(fresh, path);
+  await bounded(path, () => Deno.symlink(to, fresh));
+  await bounded(path, () => Deno.rename(fresh, path));
   await syncPath(dirname(path));
 }

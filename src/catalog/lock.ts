@@ -7,7 +7,9 @@
 
 import { delay } from "@std/async/delay";
 import * as v from "valibot";
-import { LockedError } from "../errors.ts";
+import { Failure, LockedError } from "../errors.ts";
+import { bounded } from "./bounded.ts";
+import { createFile, OWNER_ONLY, refuseLink } from "./create.ts";
 
 const Holder = v.object({ run: v.string(), host: v.string(), pid: v.number(), since: v.string() });
 /** Who holds a lock. */
@@ -18,6 +20,8 @@ export function holderNow(run: string, now = new Date()): Holder {
   return { run, host: Deno.hostname(), pid: Deno.pid, since: now.toISOString() };
 }
 
+const MAX_HOLDER_BYTES = 4096;
+
 /** Deno 2.4 can't ask for a lock without waiting for it: this is how long it waits. */
 const LOCK_WAIT_MS = 500;
 
@@ -26,17 +30,40 @@ const LOCK_WAIT_MS = 500;
  *
  * @param path The lock's file; made where it is missing, and left when the lock is gone: removing it
  * would let two runs hold a lock each.
+ * @param mode Of a new file.
  * @throws {LockedError} If another run holds it, with who that is.
+ * @throws {Failure} If something else is in its place, a link included.
  */
-export async function takeLock(path: string, holder: Holder): Promise<Disposable> {
-  const file = await Deno.open(path, { read: true, write: true, create: true, mode: 0o600 });
+export async function takeLock(path: string, holder: Holder, mode?: number): Promise<Disposable> {
+  await createMissing(path, mode);
+  const file = await openLock(path);
   if (!await tryLock(file)) {
     const words = describeHolder(await readHolder(path));
     throw new LockedError(`Another run is at work on this target: ${words}`);
   }
-  await file.truncate();
-  await file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n"));
+  await bounded(path, () => file.truncate());
+  await bounded(path, () => file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n")));
   return { [Symbol.dispose]: () => file.close() };
+}
+
+async function createMissing(path: string, mode = OWNER_ONLY) {
+  try {
+    await createFile(path, mode);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+  }
+}
+
+/** Opens the file itself, and nothing that it may have been replaced by while we looked. */
+async function openLock(path: string): Promise<Deno.FsFile> {
+  await refuseLink(path);
+  const seen = await bounded(path, () => Deno.lstat(path));
+  if (!seen.isFile) throw new Failure(`"${path}" is in the place of our lock: move it away`);
+  const file = await bounded(path, () => Deno.open(path, { read: true, write: true }));
+  const { dev, ino } = await bounded(path, () => file.stat());
+  if (dev === seen.dev && ino === seen.ino) return file;
+  file.close();
+  throw new Failure(`"${path}" was replaced while it was opened: run again`);
 }
 
 /**
@@ -46,7 +73,7 @@ export async function takeLock(path: string, holder: Holder): Promise<Disposable
  * @throws {Deno.errors.NotFound | Deno.errors.PermissionDenied} If it can't be told.
  */
 export async function takeDeadLock(path: string): Promise<Disposable | null> {
-  const file = await Deno.open(path, { read: true, write: true });
+  const file = await openLock(path);
   const free = await tryLock(file);
   return free ? { [Symbol.dispose]: () => file.close() } : null;
 }
@@ -67,6 +94,8 @@ export function parseHolder(text: string): Holder | null {
 }
 
 async function readHolder(path: string): Promise<Holder | null> {
+  const { size } = await Deno.stat(path);
+  if (size > MAX_HOLDER_BYTES) return null;
   return parseHolder(await Deno.readTextFile(path).catch(() => ""));
 }
 

@@ -21,20 +21,31 @@ export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 export const UUID_FILE = "uuid";
 /** The link to the newest image that `restore rebase` makes. */
 export const NEWEST_LINK = "image";
+/** What `qemu-img info` said of a disk. */
+export const CONFIG_SUFFIX = ".config";
 export const PARTIAL_SUFFIX = ".partial";
 /** An image that a new one of the same name replaces, until that counts. */
 export const REPLACED_SUFFIX = ".replaced";
+/** A link that is about to take the place of another one. */
+export const FRESH_SUFFIX = ".new";
+/** What is written before it gets its name; all of it lies among the records. */
+export const TEMPORARY_SUFFIX = ".tmp";
 
 /** What a backup of a disk is: all of it, what changed since the last one, or all beside the chain. */
 export type DiskLevel = "full" | "inc" | "copy";
 
 const PREFIX = { full: "FULL", inc: "INC", copy: "COPY" } as const;
 
-/** File systems end a name at 255 bytes; a level, a time, a disk's name and `.partial` must fit on. */
+/**
+ * File systems end a name at 255 bytes; a level, a time, a disk's name, a tag and `.partial` must fit on.
+ */
 const MAX_DISK_FILE_NAME_BYTES = 150;
 
-/** The last time that an image's name can bear, in seconds: a longer one would not be read as one. */
-export const LAST_IMAGE_TIME = 999_999_999_999;
+/**
+ * The end of the times that names may bear (the year 2286): what a stray or planted file says beyond
+ * that is not followed, or the next name would have no room for it.
+ */
+export const MAX_NAME_SECONDS = 9_999_999_999;
 
 /** `FULL-1763852400-disk.qcow2`. */
 export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: string): string {
@@ -62,10 +73,18 @@ export interface ImageName {
   diskFileName: string;
 }
 
+/**
+ * A parent's relative path as it is to stand in a header: QEMU takes what stands before a colon for a
+ * protocol, unless a slash comes first.
+ */
+export function backingLink(parent: string): string {
+  return /^[^/]*:/.test(parent) ? `./${parent}` : parent;
+}
+
 /** The opposite of `imageName()`; null for any other name. */
 export function parseImageName(name: string): ImageName | null {
-  const match = /^(FULL|INC|COPY)-(\d{1,12})-(.+)$/s.exec(name);
-  if (!match || name.endsWith(PARTIAL_SUFFIX)) return null;
+  const match = /^(FULL|INC|COPY)-(\d{1,11})-(.+)$/s.exec(name);
+  if (!match || name.endsWith(PARTIAL_SUFFIX) || name.endsWith(CONFIG_SUFFIX)) return null;
   const [, prefix, seconds, diskFileName] = match as unknown as [string, string, string, string];
   return {
     level: prefix.toLowerCase() as DiskLevel,
@@ -114,6 +133,9 @@ function namingValue(options: unknown, depth: number): string | null {
   return namingValue(map.get("file"), depth - 1);
 }
 
+/** The dot of an end that has a meaning in a disk's folder. */
+const MEANINGFUL_END = /\.(?=(partial|config|replaced|new)$)/;
+
 /**
  * Makes a file name that is safe everywhere: no folder, no control character, no half of a letter
  * (the file would be called otherwise), no colon (QEMU reads what stands before one as a protocol), no
@@ -121,23 +143,33 @@ function namingValue(options: unknown, depth: number): string | null {
  */
 function safeName(path: string): string {
   const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
-  const clean = base.replace(/[\p{Cc}\p{Cs}:\\/\ufffd]/gu, "_").replace(
-    /\.(?=(partial|config)$)/,
-    "_",
-  );
+  const clean = base.replace(/[\p{Cc}\p{Cs}:\\/\ufffd]/gu, "_").replace(MEANINGFUL_END, "_");
   if (clean === "" || clean === "." || clean === "..") return "disk";
-  return shorten(clean);
+  return shortName(clean);
 }
 
-function shorten(name: string): string {
-  const size = (text: string) => new TextEncoder().encode(text).length;
-  // The end is what tells long names apart, and holds the extension.
+/** Cuts a name to what fits into a file's name, from its start: the end is what tells names apart. */
+export function shortName(name: string, maxBytes = MAX_DISK_FILE_NAME_BYTES): string {
   const letters = [...name];
   let first = 0;
-  for (let left = size(name); left > MAX_DISK_FILE_NAME_BYTES; first++) {
-    left -= size(letters[first] ?? "");
+  for (let left = sizeBytes(name); left > maxBytes; first++) {
+    left -= sizeBytes(letters[first] ?? "");
   }
   return letters.slice(first).join("");
+}
+
+/** The name of a disk's file, where the disk's own must tell it from another disk's. */
+export function sharedFileName(disk: string, fileName: string): string {
+  return `${disk}.${shortName(fileName, MAX_DISK_FILE_NAME_BYTES - 1 - sizeBytes(disk))}`;
+}
+
+/** The name of a disk after its device, whose name may be of any length. */
+export function deviceName(device: string): string {
+  return shortName(device, MAX_DISK_FILE_NAME_BYTES / 2);
+}
+
+function sizeBytes(text: string): number {
+  return new TextEncoder().encode(text).length;
 }
 
 /** A chain's id as a user may give it: it becomes the end of bitmap names and a file's content. */
@@ -168,6 +200,17 @@ export function referenceBitmaps(disks: string[], chainId: string): string[] {
   return [...disks.map((disk) => `${BITMAP_PREFIX}${disk}-${chainId}`), BITMAP_PREFIX + chainId];
 }
 
+/** The name of the file that keeps what the guest overwrites while a run is on. */
+export function fleeceName(runTag: string, index: number): string {
+  return `qmpbackup-${runTag}-${index}.fleece`;
+}
+
+/** Whether a run can have made a file of this path to keep what the guest overwrites. */
+export function isFleeceOf(runId: string, path: string): boolean {
+  const match = /^\/(?:[^\0]*\/)?qmpbackup-([0-9a-f]{8})-\d+\.fleece$/.exec(path);
+  return match !== null && match[1] === tagOf(runId);
+}
+
 /** A run's id: when it started, to be read by people, and a tag that makes it unique. */
 export function runId(startedAt: Date, tag: string): string {
   return `${startedAt.toISOString().replace(/[-:]|\.\d+/g, "")}-${tag}`;
@@ -176,4 +219,12 @@ export function runId(startedAt: Date, tag: string): string {
 /** The tag in a run's id. */
 export function tagOf(runId: string): string {
   return runId.slice(runId.lastIndexOf("-") + 1);
+}
+
+/**
+ * What a run calls an image that it has not finished. Another run's of the same image is called
+ * otherwise: the `qemu-img` of a run that was killed may live on and write to its own yet.
+ */
+export function partialName(image: string, runId: string): string {
+  return `${image}.${tagOf(runId)}${PARTIAL_SUFFIX}`;
 }

@@ -7,9 +7,10 @@
  * @module
  */
 
+import { dirname } from "@std/path";
 import * as v from "valibot";
 import { Failure } from "../errors.ts";
-import { isChainId } from "./names.ts";
+import { CONFIG_SUFFIX, isBackupBitmap, isChainId, RECORDS_FOLDER, UUID_FILE } from "./names.ts";
 
 const FORMAT = "qmpbackup-run";
 const VERSION = 1;
@@ -19,16 +20,23 @@ export class RecordError extends Failure {
   override name = "RecordError";
 }
 
-/** A path below the target: one or two names, none of which leads elsewhere. */
-const InsideTarget = v.pipe(
+/** The name of something in a folder. */
+const Name = v.pipe(v.string(), v.check(isName, "is no name"));
+
+function isName(name: string): boolean {
+  return !["", ".", ".."].includes(name) && !/[\0/]/.test(name);
+}
+
+/** An image's path, relative to the target: a name, or a disk's folder and a name. */
+const ImagePath = v.pipe(
   v.string(),
-  v.check(isInsideTarget, "is no path inside of the target"),
+  v.check(isImagePath, "is no path inside of the target that an image may have"),
 );
 
-function isInsideTarget(path: string): boolean {
+function isImagePath(path: string): boolean {
   const names = path.split("/");
-  const isName = (name: string) => !["", ".", ".."].includes(name) && !name.includes("\0");
-  return names.length <= 2 && names.every(isName);
+  if (names.length > 2 || !names.every(isName) || names[0] === RECORDS_FOLDER) return false;
+  return names.length === 2 || (path !== UUID_FILE && !path.endsWith(CONFIG_SUFFIX));
 }
 
 /** A run's id is the name of its record's file. */
@@ -42,13 +50,13 @@ const time = v.pipe(
   v.check((text) => !Number.isNaN(Date.parse(text)), "is no time"),
 );
 
-const DiskRecord = v.object({
+const DiskRow = v.object({
   /** The disk's identity: the QOM path of its device. */
   id: v.string(),
   /** What it was called. */
-  name: v.string(),
+  name: Name,
   /** Its folder, relative to the target; "." is the target itself. */
-  folder: v.union([v.literal("."), InsideTarget]),
+  folder: v.union([v.literal("."), Name]),
   /** The file behind it, as QEMU names it. */
   source: v.string(),
   /** The node its bitmap lies on. */
@@ -57,14 +65,16 @@ const DiskRecord = v.object({
   /** Why this level. */
   reason: v.string(),
   /** The bitmap that counts from this backup on; null for a copy. */
-  bitmap: v.nullable(v.string()),
+  bitmap: v.nullable(
+    v.pipe(v.string(), v.check((name) => isBackupBitmap(name), "is no bitmap of a backup")),
+  ),
   granularityBytes: v.nullable(sizeBytes),
   /** The fleece's file while the run is on, for whoever cleans up behind a run that was killed. */
   fleece: v.string(),
   /** The image, relative to the target. */
-  file: InsideTarget,
+  file: ImagePath,
   /** The image this one builds on, relative to the target. */
-  parent: v.nullable(InsideTarget),
+  parent: v.nullable(ImagePath),
   virtualSizeBytes: sizeBytes,
   /** What the image takes on the disk. */
   bytesWritten: sizeBytes,
@@ -75,14 +85,26 @@ const DiskRecord = v.object({
   result: v.picklist(["pending", "done", "failed", "cancelled", "superseded"]),
   error: v.nullable(v.string()),
 });
-export type DiskRecord = v.InferOutput<typeof DiskRecord>;
+export type DiskRecord = v.InferOutput<typeof DiskRow>;
+
+/** A chain lies in one folder: then the links between its images don't lead anywhere else. */
+const DiskRecord = v.pipe(
+  DiskRow,
+  v.check(
+    ({ folder, file, parent }) => [file, parent ?? file].every((path) => dirname(path) === folder),
+    "names an image outside of its folder",
+  ),
+);
+
+/** One more must still be a number of its own. */
+const MAX_SEQUENCE = 2 ** 50;
 
 const RunRecord = v.object({
   format: v.literal(FORMAT),
   version: v.literal(VERSION),
   id: RunId,
   /** Counts the target's runs: their order, whatever the clock did. */
-  sequence: v.pipe(v.number(), v.safeInteger(), v.minValue(1)),
+  sequence: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(MAX_SEQUENCE)),
   level: v.picklist(["full", "inc", "copy", "auto"]),
   /** "running" in a record whose run is over means that it was killed. */
   state: v.picklist(["running", "done", "failed", "cancelled"]),
@@ -144,4 +166,30 @@ export function parseRecord(name: string, text: string): RunRecord {
 /** The text of a record's file. */
 export function formatRecord(record: RunRecord): string {
   return JSON.stringify(record, null, 2) + "\n";
+}
+
+/**
+ * Puts records into the order of their runs.
+ *
+ * @throws {RecordError} If two of one disk claim one place.
+ */
+export function inOrder(runs: RunRecord[]): RunRecord[] {
+  const places = new Map<string, string>();
+  for (const { id, sequence, disks } of runs) {
+    for (const disk of disks) {
+      const place = `${sequence} ${disk.id}`;
+      const other = places.get(place) ?? id;
+      if (other !== id) {
+        throw new RecordError(
+          `The records "${other}" and "${id}" both say that they are number ${sequence} of the disk ` +
+            `"${disk.name}": one was edited or copied, move it away`,
+        );
+      }
+      places.set(place, id);
+    }
+  }
+  // Of disks that were adopted later the numbers begin anew: they say nothing of other disks' order.
+  return runs.toSorted((a, b) =>
+    a.sequence - b.sequence || Date.parse(a.started) - Date.parse(b.started)
+  );
 }

@@ -6,11 +6,21 @@
 
 import { join } from "@std/path";
 import { messageOf, UsageError } from "../errors.ts";
-import { exists, syncPath, writeDurably } from "./durable.ts";
-import { isChainId, LOCK_FILE, RECORDS_FOLDER, RUNS_FOLDER, UUID_FILE } from "./names.ts";
+import { bounded } from "./bounded.ts";
+import { lookAt, refuseLink } from "./create.ts";
+import { createFolders, createInside, exists, syncParent, writeDurably } from "./durable.ts";
+import {
+  isChainId,
+  LOCK_FILE,
+  RECORDS_FOLDER,
+  RUNS_FOLDER,
+  TEMPORARY_SUFFIX,
+  UUID_FILE,
+} from "./names.ts";
 import {
   type DiskRecord,
   formatRecord,
+  inOrder,
   parseRecord,
   RecordError,
   type RunRecord,
@@ -64,7 +74,7 @@ function isHarmless({ name }: Deno.DirEntry): boolean {
 export async function refuseForeign(target: Target): Promise<void> {
   if (target.chainId !== null || target.hasRecords || !await exists(target.path)) return;
   try {
-    for await (const entry of Deno.readDir(target.path)) {
+    for (const entry of await entriesOf(target.path)) {
       if (isHarmless(entry) || entry.name === RECORDS_FOLDER) continue;
       throw new UsageError(
         `The target "${target.path}" holds "${entry.name}" and no backups of ours: ` +
@@ -77,14 +87,33 @@ export async function refuseForeign(target: Target): Promise<void> {
 }
 
 /**
- * Makes the directory and the folder of our records, open to their owner only.
+ * Refuses a directory in which a link leads outside, where something would be written or removed: the
+ * directory itself may be one, since the user named it.
  *
+ * @throws {Failure} If there is one, with what to do.
+ */
+export async function refuseLinks({ path, runs }: Target): Promise<void> {
+  const folders = runs.flatMap(({ disks }) => disks.map(({ folder }) => folder));
+  const ours = [RECORDS_FOLDER, RUNS_FOLDER, LOCK_FILE, UUID_FILE];
+  for (const name of new Set([...ours, ...folders])) {
+    if (name !== ".") await refuseLink(join(path, name));
+  }
+}
+
+/**
+ * Makes the directory and the folder of our records, and makes them last.
+ *
+ * @param mode Of files; folders can be entered by those who may read.
  * @returns The lock's file in it.
  * @throws {UsageError} If this user may not.
  */
-export async function createTarget(path: string): Promise<string> {
+export async function createTarget(path: string, mode?: number): Promise<string> {
   try {
-    await Deno.mkdir(join(path, RUNS_FOLDER), { recursive: true, mode: 0o700 });
+    await createFolders(path, mode);
+    // It may have been made by a run that died before it came to this.
+    await syncParent(path);
+    await createInside(join(path, RECORDS_FOLDER), mode);
+    await createInside(join(path, RUNS_FOLDER), mode);
   } catch (error) {
     throw readable(error, path);
   }
@@ -94,12 +123,13 @@ export async function createTarget(path: string): Promise<string> {
 /**
  * Writes a run's record, whole or not at all. This is what makes a backup count.
  *
+ * @param mode Of a new record.
  * @throws {RecordError} If it can't be written: nothing counts then.
  */
-export async function writeRun(path: string, record: RunRecord): Promise<void> {
+export async function writeRun(path: string, record: RunRecord, mode?: number): Promise<void> {
   const file = join(path, RUNS_FOLDER, `${record.id}.json`);
   try {
-    await writeDurably(file, formatRecord(record));
+    await writeDurably(file, formatRecord(record), mode === undefined ? {} : { mode });
   } catch (error) {
     throw new RecordError(
       `The record "${file}" can't be written (is the target still there, is it full?): ` +
@@ -109,15 +139,40 @@ export async function writeRun(path: string, record: RunRecord): Promise<void> {
   }
 }
 
-/** Writes the chain's id, as the reference does: no newline. */
-export async function writeChainId(path: string, chainId: string): Promise<void> {
-  await writeDurably(join(path, UUID_FILE), chainId);
+/** Makes a disk's folder, and makes it last. */
+export async function createFolder(target: string, folder: string, mode?: number): Promise<void> {
+  // The target itself may be a link.
+  if (folder !== ".") await createInside(join(target, folder), mode);
 }
 
-/** Makes a disk's folder, and makes it last. */
-export async function createFolder(target: string, folder: string): Promise<void> {
-  await Deno.mkdir(join(target, folder), { recursive: true, mode: 0o700 });
-  await syncPath(target);
+/** Writes the chain's id, as the reference does: no newline. */
+export async function writeChainId(path: string, chainId: string, mode?: number): Promise<void> {
+  await writeBeside(path, UUID_FILE, chainId, mode);
+}
+
+/**
+ * Writes a file that lies beside the disks' folders. What is not whole yet lies among the records: here
+ * a disk's image might bear any name.
+ */
+export async function writeBeside(
+  path: string,
+  name: string,
+  text: string,
+  mode?: number,
+): Promise<void> {
+  const partial = join(path, RECORDS_FOLDER, name + TEMPORARY_SUFFIX);
+  await writeDurably(join(path, name), text, mode === undefined ? { partial } : { partial, mode });
+}
+
+/** What runs that died have left of files that were not whole yet. */
+export async function temporaries(path: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const folder of [RECORDS_FOLDER, RUNS_FOLDER]) {
+    for (const { name, isDirectory } of await entriesOf(join(path, folder))) {
+      if (!isDirectory && name.endsWith(TEMPORARY_SUFFIX)) found.push(join(path, folder, name));
+    }
+  }
+  return found;
 }
 
 /**
@@ -149,29 +204,43 @@ async function readRuns(path: string): Promise<RunRecord[]> {
   const folder = join(path, RUNS_FOLDER);
   const runs: RunRecord[] = [];
   try {
-    for await (const { name } of Deno.readDir(folder)) {
+    for (const { name } of await entriesOf(folder)) {
       if (!name.endsWith(".json")) continue;
-      runs.push(parseRecord(join(folder, name), await readSmall(join(folder, name))));
+      const file = join(folder, name);
+      const run = parseRecord(file, await readSmall(file));
+      if (name !== `${run.id}.json`) {
+        throw new RecordError(`"${file}" is the record of "${run.id}", a copy: move it away`);
+      }
+      runs.push(run);
     }
   } catch (error) {
-    if (error instanceof Deno.errors.NotADirectory && (await Deno.stat(path)).isDirectory) {
+    const isFolder = async () => (await bounded(path, () => Deno.stat(path))).isDirectory;
+    if (error instanceof Deno.errors.NotADirectory && await isFolder()) {
       throw new RecordError(`"${folder}" is no folder of ours`, { cause: error });
     }
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
-  return runs.sort((a, b) => a.sequence - b.sequence);
+  return inOrder(runs);
 }
 
-async function readSmall(path: string): Promise<string> {
-  const { size, isFile } = await Deno.stat(path).catch((error) => {
-    // A link that leads nowhere: what it stood for must not be taken for missing.
-    if (error instanceof Deno.errors.PermissionDenied) throw error;
-    throw new RecordError(`"${path}" can't be read: ${messageOf(error)}`, { cause: error });
-  });
-  if (!isFile || size > MAX_RECORD_BYTES) {
-    throw new RecordError(`"${path}" is no file of ours: it is too large, or no regular file`);
+async function entriesOf(folder: string): Promise<Deno.DirEntry[]> {
+  return await bounded(folder, () => Array.fromAsync(Deno.readDir(folder)));
+}
+
+/**
+ * Reads a file of some kilobytes.
+ *
+ * @throws {RecordError} If it is far larger, or no regular file: what waits for a writer would be read
+ * for ever, and a link may lead to a file that means something else.
+ */
+export async function readSmall(path: string): Promise<string> {
+  const info = await lookAt(path);
+  if (!info?.isFile || info.size > MAX_RECORD_BYTES) {
+    throw new RecordError(
+      `"${path}" is no file of ours: it is too large, or no regular file (a link, a folder)`,
+    );
   }
-  return await Deno.readTextFile(path);
+  return await bounded(path, () => Deno.readTextFile(path));
 }
 
 /** What the operating system refuses is about the directory that the user named. */

@@ -1,5 +1,6 @@
 /**
- * The one table of subcommands and flags: parsing, help and examples are made from it.
+ * The one table of subcommands and flags: parsing, help, completions and the manual page are made from
+ * it.
  *
  * @module
  */
@@ -58,6 +59,11 @@ export const FLAGS = {
     value: "DIR",
     help: "where the backups go; made if missing",
   },
+  mode: {
+    kind: "text",
+    value: "OCTAL",
+    help: "of new files (0600); 0660, in a folder of QEMU's group, where QEMU runs as another user",
+  },
   include: { kind: "list", short: "i", value: "A,B", help: "only these disks, by node or device" },
   exclude: { kind: "list", short: "e", value: "A,B", help: "not these disks" },
   "include-raw": {
@@ -79,6 +85,14 @@ export const FLAGS = {
     kind: "text",
     value: "DIR",
     help: "where QEMU keeps what the guest overwrites meanwhile (beside each disk)",
+  },
+  "on-lost-bitmap": {
+    kind: "choice",
+    choices: ["full", "compare"],
+    help:
+      "for a disk whose bitmap was lost (QEMU killed, a raw disk's QEMU restarted, moved to another " +
+      "host): full backs it up anew, compare reads all of it, stores what differs from the last " +
+      "backup, and the chain goes on (full)",
   },
   quiesce: {
     kind: "choice",
@@ -113,12 +127,41 @@ export const FLAGS = {
     help: "how long a guest's write may wait for what it overwrites to be kept; after that the " +
       "backup fails (no limit)",
   },
+  "stall-timeout": {
+    kind: "count",
+    value: "SECONDS",
+    help: "how long the target may make no progress before the backup is given up (300)",
+  },
   "progress-interval": {
     kind: "count",
     value: "SECONDS",
     help: "between two lines of progress, where there is no terminal (30)",
   },
   strict: { kind: "switch", help: "end with 3 where there were warnings" },
+  before: {
+    kind: "text",
+    value: "FILE",
+    help:
+      "a program to run before anything is changed, without arguments or a shell; it gets the " +
+      "run's record as JSON on stdin, and if it fails there is no backup",
+  },
+  after: {
+    kind: "text",
+    value: "FILE",
+    help: "a program to run when the backup that began is over, done or not; it gets the final " +
+      "record, and if it fails that is a warning",
+  },
+  "hook-timeout": {
+    kind: "count",
+    value: "SECONDS",
+    help: "how long --before and --after may take each (300)",
+  },
+  "metrics-file": {
+    kind: "text",
+    value: "FILE",
+    help: "write the result to FILE in Prometheus' text format, for node_exporter's textfile " +
+      "collector; one FILE for each VM",
+  },
 
   dir: { kind: "text", value: "DIR", help: "a disk's folder, or the whole backup directory" },
   targetfile: { kind: "text", value: "FILE", help: "the new file; never overwritten" },
@@ -139,9 +182,21 @@ export const FLAGS = {
     help: "only the images whose name contains this, where disks share a folder",
   },
   "rate-limit": { kind: "count", value: "BYTES", help: "bytes per second; 0 is no limit" },
-  "dry-run": { kind: "switch", help: "print the commands, run none" },
+  "dry-run": { kind: "switch", help: "only say what would be done" },
   "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
 
+  recover: {
+    kind: "switch",
+    help:
+      "put right what a run that died left: a guest that is held, jobs, filters and nodes in QEMU, " +
+      "unfinished files on the target",
+  },
+  root: {
+    kind: "text",
+    value: "DIR",
+    help: "write the files below DIR (/ is the system itself), over none that is there",
+  },
+  run: { kind: "text", value: "ID", help: "the run that holds the guest" },
   show: { kind: "choice", choices: ["blockdev", "bitmaps", "backups"], help: "what to show" },
   "remove-bitmap": {
     kind: "switch",
@@ -159,10 +214,24 @@ const IN_PLACE_FLAGS = ["until", "filter", "rate-limit", "dry-run", "skip-check"
 
 export interface Command {
   summary: string;
+  /** Not for people: left out of the help. */
+  hidden?: true;
   required: readonly FlagName[];
   optional: readonly FlagName[];
   /** Each with the sentence that says what it does. */
   examples: readonly { does: string; line: string }[];
+}
+
+/** One subcommand for each shell: so none of them takes an argument. */
+function completions(shell: "bash" | "zsh" | "fish", file: string) {
+  return {
+    summary: `Print the completions for ${shell}`,
+    required: [],
+    optional: [],
+    examples: [
+      { does: `Install them for ${shell}`, line: `qmpbackup completions ${shell} >${file}` },
+    ],
+  } as const;
 }
 
 export const COMMANDS = {
@@ -172,9 +241,11 @@ export const COMMANDS = {
     optional: [
       ...["timeout", "agent-socket", "agent-timeout", "quiesce", "include", "exclude"] as const,
       ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir", "pause"] as const,
+      ...["on-lost-bitmap"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
-      ...["cbw-timeout", "progress-interval", "no-subdir", "no-timestamp"] as const,
-      ...["no-symlink", "strict"] as const,
+      ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
+      ...["no-timestamp", "no-symlink", "mode", "strict"] as const,
+      ...["before", "after", "hook-timeout", "metrics-file"] as const,
     ],
     examples: [
       {
@@ -193,7 +264,7 @@ export const COMMANDS = {
     required: ["dir"],
     optional: [
       ...["targetfile", "target-dir", "until", "filter", "format", "rate-limit"] as const,
-      "skip-check",
+      ...["skip-check", "mode"] as const,
     ],
     examples: [
       {
@@ -250,13 +321,65 @@ export const COMMANDS = {
     ],
   },
   cleanup: {
-    summary: "Remove our dirty bitmaps from a VM",
-    required: ["socket", "remove-bitmap"],
-    optional: ["timeout", "uuid"],
-    examples: [
-      { does: "All of them", line: "qmpbackup cleanup --socket /run/vm1.qmp --remove-bitmap" },
+    summary: "Put right what a dead run left, or remove our bitmaps",
+    required: ["socket"],
+    optional: [
+      ...["recover", "target", "agent-socket", "agent-timeout"] as const,
+      ...["remove-bitmap", "uuid", "dry-run", "timeout"] as const,
     ],
+    examples: [
+      {
+        does: "See what a run that was killed has left",
+        line: "qmpbackup cleanup --socket /run/vm1.qmp --recover --dry-run",
+      },
+      {
+        does: "Remove all our bitmaps",
+        line: "qmpbackup cleanup --socket /run/vm1.qmp --remove-bitmap",
+      },
+    ],
+  },
+  "completions bash": completions("bash", "/etc/bash_completion.d/qmpbackup"),
+  "completions zsh": completions("zsh", "/usr/local/share/zsh/site-functions/_qmpbackup"),
+  "completions fish": completions("fish", "/etc/fish/completions/qmpbackup.fish"),
+  manual: {
+    summary: "Print the manual page",
+    required: [],
+    optional: [],
+    examples: [
+      {
+        does: "Install the manual page",
+        line: "qmpbackup manual >/usr/local/share/man/man1/qmpbackup.1",
+      },
+    ],
+  },
+  units: {
+    summary: "Print systemd units: a timer for each VM, configured by a file",
+    required: [],
+    optional: ["root"],
+    examples: [
+      { does: "Install the units", line: "qmpbackup units --root /" },
+    ],
+  },
+  guard: {
+    summary: "Let a guest go on, should the run that holds it be killed",
+    hidden: true,
+    required: ["socket", "run"],
+    optional: ["timeout", "agent-socket", "agent-timeout"],
+    examples: [],
   },
 } as const satisfies Record<string, Command>;
 
 export type CommandName = keyof typeof COMMANDS;
+
+/** The subcommands that are for people. */
+export const PUBLIC_COMMANDS = (Object.entries(COMMANDS) as [CommandName, Command][])
+  .filter(([, { hidden }]) => !hidden);
+
+/** The flags of a subcommand, those of every subcommand last. */
+export function flagsOf({ required, optional }: Command): FlagName[] {
+  return [...required, ...optional, ...GLOBAL_FLAGS];
+}
+
+/** The flags that are for people. */
+export const PUBLIC_FLAGS = (Object.keys(FLAGS) as FlagName[])
+  .filter((name) => PUBLIC_COMMANDS.some(([, command]) => flagsOf(command).includes(name)));

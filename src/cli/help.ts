@@ -13,6 +13,7 @@ import {
   type FlagName,
   FLAGS,
   GLOBAL_FLAGS,
+  PUBLIC_COMMANDS,
 } from "./flags.ts";
 
 const WIDTH = 100;
@@ -20,14 +21,13 @@ const INDENT = 28;
 
 /** The text of `qmpbackup --help`. */
 export function programHelp(): string {
-  const commands = Object.entries(COMMANDS) as [CommandName, Command][];
   return [
     "qmpbackup: live backups of QEMU virtual machines, as plain qcow2 files",
     "",
     "Usage: qmpbackup SUBCOMMAND [FLAGS]",
     "",
     "Subcommands:",
-    ...commands.map(([name, { summary }]) => `  ${name.padEnd(INDENT - 2)}${summary}`),
+    ...PUBLIC_COMMANDS.map(([name, { summary }]) => `  ${name.padEnd(INDENT - 2)}${summary}`),
     "",
     "Flags of every subcommand:",
     ...GLOBAL_FLAGS.map(flagHelp),
@@ -45,11 +45,9 @@ export function commandHelp(name: CommandName): string {
   return [
     `qmpbackup ${name}: ${summary}`,
     "",
-    `Usage: qmpbackup ${name} ${required.map(usage).join(" ")} [FLAGS]`,
+    `Usage: ${usageOf(name)}`,
     "",
-    "Needed:",
-    ...required.map(flagHelp),
-    "",
+    ...(required.length > 0 ? ["Needed:", ...required.map(flagHelp), ""] : []),
     "Flags:",
     ...[...optional, ...GLOBAL_FLAGS].map(flagHelp),
     "",
@@ -61,6 +59,12 @@ export function commandHelp(name: CommandName): string {
   ].join("\n");
 }
 
+/** "qmpbackup info --show {blockdev,bitmaps,backups} [FLAGS]". */
+export function usageOf(name: CommandName): string {
+  const { required }: Command = COMMANDS[name];
+  return ["qmpbackup", name, ...required.map(usage), "[FLAGS]"].join(" ");
+}
+
 function exitCodes(): string[] {
   return [
     "Exit codes:",
@@ -68,7 +72,8 @@ function exitCodes(): string[] {
   ];
 }
 
-function usage(name: FlagName): string {
+/** "--target DIR". */
+export function usage(name: FlagName): string {
   const value = valueName(FLAGS[name]);
   return value ? `--${name} ${value}` : `--${name}`;
 }
@@ -88,7 +93,7 @@ function flagHelp(name: FlagName): string {
 }
 
 /** Breaks a text into lines at spaces. */
-function wrap(text: string, width: number): string[] {
+export function wrap(text: string, width: number): string[] {
   const lines: string[] = [];
   let line = "";
   for (const word of text.split(" ")) {

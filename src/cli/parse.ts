@@ -15,6 +15,7 @@ import {
   type FlagName,
   FLAGS,
   GLOBAL_FLAGS,
+  PUBLIC_COMMANDS,
 } from "./flags.ts";
 
 type Spec = typeof FLAGS;
@@ -41,6 +42,7 @@ const flagEntries = Object.entries(FLAGS) as [FlagName, Flag][];
  * @throws {UsageError} If it is wrong, with what is near it where there is something.
  */
 export function parse(argv: readonly string[]): Parsed {
+  refuseUnreadable(argv);
   const given = parseArgs(argv.flatMap(spellOut), {
     boolean: namesOf((flag) => flag.kind === "switch"),
     string: ["_", ...namesOf((flag) => flag.kind !== "switch")],
@@ -60,6 +62,15 @@ export function parse(argv: readonly string[]): Parsed {
   const command = commandOf(given._.map(String), values as Values);
   if (command) checkFlags(command, values as Values);
   return { command, values: values as Values };
+}
+
+/** What is no UTF-8 comes with its bytes replaced: it would name another file. */
+function refuseUnreadable(argv: readonly string[]) {
+  const word = argv.find((word) => word.includes("\ufffd"));
+  if (word === undefined) return;
+  throw new UsageError(
+    `"${word}" holds bytes that are no UTF-8: name it through a link or a mount`,
+  );
 }
 
 /** Makes `--level=full` of `-lfull`, and refuses `--compress=no`, which would mean yes. */
@@ -129,8 +140,9 @@ function countOf(name: FlagName, text: string): number {
 function commandOf(words: string[], values: Values): CommandName | null {
   const name = words.join(" ");
   if (name === "" && (values.help || values.version)) return null;
-  const names = Object.keys(COMMANDS) as CommandName[];
-  const command = names.find((known) => known === name);
+  const commands = Object.entries(COMMANDS) as [CommandName, Command][];
+  const names = PUBLIC_COMMANDS.map(([known]) => known);
+  const command = commands.find(([known]) => known === name)?.[0];
   if (command) return command;
   // `restore --help` means the only kind of restore there is.
   const started = names.find((known) => known.startsWith(`${name} `));

@@ -33,11 +33,14 @@ function spawnLogger(): Deno.ChildProcess {
   try {
     return new Deno.Command("logger", {
       args: ["--tag", "qmpbackup", "--prio-prefix"],
+      // As for qemu-img.
+      env: { LD_LIBRARY_PATH: "", LD_PRELOAD: "" },
       stdin: "piped",
       stdout: "null",
       stderr: "null",
     }).spawn();
   } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
     throw new UsageError("--syslog needs the program logger (Debian: bsdutils)", { cause: error });
   }
 }

@@ -8,7 +8,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { Failure } from "../errors.ts";
+import { Failure, messageOf } from "../errors.ts";
 
 const log = getLogger(["qmpbackup", "qemu-img"]);
 
@@ -59,7 +59,9 @@ function start(args: string[], signal: AbortSignal | undefined): Deno.ChildProce
   try {
     return new Deno.Command("qemu-img", {
       args,
-      env: { LC_ALL: "C" },
+      // Under these two Deno starts nothing unless it may run everything. A qemu-img that needs them
+      // wants a script of that name, first in PATH.
+      env: { LC_ALL: "C", LD_LIBRARY_PATH: "", LD_PRELOAD: "" },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",
@@ -67,9 +69,12 @@ function start(args: string[], signal: AbortSignal | undefined): Deno.ChildProce
     }).spawn();
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {
-      throw new QemuImgError("qemu-img is not installed: install it (Debian: qemu-utils)");
+      throw new QemuImgError(
+        "qemu-img is not installed, or PATH leads to none that can be started " +
+          `(${messageOf(error)}): install it (Debian: qemu-utils)`,
+      );
     }
-    throw error;
+    throw new QemuImgError(`qemu-img can't be started: ${messageOf(error)}`);
   }
 }
 
@@ -107,6 +112,8 @@ export interface CreateOptions {
    * not opened.
    */
   backing?: string | null;
+  /** Of the parent; qcow2 unless it is said. */
+  backingFormat?: "raw" | "qcow2";
 }
 
 /**
@@ -114,17 +121,47 @@ export interface CreateOptions {
  *
  * @throws {QemuImgError} If it can't be created.
  */
-export async function createQcow2(path: string, options: CreateOptions): Promise<void> {
+export async function createQcow2(
+  path: string,
+  options: CreateOptions,
+  run: RunOptions = {},
+): Promise<void> {
   const format = ["compat=1.1"];
   if (options.clusterSizeBytes) format.push(`cluster_size=${options.clusterSizeBytes}`);
   if (options.lazyRefcounts) format.push("lazy_refcounts=on");
-  const backing = options.backing ? ["-u", "-F", "qcow2", "-b", options.backing] : [];
+  const { backingFormat = "qcow2" } = options;
+  const backing = options.backing ? ["-u", "-F", backingFormat, "-b", options.backing] : [];
   await qemuImg([
     ...["create", "-q", "-f", "qcow2", "-o", format.join(",")],
     ...backing,
     path,
     String(options.virtualSizeBytes),
-  ]);
+  ], run);
+}
+
+/** `convert -r` and `commit -r` came with it. */
+const OLDEST = [5, 2] as const;
+
+/**
+ * Looks, before anything is touched, whether there is a `qemu-img` that can do what we ask of it.
+ *
+ * @throws {QemuImgError} If it is missing, too old, or another program.
+ */
+export async function requireQemuImg(): Promise<void> {
+  const problem = problemOfVersion(await qemuImg(["--version"]));
+  if (problem) throw new QemuImgError(problem);
+}
+
+/** What is wrong with a program that prints this for `--version`, or null. Pure. */
+export function problemOfVersion(printed: string): string | null {
+  const [, version, major, minor] = /^qemu-img version ((\d+)\.(\d+)\S*)/.exec(printed) ?? [];
+  if (version === undefined) {
+    return "The first qemu-img in PATH is another program: it does not print QEMU's version";
+  }
+  if (Number(major) > OLDEST[0] || (Number(major) === OLDEST[0] && Number(minor) >= OLDEST[1])) {
+    return null;
+  }
+  return `The first qemu-img in PATH is of QEMU ${version}: ${OLDEST.join(".")} or newer is needed`;
 }
 
 /** Beyond these, JSON's numbers are not exact: an image would be restored with another size. */
@@ -165,6 +202,9 @@ export interface ImageFacts {
  * @throws {QemuImgError} If it can't be read or is no qcow2 image.
  */
 export async function imageFacts(path: string, options: RunOptions = {}): Promise<ImageFacts> {
+  // From a pipe qemu-img would wait for ever.
+  const info = await Deno.stat(path).catch(() => null);
+  if (info && !info.isFile) throw new QemuImgError(`"${path}" is no regular file`);
   const text = await qemuImg(["info", "--output=json", "-f", "qcow2", path], options);
   return parseImageFacts(text);
 }
@@ -197,15 +237,31 @@ export function parseImageFacts(text: string): ImageFacts {
 const ONLY_LEAKS = 3;
 
 /**
+ * Where an image's last cluster in use ends (`qemu-img check`).
+ *
+ * @throws {QemuImgError} If that can't be told.
+ */
+export async function imageEnd(path: string): Promise<number> {
+  const text = await qemuImg(["check", "--output=json", alone(path)]);
+  const check = v.safeParse(v.object({ "image-end-offset": v.number() }), JSON.parse(text));
+  if (check.success) return check.output["image-end-offset"];
+  throw new QemuImgError(`qemu-img check does not say where "${path}" ends`);
+}
+
+/** An image without its parent, which `check` would open, wherever a link leads. */
+function alone(path: string): string {
+  const options = { driver: "qcow2", file: { driver: "file", filename: path }, backing: null };
+  return `json:${JSON.stringify(options)}`;
+}
+
+/**
  * Checks an image's metadata (`qemu-img check`). Leaked clusters only waste space and are no error.
  *
  * @throws {QemuImgError} If it is damaged, with what `qemu-img` says.
  */
 export async function checkImage(path: string, options: RunOptions = {}): Promise<void> {
-  // Without its parent, which `check` would open, wherever a link leads.
-  const alone = { driver: "qcow2", file: { driver: "file", filename: path }, backing: null };
   try {
-    await qemuImg(["check", "-q", `json:${JSON.stringify(alone)}`], options);
+    await qemuImg(["check", "-q", alone(path)], options);
   } catch (error) {
     if (error instanceof QemuImgError && error.status === ONLY_LEAKS) return;
     throw error;

@@ -17,6 +17,28 @@ export class JobError extends Failure {
   override name = "JobError";
 }
 
+/** A job makes no progress. */
+export class StalledError extends JobError {
+  override name = "StalledError";
+}
+
+/** How far a job has come, and since when. */
+export interface Standing {
+  progress: number;
+  sinceMs: number;
+}
+
+/**
+ * Looks since when a job has stood still. A job that somebody paused does not count as one. Pure.
+ *
+ * @param last What the last look said; null at the first.
+ */
+export function standingOf(last: Standing | null, job: Job, nowMs: number): Standing {
+  const progress = job["current-progress"];
+  const isWaiting = job.status === "running" && last?.progress === progress;
+  return isWaiting ? last : { progress, sinceMs: nowMs };
+}
+
 /**
  * Waits until a job has concluded.
  *
@@ -24,15 +46,24 @@ export class JobError extends Failure {
  * wait short.
  *
  * @param onProgress Gets the job at every look.
+ * @param stallTimeoutMs How long it may make no progress.
  * @returns The concluded job; its `error` says whether it failed.
  * @throws {JobError} If the job is not there (any more): somebody else dismissed it.
+ * @throws {StalledError} If it makes no progress. The job is still there then.
  * @throws The signal's reason, if it is aborted meanwhile. The job runs on then.
  */
 export async function waitForJob(
   qmp: QmpClient,
   id: string,
-  options: { signal?: AbortSignal; intervalMs?: number; onProgress?: (job: Job) => void } = {},
+  options: {
+    signal?: AbortSignal;
+    intervalMs?: number;
+    stallTimeoutMs?: number;
+    onProgress?: (job: Job) => void;
+  } = {},
 ): Promise<Job> {
+  const { stallTimeoutMs = Infinity } = options;
+  let standing: Standing | null = null;
   let wake = Promise.withResolvers<void>();
   using _ = qmp.subscribe(({ event, data }) => {
     if (event === "JOB_STATUS_CHANGE" && data.id === id) wake.resolve();
@@ -48,6 +79,12 @@ export async function waitForJob(
       if (!job) throw new JobError(`The job "${id}" has vanished: did another client end it`);
       options.onProgress?.(job);
       if (job.status === "concluded") return job;
+      standing = standingOf(standing, job, performance.now());
+      if (performance.now() - standing.sinceMs > stallTimeoutMs) {
+        throw new StalledError(
+          `The job "${id}" has made no progress for ${stallTimeoutMs / 1000} s`,
+        );
+      }
       const pause = new AbortController();
       await Promise.race([
         delay(options.intervalMs ?? 500, { signal: pause.signal }).catch(() => {}),

@@ -128,6 +128,13 @@ export async function queryJobs(qmp: QmpClient): Promise<Job[]> {
   return decodeAnswer("query-jobs", v.array(Job), await qmp.execute("query-jobs"));
 }
 
+/** `query-block-exports`: the ids of what QEMU lets others read. */
+export async function queryExports(qmp: QmpClient): Promise<string[]> {
+  const command = "query-block-exports";
+  const Exports = v.array(v.object({ id: v.string() }));
+  return decodeAnswer(command, Exports, await qmp.execute(command)).map(({ id }) => id);
+}
+
 const Status = v.object({ running: v.boolean(), status: v.string() });
 export type Status = v.InferOutput<typeof Status>;
 
@@ -161,6 +168,13 @@ export async function queryTpms(qmp: QmpClient): Promise<string[]> {
     if (error instanceof QmpCommandError) return [];
     throw error;
   }
+}
+
+/** `query-iothreads`: the ids of the threads that may serve disks besides QEMU's main loop. */
+export async function queryIothreads(qmp: QmpClient): Promise<string[]> {
+  const command = "query-iothreads";
+  const Threads = v.array(v.object({ id: v.string() }));
+  return decodeAnswer(command, Threads, await qmp.execute(command)).map(({ id }) => id);
 }
 
 /** The names of the properties of a QOM object (`qom-list`); null where there is no such object. */

@@ -20,8 +20,13 @@ const Schema = v.array(v.object({
 type Schema = v.InferOutput<typeof Schema>;
 
 export interface Features {
-  /** `copy-before-write` and `snapshot-access` with `on-cbw-error`: all that fleecing needs. */
+  /**
+   * `copy-before-write` and `snapshot-access` with `on-cbw-error`: all that fleecing needs. Without it
+   * (before 7.1) a job reads from the disk itself, and the guest's writes wait for the target.
+   */
   fleecing: boolean;
+  /** The stable command, or what it was called before 6.1, when it took a single node. */
+  reopen: "blockdev-reopen" | "x-blockdev-reopen";
   /** `blockdev-backup` knows `x-perf` (workers and chunk size). */
   backupPerf: boolean;
   /**
@@ -29,6 +34,12 @@ export interface Features {
    * No schema tells, so this alone goes by the version; 10.0 was seen to be right.
    */
   longCbwTimeout: boolean;
+  /**
+   * Disks in iothreads can be treated as others. Before QEMU 9 took those threads' lock away, putting a
+   * node above such a disk while the guest wrote ended QEMU ("qemu_mutex_unlock_impl: Operation not
+   * permitted", 7.2, each time). By the version, too.
+   */
+  busyIothreads: boolean;
 }
 
 /** Asks QEMU for its schema. */
@@ -49,7 +60,9 @@ export function featuresOf(schema: Schema, majorVersion: number): Features {
   return {
     fleecing: driver("snapshot-access") !== undefined &&
       membersOf(driver("copy-before-write")).includes("on-cbw-error"),
+    reopen: entities.has("blockdev-reopen") ? "blockdev-reopen" : "x-blockdev-reopen",
     longCbwTimeout: majorVersion >= 10,
+    busyIothreads: majorVersion >= 9,
     backupPerf: backup.includes("x-perf"),
   };
 }

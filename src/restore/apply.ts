@@ -11,7 +11,8 @@ import { removeFile, replaceSymlink, syncPath } from "../catalog/durable.ts";
 import type { DiskRecord } from "../catalog/record.ts";
 import { readTarget, updateRows } from "../catalog/target.ts";
 import { qemuImg } from "../image/qemu_img.ts";
-import { commandOf, shellText, type Step } from "./in_place.ts";
+import { commandOf, type Step } from "./in_place.ts";
+import { shellText } from "../shell.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);
 

@@ -9,7 +9,7 @@
  */
 
 import { basename, dirname, join, relative } from "@std/path";
-import { NEWEST_LINK, parseImageName } from "../catalog/names.ts";
+import { backingLink, NEWEST_LINK, parseImageName } from "../catalog/names.ts";
 import type { Layer } from "./source.ts";
 
 export type Step =
@@ -90,7 +90,7 @@ export function commandOf(step: Step, rateLimitBytesPerSecond: number): string[]
   const limit = rateLimitBytesPerSecond > 0 ? ["-r", String(rateLimitBytesPerSecond)] : [];
   switch (step.kind) {
     case "link": {
-      const parent = relative(dirname(step.path), step.parent);
+      const parent = backingLink(relative(dirname(step.path), step.parent));
       return ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", parent, step.path];
     }
     case "commit":
@@ -104,11 +104,4 @@ export function commandOf(step: Step, rateLimitBytesPerSecond: number): string[]
     case "record":
       return null;
   }
-}
-
-/** A command as it could be typed into a shell. */
-export function shellText(argv: string[]): string {
-  const quote = (word: string) =>
-    /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
-  return argv.map(quote).join(" ");
 }

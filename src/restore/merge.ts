@@ -6,10 +6,11 @@
 
 import { getLogger } from "@logtape/logtape";
 import { dirname, resolve } from "@std/path";
+import { createFile, OWNER_ONLY } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
 import { Failure, UsageError } from "../errors.ts";
-import { checkImage, imageFacts, qemuImg } from "../image/qemu_img.ts";
+import { checkImage, imageFacts, qemuImg, requireQemuImg } from "../image/qemu_img.ts";
 import { planPasses, rawSource } from "./passes.ts";
 import type { Layer, RestorePoint } from "./source.ts";
 
@@ -19,6 +20,8 @@ export type ImageFormat = "qcow2" | "raw";
 
 export interface MergeOptions {
   format: ImageFormat;
+  /** Of the new files. */
+  mode?: number;
   /** Don't check each image's metadata first. */
   skipCheck: boolean;
   /** 0 is no limit. */
@@ -114,12 +117,14 @@ export async function checkImages(
   layers: Layer[],
   { skipCheck, signal }: Pick<MergeOptions, "skipCheck" | "signal">,
 ): Promise<{ virtualSizeBytes: number; backings: (string | null)[] }> {
+  await requireQemuImg();
   const backings: (string | null)[] = [];
   let virtualSizeBytes = 0;
   for (const { path, isRaw } of layers) {
     if (!await exists(path)) {
       throw new Failure(`The image "${path}" is missing: what builds on it can't be restored`);
     }
+    if (!(await Deno.stat(path)).isFile) throw new Failure(`"${path}" is no file: it is no image`);
     if (isRaw) {
       virtualSizeBytes = (await Deno.stat(path)).size;
       backings.push(null);
@@ -161,7 +166,7 @@ function refuseOtherLink(
 async function convert(
   layers: Layer[],
   targetFile: string,
-  { format, signal, rateLimitBytesPerSecond }: MergeOptions,
+  { format, mode = OWNER_ONLY, signal, rateLimitBytesPerSecond }: MergeOptions,
   onPercent: (percent: number) => void,
 ) {
   const partial = targetFile + PARTIAL_SUFFIX;
@@ -175,6 +180,7 @@ async function convert(
   for (const [index, { source, isLast }] of passes.entries()) {
     const output = isLast ? partial : between(index + 1);
     await refuseLeftover(output);
+    await createFile(output, mode);
     made.defer(() => removeFile(output));
     const as = isLast ? format : "qcow2";
     await qemuImg(["convert", "-p", "-W", "-m", "16", ...limit, "-O", as, source, output], {

@@ -10,9 +10,15 @@ import * as v from "valibot";
 import { ChainError, chainOf, images, restorePoints } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
 import { orderByName } from "../catalog/name_order.ts";
-import { type DiskLevel, parseImageName, PARTIAL_SUFFIX, RUNS_FOLDER } from "../catalog/names.ts";
+import {
+  type DiskLevel,
+  parseImageName,
+  PARTIAL_SUFFIX,
+  partialName,
+  RUNS_FOLDER,
+} from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
-import { readTarget, type Target } from "../catalog/target.ts";
+import { readSmall, readTarget, type Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
 
 /** An image and what it builds on. */
@@ -85,8 +91,9 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
 export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
   const points = restorePoints(target.runs);
   // What a run of ours is writing now, or wrote when it was killed, is in nobody's way.
-  const ours = target.runs.filter(({ state }) => state === "running")
-    .flatMap(({ disks }) => disks.map(({ file }) => basename(file) + PARTIAL_SUFFIX));
+  const ours = target.runs.flatMap(({ id, disks }) =>
+    disks.map(({ file }) => partialName(basename(file), id))
+  );
   for (const folder of new Set(points.map(({ disk }) => disk.folder))) {
     await refusePartials(join(target.path, folder), ours);
   }
@@ -176,7 +183,7 @@ async function configFormat(path: string): Promise<string | null> {
   try {
     const config = v.safeParse(
       v.object({ format: v.string() }),
-      JSON.parse(await Deno.readTextFile(path)),
+      JSON.parse(await readSmall(path)),
     );
     return config.success ? config.output.format : null;
   } catch {

@@ -19,6 +19,7 @@ import {
   queryGraph,
   queryNodes,
 } from "../qmp/queries.ts";
+import { deviceName } from "../catalog/names.ts";
 import type { QmpClient } from "../qmp/client.ts";
 
 export interface Disk {
@@ -54,6 +55,11 @@ export interface LeftOut {
   reason: string;
 }
 
+/** Whether a node is one of those that a run of ours put into QEMU. */
+export function isOurNode(name: string): boolean {
+  return /^qmpbackup-[0-9a-f]{8}-\d+-[a-z]+$/.test(name);
+}
+
 /** The drivers that pass everything on to the child they stand before. */
 const FILTERS = new Set([
   ...["throttle", "copy-before-write", "copy-on-read", "preallocate", "compress"],
@@ -72,6 +78,13 @@ export async function queryDisks(
     devices.map(async (device) => ({ ...device, qdev: await drivePath(qmp, device.qdev) })),
   );
   return disksOf(withPaths, nodes, graph);
+}
+
+/** The QOM path of the device that has this node at its root; null where none has. */
+export async function queryDrive(qmp: QmpClient, rootNode: string): Promise<string | null> {
+  const devices = await queryBlock(qmp);
+  const device = devices.find(({ inserted }) => inserted?.["node-name"] === rootNode);
+  return device ? await drivePath(qmp, device.qdev) : null;
 }
 
 /**
@@ -121,7 +134,7 @@ function formatNode(root: BlockNode, nodes: BlockNode[], graph: BlockGraph): Blo
   const byName = new Map(nodes.map((node) => [node["node-name"], node]));
   let node = byName.get(root["node-name"]) ?? root;
   // The graph has no circles; the bound is for answers taken while it changed.
-  for (let step = 0; FILTERS.has(node.drv) && step < graph.nodes.length; step++) {
+  for (let step = 0; isFilter(node) && step < graph.nodes.length; step++) {
     const id = ids.get(node["node-name"]);
     const children = graph.edges.filter(({ parent }) => parent === id);
     const child = children.find(({ name }) => name === "file") ??
@@ -133,6 +146,11 @@ function formatNode(root: BlockNode, nodes: BlockNode[], graph: BlockGraph): Blo
   return node;
 }
 
+/** Our gates are `raw` nodes, which elsewhere are images. */
+function isFilter({ drv, "node-name": name }: BlockNode): boolean {
+  return FILTERS.has(drv) || isOurNode(name);
+}
+
 function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
   const data = node.image["format-specific"]?.data ?? {};
   const nodeName = node["node-name"];
@@ -141,7 +159,9 @@ function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
     device: device.device,
     rootNode: root["node-name"],
     node: nodeName,
-    name: [nodeName, device.device].find((name) => ID.test(name)) ?? lastName(device.qdev),
+    name: deviceName(
+      [nodeName, device.device].find((name) => ID.test(name)) ?? lastName(device.qdev),
+    ),
     source: node.file,
     format: node.drv,
     readOnly: node.ro,

@@ -11,6 +11,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
+import { bounded } from "../catalog/bounded.ts";
 import { describeHolder, type Holder, takeDeadLock } from "../catalog/lock.ts";
 import { Failure, LockedError, messageOf } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
@@ -35,15 +36,15 @@ const VmHolder = v.object({
 });
 export type VmHolder = v.InferOutput<typeof VmHolder>;
 
-async function readMark(qmp: QmpClient, id: string): Promise<string | null> {
+export async function readMark(qmp: QmpClient, id: string): Promise<string | null> {
   return await qomText(qmp, `/objects/${id}`, SECRET_TEXT);
 }
 
-async function setMark(qmp: QmpClient, id: string, text: string): Promise<void> {
+export async function setMark(qmp: QmpClient, id: string, text: string): Promise<void> {
   await qmp.execute("object-add", { "qom-type": "secret", id, [SECRET_TEXT]: text });
 }
 
-async function removeMark(qmp: QmpClient, id: string): Promise<void> {
+export async function removeMark(qmp: QmpClient, id: string): Promise<void> {
   await qmp.execute("object-del", { id });
 }
 
@@ -100,10 +101,14 @@ export async function refuseLockedVm(qmp: QmpClient): Promise<void> {
   if (present !== null) (await proveDead(present, null))[Symbol.dispose]();
 }
 
+/** Whose lock the VM bears; null where there is none, or one that is nothing of ours. */
+export async function holderOfVm(qmp: QmpClient): Promise<VmHolder | null> {
+  return parseVmHolder(await readMark(qmp, LOCK) ?? "");
+}
+
 /** Takes away the lock of a run whose connection broke, over a new one. */
 export async function unlockVm(qmp: QmpClient, holder: VmHolder): Promise<void> {
-  const present = parseVmHolder(await readMark(qmp, LOCK) ?? "");
-  if (present?.run === holder.run) await removeMark(qmp, LOCK);
+  if ((await holderOfVm(qmp))?.run === holder.run) await removeMark(qmp, LOCK);
 }
 
 /**
@@ -119,7 +124,7 @@ async function proveDead(
   const holder = parseVmHolder(text);
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
-    const { ino } = await Deno.stat(holder.lockFile);
+    const { ino } = await bounded(holder.lockFile, () => Deno.stat(holder.lockFile));
     const isSame = ino === holder.lockInode;
     const isOwn = holder.lockFile === own?.lockFile;
     if (isSame && isOwn) return { holder, [Symbol.dispose]: () => {} };
@@ -172,17 +177,34 @@ export async function pauseVm(qmp: QmpClient): Promise<AsyncDisposable & { stopp
   return { stopped: true, [Symbol.asyncDispose]: resume };
 }
 
+/** Since when a run of ours holds the guest stopped; null where none does. */
+export function findPause(qmp: QmpClient): Promise<string | null> {
+  return readMark(qmp, PAUSED);
+}
+
+/** Since when a run of ours may hold the guest's file systems frozen; null where none does. */
+export function findFreeze(qmp: QmpClient): Promise<string | null> {
+  return readMark(qmp, FROZEN);
+}
+
 /** Lets a guest go on that a run of ours stopped and then died. */
 export async function resumeIfMarked(qmp: QmpClient): Promise<void> {
   const since = await readMark(qmp, PAUSED);
   if (since === null) return;
-  if (!(await queryStatus(qmp)).running) {
-    log.warn("The VM stands still since {since}, stopped by a run that died: resuming it", {
-      since,
-    });
-    await qmp.execute("cont");
-  }
+  if (!(await queryStatus(qmp)).running) await qmp.execute("cont");
   await removeMark(qmp, PAUSED);
+}
+
+/**
+ * Lets a guest go on that QEMU stopped since a job's target was full: with the job gone, the write that
+ * failed is tried again (`query-status` "io-error").
+ *
+ * @returns Whether it was so.
+ */
+export async function resumeAfterIoError(qmp: QmpClient): Promise<boolean> {
+  if ((await queryStatus(qmp)).status !== "io-error") return false;
+  await qmp.execute("cont");
+  return true;
 }
 
 /** Marks that the guest's file systems are about to be frozen by us. */
@@ -214,9 +236,6 @@ export async function thawIfMarked(
         `command object-del, id "${FROZEN}"`,
     );
   }
-  log.warn("The guest's file systems may be frozen since {since}, by a run that died: thawing", {
-    since,
-  });
   await thaw();
   await clearFrozen(qmp);
 }

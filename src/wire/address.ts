@@ -5,7 +5,7 @@
  */
 
 import { resolve } from "@std/path";
-import { Failure, UsageError } from "../errors.ts";
+import { Failure, messageOf, UsageError } from "../errors.ts";
 
 export type Address =
   | { transport: "unix"; path: string }
@@ -85,6 +85,5 @@ function explain(error: unknown, name: string): ConnectionError {
       options,
     );
   }
-  const words = error instanceof Error ? error.message : String(error);
-  return new ConnectionError(`The ${name} can't be reached: ${words}`, options);
+  return new ConnectionError(`The ${name} can't be reached: ${messageOf(error)}`, options);
 }

@@ -5,6 +5,7 @@
  */
 
 import fc from "fast-check";
+import type { Features } from "../../src/qmp/schema.ts";
 import type { Facts } from "../../src/backup/plan.ts";
 import type { BackupRequest } from "../../src/backup/request.ts";
 import { diskFileName, imageName, plainImageName } from "../../src/catalog/names.ts";
@@ -131,8 +132,15 @@ export const facts: fc.Arbitrary<Facts> = fc.record({
   /** An image that is gone. */
   lost: seldom<number | null>(fc.nat(5), null),
   beside: pick(null, "/vm"),
-  longCbwTimeout: fc.boolean(),
-}).map(({ disks, runs, extras, lost, beside, longCbwTimeout }) => {
+  hasIothreads: fc.boolean(),
+  features: fc.record({
+    fleecing: pick(true, true, true, false),
+    reopen: pick<Features["reopen"]>("blockdev-reopen", "x-blockdev-reopen"),
+    backupPerf: fc.boolean(),
+    longCbwTimeout: fc.boolean(),
+    busyIothreads: fc.boolean(),
+  }),
+}).map(({ disks, runs, extras, lost, beside, hasIothreads, features }) => {
   const isThere = ({ result }: DiskRecord) => result === "done" || result === "superseded";
   const there = runs.map((run) => aRun(run.disks.filter(isThere), { sequence: run.sequence }));
   const files = new Map<string, string[]>([[".", ["uuid"]]]);
@@ -148,7 +156,8 @@ export const facts: fc.Arbitrary<Facts> = fc.record({
   return factsAfter(runs, disks, {
     files,
     target: aTarget(runs),
-    features: { fleecing: true, backupPerf: true, longCbwTimeout },
+    features,
+    hasIothreads,
     besideDisk: new Map(disks.map(({ id }) => [id, beside])),
     newChainId: "0a6e5d1c-7b1f-4a6e-9a83-2f7f5f1f0c11",
   });
@@ -158,6 +167,7 @@ export const request: fc.Arbitrary<BackupRequest> = fc.record({
   level: pick<BackupRequest["level"]>("auto", "auto", "auto", "full", "full", "inc", "copy"),
   include: seldom(pick(...NAMES).map((name) => [name]), []),
   exclude: seldom(pick(...NAMES).map((name) => [name]), []),
+  onLostBitmap: pick<BackupRequest["onLostBitmap"]>("full", "compare"),
   includeRaw: pick(true, true, true, false),
   fleeceDir: pick(null, "/fast"),
   cbwTimeoutSeconds: pick(null, 1, 45),

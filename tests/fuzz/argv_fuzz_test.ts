@@ -105,7 +105,9 @@ async function checkRefused(argv: string[]) {
 
 fuzz("parse() takes any value as it is", dice, (seed) => {
   const dice = new Dice(seed);
-  const dir = word(dice) || "x", until = mutateText(dice, word(dice)) || "x";
+  // What was no UTF-8 is refused.
+  const [dir = "", until = ""] = [word(dice), mutateText(dice, word(dice))]
+    .map((text) => text.replaceAll("\ufffd", "?") || "x");
   const flags = [`--dir=${dir}`, `--until=${until}`];
   const argv = dice.once(2) ? ["restore", "merge", ...flags] : [...flags, "restore", "merge"];
   assertEquals(parse(argv).values, { dir, until });
@@ -152,7 +154,9 @@ const PATHS = [
 
 /** A command line that is right, as far as it can be told without looking. */
 function rightArgv(dice: Dice): string[] {
-  const [name, { required, optional }] = dice.pick(COMMAND_ENTRIES);
+  const [name, { required, optional }] = dice.pick(
+    COMMAND_ENTRIES.filter(([, { hidden }]) => !hidden),
+  );
   const flags = [...required, ...optional.filter(() => dice.once(4))].flatMap((flagName) => {
     const flag: Flag = FLAGS[flagName];
     if (flag.kind === "switch") return [`--${flagName}`];

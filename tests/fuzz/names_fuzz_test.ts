@@ -53,7 +53,7 @@ fuzz(
     const dice = new Dice(seed);
     const name = diskFileName(aSource(dice));
     assertEquals(diskFileName(name), name);
-    const level = dice.pick(LEVELS), unixSeconds = dice.below(2 ** 32) * dice.pick([1, 200]);
+    const level = dice.pick(LEVELS), unixSeconds = dice.below(2 ** 32) * dice.pick([1, 20]);
     const image = imageName(level, unixSeconds, name);
     assertEquals(parseImageName(image), { level, unixSeconds, diskFileName: name });
     assertEquals(parseImageName(image + PARTIAL_SUFFIX), null);

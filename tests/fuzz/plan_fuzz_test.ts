@@ -79,15 +79,20 @@ function checkNothingLost({ disks, request }: Plan, { files, target }: Facts) {
 }
 
 /** An increment has all it builds on, and a bitmap that missed nothing since. */
-function checkIncrement({ disk, parent, previousBitmap, folder }: DiskPlan, facts: Facts) {
+function checkIncrement(planned: DiskPlan, facts: Facts) {
+  const { disk, parent, previousBitmap, folder, compare } = planned;
   const { runs } = facts.target;
   const points = restorePoints(runs);
   const last = points.findLast((point) => point.disk.file === parent);
-  assert(parent !== null && previousBitmap !== null && last && last.disk.level !== "copy");
-  assertEquals([last.disk.bitmap, last.disk.folder], [previousBitmap, folder]);
+  assert(parent !== null && last && last.disk.level !== "copy");
+  assertEquals(last.disk.folder, folder);
   const later = points.slice(points.indexOf(last) + 1);
   assert(!later.some(({ disk: { id, level } }) => id === last.disk.id && level !== "copy"));
   for (const { disk } of chainOf(images(runs), parent)) assert(isListed(facts.files, disk.file));
+  // What is compared needs none.
+  assertEquals(previousBitmap === null, compare);
+  if (compare) return;
+  assertEquals(last.disk.bitmap, previousBitmap);
   const bitmap = disk.bitmaps.find(({ name }) => name === previousBitmap);
   assert(bitmap?.recording && !bitmap.busy && !bitmap.inconsistent);
   assertEquals(bitmap.granularityBytes, last.disk.granularityBytes);

@@ -17,15 +17,39 @@ export async function ensureQemu(): Promise<void> {
   for (const program of PROGRAMS) if (!await runs(program)) missing.push(program);
   if (missing.length === 0) return;
 
-  const packages = PACKAGES.join(" ");
+  await install(PACKAGES, missing);
+}
+
+async function install(packages: string[], programs: string[]): Promise<void> {
+  const names = packages.join(" ");
   if (Deno.uid() !== 0 || !await runs("apt-get")) {
     throw new Error(
-      `The tests need ${missing.join(", ")}: install ${packages} (or what your system calls them)`,
+      `The tests need ${programs.join(", ")}: install ${names} (or what your system calls them)`,
     );
   }
-  say(`Installing ${packages} with apt-get, for the tests`);
+  say(`Installing ${names} with apt-get, for the tests`);
   await aptGet("update");
-  await aptGet("install", "-y", "--no-install-recommends", ...PACKAGES);
+  await aptGet("install", "-y", "--no-install-recommends", ...packages);
+}
+
+/**
+ * Installs the packages of the programs that are not there, for the tests that need more than QEMU.
+ *
+ * @param packages Debian's package of each program, or of a file of another kind by its path.
+ * @throws {Error} If that is not for us to do, or does not work.
+ */
+export async function ensurePrograms(packages: Record<string, string>): Promise<void> {
+  const folders = (Deno.env.get("PATH") ?? "").split(":");
+  const isThere = (path: string) => Deno.stat(path).then(() => true, () => false);
+  const missing: string[] = [];
+  for (const [program, name] of Object.entries(packages)) {
+    const found = await Promise.all(
+      (program.startsWith("/") ? [""] : folders.map((folder) => `${folder}/`))
+        .map((folder) => isThere(folder + program)),
+    );
+    if (!found.includes(true)) missing.push(name);
+  }
+  if (missing.length > 0) await install(missing, Object.keys(packages));
 }
 
 /** Whether a program can be started at all. */

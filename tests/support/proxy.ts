@@ -11,8 +11,12 @@ export interface Proxy extends AsyncDisposable {
   cut(): void;
 }
 
-/** Listens on `path` and passes every connection on to `to`, both unix sockets. */
-export function proxy(path: string, to: string): Proxy {
+/**
+ * Listens on `path` and passes every connection on to `to`, both unix sockets.
+ *
+ * @param onSent Gets what the tool sent, when it was passed on.
+ */
+export function proxy(path: string, to: string, onSent = (_text: string) => {}): Proxy {
   const listener = Deno.listen({ transport: "unix", path });
   const open = new Set<Deno.Conn>();
   const lines: Promise<unknown>[] = [];
@@ -20,7 +24,7 @@ export function proxy(path: string, to: string): Proxy {
     for await (const client of listener) {
       const server = await Deno.connect({ transport: "unix", path: to });
       open.add(client).add(server);
-      lines.push(pipe(client, server, close), pipe(server, client, close));
+      lines.push(pipe(client, server, close, onSent), pipe(server, client, close, () => {}));
     }
   })();
   function close(conn: Deno.Conn) {
@@ -39,11 +43,17 @@ export function proxy(path: string, to: string): Proxy {
   };
 }
 
-async function pipe(from: Deno.Conn, to: Deno.Conn, close: (conn: Deno.Conn) => void) {
+async function pipe(
+  from: Deno.Conn,
+  to: Deno.Conn,
+  close: (conn: Deno.Conn) => void,
+  onPassed: (text: string) => void,
+) {
   const buffer = new Uint8Array(64 << 10);
   try {
     for (let n; (n = await from.read(buffer)) !== null;) {
       for (let done = 0; done < n;) done += await to.write(buffer.subarray(done, n));
+      onPassed(new TextDecoder().decode(buffer.subarray(0, n)));
     }
   } catch {
     // Cut, by us or at the other end.

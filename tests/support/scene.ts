@@ -126,11 +126,24 @@ export async function queryBlock(vm: Vm): Promise<BlockInfo[]> {
   return await vm.execute("query-block") as BlockInfo[];
 }
 
-/** Resolves once the guest's writes to all disks go through a filter of ours. */
+/**
+ * Resolves once the point in time of a run of ours is taken: the guest's writes to all disks go through a
+ * gate and a filter, and the snapshots are there.
+ */
 export async function untilSwitched(vm: Vm): Promise<void> {
-  await until(async () =>
-    (await queryBlock(vm)).every(({ inserted }) => inserted?.["node-name"].endsWith("-cbw"))
-  );
+  await until(async () => {
+    const roots = (await queryBlock(vm)).map(({ inserted }) => inserted?.["node-name"] ?? "");
+    const snapshots = (await nodeNames(vm)).filter((name) => name.endsWith("-snap"));
+    return roots.every((name) => name.endsWith("-gate")) && snapshots.length === roots.length;
+  });
+}
+
+/** The names of all of QEMU's block nodes. */
+export async function nodeNames(vm: Vm): Promise<string[]> {
+  const nodes = await vm.execute("query-named-block-nodes", { flat: true }) as {
+    "node-name": string;
+  }[];
+  return nodes.map((node) => node["node-name"]);
 }
 
 /** Polls until a condition holds; gives up after 30 s. */
@@ -142,22 +155,24 @@ export async function until(condition: () => Promise<boolean>): Promise<void> {
   }
 }
 
-/**
- * Asserts that nothing of ours is left in QEMU: no job, node, filter or mark; and of bitmaps just
- * those expected for each disk.
- */
-export async function assertNothingLeft(vm: Vm, bitmapsPerDisk: number): Promise<void> {
+/** Names what is left in QEMU of ours: jobs, nodes, filters and marks. */
+export async function leftInQemu(vm: Vm): Promise<string[]> {
   const jobs = await vm.execute("query-jobs") as unknown[];
   const nodes = await vm.execute("query-named-block-nodes", { flat: true }) as {
     "node-name": string;
     "dirty-bitmaps"?: { name: string }[];
   }[];
   const objects = await vm.execute("qom-list", { path: "/objects" }) as { name: string }[];
-  const left = [
+  return [
     ...jobs.map((job) => `job ${JSON.stringify(job)}`),
     ...nodes.map((node) => node["node-name"]).filter((name) => name.startsWith("qmpbackup")),
     ...objects.map(({ name }) => name).filter((name) => name.startsWith("qmpbackup")),
   ];
+}
+
+/** Asserts that nothing of ours is left in QEMU, and of bitmaps just those expected for each disk. */
+export async function assertNothingLeft(vm: Vm, bitmapsPerDisk: number): Promise<void> {
+  const left = await leftInQemu(vm);
   if (left.length > 0) throw new Error(`Left in QEMU: ${left.join(", ")}`);
   for (const { inserted, qdev } of await queryBlock(vm)) {
     const bitmaps = (inserted?.["dirty-bitmaps"] ?? []).filter(({ name }) => name);

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { statfsSync } from "node:fs";
 import { join } from "@std/path";
 
 export interface Tmpfs extends AsyncDisposable {
@@ -11,6 +12,7 @@ export interface Tmpfs extends AsyncDisposable {
   fill(): Promise<void>;
   /** Gives back what `fill()` took. */
   empty(): Promise<void>;
+  freeBytes(): number;
 }
 
 /** Mounts a tmpfs of this size on a new folder. */
@@ -21,7 +23,7 @@ export async function mountTmpfs(path: string, sizeBytes: number): Promise<Tmpfs
   return {
     async fill() {
       using file = await Deno.open(filler, { create: true, append: true });
-      const block = new Uint8Array(4096).fill(1);
+      const block = new Uint8Array(1 << 20).fill(1);
       try {
         while (true) await file.write(block);
       } catch (error) {
@@ -29,12 +31,18 @@ export async function mountTmpfs(path: string, sizeBytes: number): Promise<Tmpfs
       }
     },
     empty: () => Deno.remove(filler),
+    freeBytes() {
+      const { bavail, bsize } = statfsSync(path);
+      return bavail * bsize;
+    },
     // Lazily: a QEMU may still have files open in it.
-    [Symbol.asyncDispose]: () => command("umount", "--lazy", path),
+    [Symbol.asyncDispose]: async () => void await command("umount", "--lazy", path),
   };
 }
 
-async function command(name: string, ...args: string[]): Promise<void> {
-  const { success, stderr } = await new Deno.Command(name, { args }).output();
+/** Runs a program that must succeed, and returns what it prints. */
+export async function command(name: string, ...args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(name, { args }).output();
   if (!success) throw new Error(`${name} failed: ${new TextDecoder().decode(stderr)}`);
+  return new TextDecoder().decode(stdout).trim();
 }

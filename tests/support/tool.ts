@@ -40,10 +40,20 @@ export async function succeed(args: string[], signal?: AbortSignal): Promise<Too
 
 const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 
-/** Starts the tool as a process of its own. */
-export function startTool(args: string[]): Deno.ChildProcess {
-  return new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", MAIN, ...args],
+/**
+ * Starts the tool as a process of its own.
+ *
+ * @param under A program that starts it, with that program's arguments.
+ * @param env On top of our environment.
+ */
+export function startTool(
+  args: string[],
+  { under = [], env = {} }: { under?: string[]; env?: Record<string, string> } = {},
+): Deno.ChildProcess {
+  const [program = "", ...rest] = [...under, Deno.execPath(), "run", "-A", MAIN, ...args];
+  return new Deno.Command(program, {
+    args: rest,
+    env,
     stdin: "null",
     stdout: "piped",
     stderr: "piped",

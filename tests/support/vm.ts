@@ -2,20 +2,29 @@ import { join } from "@std/path";
 import { convertToRaw, create, type ImageFormat } from "./qemu_img.ts";
 import { connectQmp, type Qmp, type QmpEvent } from "./qmp.ts";
 
-/** A virtio-blk disk on an image file. */
+/** A disk on an image file. */
 export interface DiskSpec {
   /** The device's id, for example `"vd0"`. */
   id: string;
   /** The format node's name, for example `"disk0"`. */
   node: string;
   path: string;
+  /** What QEMU is told instead of the path, if that is to be seen from {@linkcode VmOptions.cwd}. */
+  filename?: string;
   format: ImageFormat;
   /** Needed when the image is to be created. */
   sizeBytes?: number;
   /** Whether to create the image. Default: if there's no such file. */
   create?: boolean;
+  /**
+   * Default: `"virtio-blk-pci"`. A `"scsi-hd"` needs a SCSI bus, and can be unplugged without the
+   * guest's help.
+   */
+  driver?: "virtio-blk-pci" | "scsi-hd";
   /** The disk's place in the BIOS's order, from 0; the first is drive 0x80. */
   bootIndex?: number;
+  /** The id of the iothread that serves it, to be made with `-object iothread,id=…`. */
+  iothread?: string;
 }
 
 /** What VM to start. */
@@ -29,6 +38,8 @@ export interface VmOptions {
   running?: boolean;
   /** Default: 64. */
   memoryMiB?: number;
+  /** QEMU's working directory. */
+  cwd?: string;
   /** More arguments for QEMU, as they are. */
   qemuArgs?: readonly string[];
 }
@@ -72,6 +83,7 @@ export interface Vm extends AsyncDisposable {
 /** Starts QEMU and waits until both its sockets answer. */
 export async function startVm(options: VmOptions): Promise<Vm> {
   const { dir, name = "testvm", running = false, memoryMiB = 64 } = options;
+  const old = await isOldQemu();
   const socket = join(dir, `${name}.qmp`);
   const ownSocket = join(dir, `${name}.fixture.qmp`);
   const log = join(dir, `${name}.log`);
@@ -91,12 +103,15 @@ export async function startVm(options: VmOptions): Promise<Vm> {
       ...(running ? [] : ["-S"]),
       ...[socket, ownSocket].flatMap((path) => ["-qmp", `unix:${commas(path)},server=on,wait=off`]),
       ...options.disks.flatMap((disk) => [
-        ...["-blockdev", JSON.stringify(blockdev(disk))],
-        ...["-device", Object.entries(device(disk)).map(([k, v]) => `${k}=${v}`).join(",")],
+        ...(old
+          ? ["-drive", keyValues(drive(disk))]
+          : ["-blockdev", JSON.stringify(blockdev(disk))]),
+        ...["-device", keyValues(device(old ? { ...disk, node: driveId(disk.id) } : disk))],
       ]),
       ...(options.qemuArgs ?? []),
     ]],
     stdin: "null",
+    ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
   }).spawn();
   let alive = true;
   const exited = child.status.finally(() => alive = false);
@@ -134,8 +149,11 @@ export async function startVm(options: VmOptions): Promise<Vm> {
   function qemuIo(diskId: string, command: string): Promise<string> {
     const run = async () => {
       await readToEnd(printed);
+      const part = disks.get(diskId)?.driver === "scsi-hd" ? "" : "/virtio-backend";
       const complaint = await qmp.execute("human-monitor-command", {
-        "command-line": `qemu-io -d /machine/peripheral/${diskId}/virtio-backend "${command}"`,
+        "command-line": old
+          ? `qemu-io ${driveId(diskId)} "${command}"`
+          : `qemu-io -d /machine/peripheral/${diskId}${part} "${command}"`,
       });
       return String(complaint) || await readToEnd(printed);
     };
@@ -192,6 +210,13 @@ export async function startVm(options: VmOptions): Promise<Vm> {
   };
 }
 
+/** The option has another name since QEMU 9.1. */
+export async function asNobody(): Promise<string[]> {
+  const { stdout } = await new Deno.Command("qemu-system-x86_64", { args: ["-help"] }).output();
+  const isOld = new TextDecoder().decode(stdout).includes("-runas");
+  return isOld ? ["-runas", "nobody"] : ["-run-with", "user=nobody"];
+}
+
 async function ensureImage({ path, format, sizeBytes, create: wanted }: DiskSpec): Promise<void> {
   if (!(wanted ?? !await exists(path))) return;
   if (sizeBytes === undefined) throw new Error(`No size to create "${path}" with`);
@@ -199,22 +224,43 @@ async function ensureImage({ path, format, sizeBytes, create: wanted }: DiskSpec
 }
 
 /** Discards must reach the file, or `zero` and `discard` would change nothing. */
-function blockdev({ node, path, format }: DiskSpec): Record<string, unknown> {
+function blockdev({ node, path, filename = path, format }: DiskSpec): Record<string, unknown> {
   return {
     driver: format,
     "node-name": node,
     discard: "unmap",
-    file: { driver: "file", filename: path, discard: "unmap" },
+    file: { driver: "file", filename, discard: "unmap" },
   };
 }
 
-function device({ id, node, bootIndex }: DiskSpec): Record<string, unknown> {
+function device({ id, node, driver, bootIndex, iothread }: DiskSpec): Record<string, unknown> {
   return {
-    driver: "virtio-blk-pci",
+    driver: driver ?? "virtio-blk-pci",
     drive: node,
     id,
     ...(bootIndex === undefined ? {} : { bootindex: bootIndex }),
+    ...(iothread === undefined ? {} : { iothread }),
   };
+}
+
+/** The monitor's `qemu-io` knows devices since 6.1; before that only drives by their names. */
+async function isOldQemu(): Promise<boolean> {
+  const { stdout } = await new Deno.Command("qemu-system-x86_64", { args: ["--version"] }).output();
+  const [, major, minor] = /version (\d+)\.(\d+)/.exec(new TextDecoder().decode(stdout)) ?? [];
+  return Number(major) < 6 || (Number(major) === 6 && Number(minor) < 1);
+}
+
+function driveId(diskId: string): string {
+  return `drive-${diskId}`;
+}
+
+/** As {@linkcode blockdev}, with a name. */
+function drive({ id, node, path, format }: DiskSpec): Record<string, unknown> {
+  return { if: "none", id: driveId(id), "node-name": node, file: path, format, discard: "unmap" };
+}
+
+function keyValues(options: Record<string, unknown>): string {
+  return Object.entries(options).map(([key, value]) => `${key}=${commas(String(value))}`).join(",");
 }
 
 /** In QEMU's key=value lists a comma is written twice. */

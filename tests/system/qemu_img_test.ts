@@ -1,4 +1,10 @@
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { fromFileUrl } from "@std/path";
 import { StoppedError } from "../../src/errors.ts";
 import {
@@ -33,9 +39,9 @@ async function withPath(path: string, args: string[]): Promise<string> {
 
 Deno.test("`qemuImg()` says how to install it where it is missing", async () => {
   await using dir = await tempDir();
-  assertStringIncludes(
+  assertMatch(
     await withPath(dir.path, ["--version"]),
-    "QemuImgError: qemu-img is not installed: install it (Debian: qemu-utils)",
+    /^QemuImgError: qemu-img is not installed.*: install it \(Debian: qemu-utils\)$/,
   );
 });
 
@@ -166,6 +172,14 @@ Deno.test("`imageFacts()` takes a raw image for none, whatever stands in it", as
   await using dir = await tempDir();
   await Deno.writeFile(dir.join("raw"), new Uint8Array(SIZE));
   await assertRejects(() => imageFacts(dir.join("raw")), QemuImgError);
+});
+
+Deno.test("`imageFacts()` waits for no pipe, and reads no folder", async () => {
+  await using dir = await tempDir();
+  await new Deno.Command("mkfifo", { args: [dir.join("pipe")] }).output();
+  for (const path of [dir.join("pipe"), dir.path]) {
+    await assertRejects(() => imageFacts(path), QemuImgError, `"${path}" is no regular file`);
+  }
 });
 
 Deno.test("`imageFacts()` names an external data file", async () => {

@@ -532,7 +532,7 @@ Deno.test("`pointsOfDisk()` is not kept from reading by a backup that runs", asy
   const running = { ...runRecord("run-c", 3, "inc", 3000, rows), state: "running" as const };
   running.disks[0]!.result = "pending";
   await Deno.writeTextFile(`${target}/${RUNS_FOLDER}/run-c.json`, formatRecord(running));
-  await Deno.writeTextFile(`${target}/disk0/INC-3000-d.partial`, "");
+  await Deno.writeTextFile(`${target}/disk0/INC-3000-d.c.partial`, "");
   await Deno.writeTextFile(`${target}/${LOCK_FILE}`, "");
   const points = await pointsOfDisk(`${target}/disk0`);
   assertEquals(points.map(({ name }) => name), ["FULL-2000-d", "INC-1000-d"]);

@@ -107,6 +107,7 @@ export function aTarget(runs: RunRecord[] = [], change: Partial<Target> = {}): T
 export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
   return {
     level: "auto",
+    mode: 0o600,
     target: "/backup/vm1",
     include: [],
     exclude: [],
@@ -114,12 +115,14 @@ export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
     uuid: null,
     speedLimitBytesPerSecond: 0,
     compress: false,
+    onLostBitmap: "full",
     fleeceDir: null,
     quiesce: "no",
     pause: false,
     cbwTimeoutSeconds: null,
     directTarget: false,
     targetAio: null,
+    stallTimeoutMs: 300_000,
     removeDelayMs: 0,
     subdir: true,
     timestamp: true,
@@ -133,7 +136,14 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
   return {
     vm: { name: "vm1", uuid: "" },
     runState: "running",
-    features: { fleecing: true, backupPerf: true, longCbwTimeout: true },
+    features: {
+      fleecing: true,
+      reopen: "blockdev-reopen",
+      backupPerf: true,
+      longCbwTimeout: true,
+      busyIothreads: true,
+    },
+    hasIothreads: false,
     disks,
     leftOut: [],
     target: aTarget(),

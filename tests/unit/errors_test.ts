@@ -67,3 +67,43 @@ Deno.test("exitCodeOf() is that of the first error, whatever failed in the clean
   const inner = new SuppressedError(new Failure("no node"), stopped);
   assertEquals(exitCodeOf(new SuppressedError(new Failure("no lock"), inner)), 143);
 });
+
+/** What the runtime says, and what the user is to read. */
+const REFUSALS: [runtime: string, sentence: string][] = [
+  [
+    'Requires read access to "/backup", run again with the --allow-read flag',
+    'Deno does not allow read access to "/backup": add --allow-read=/backup',
+  ],
+  [
+    'Requires net access to "unix:/run/vm1.qmp", run again with the --allow-net flag',
+    'Deno does not allow net access to "unix:/run/vm1.qmp": add --allow-net=unix:/run/vm1.qmp',
+  ],
+  [
+    "Requires write access to <TMP>, run again with the --allow-write flag",
+    'Deno does not allow write access to "<TMP>": add --allow-write=$TMPDIR',
+  ],
+  [
+    "Requires write access, run again with the --allow-write flag",
+    "Deno does not allow write access to everything: add --allow-write",
+  ],
+  [
+    'Requires run access to "x", specify the required permissions during compilation using ' +
+    "`deno compile --allow-run`",
+    'Deno does not allow run access to "x": add --allow-run=x',
+  ],
+  ["Not today", "Deno does not allow it: Not today"],
+];
+for (const [runtime, sentence] of REFUSALS) {
+  Deno.test(`messageOf() names the flag for "${runtime}"`, () => {
+    assertEquals(messageOf(new Deno.errors.NotCapable(runtime)), sentence);
+  });
+}
+
+Deno.test("messageOf() names the flag for what Deno itself refuses here", async () => {
+  // The unit tests run with no rights at all.
+  const error = await Deno.readFile("/etc/hostname").catch((error) => error);
+  assertEquals(
+    messageOf(error),
+    'Deno does not allow read access to "/etc/hostname": add --allow-read=/etc/hostname',
+  );
+});

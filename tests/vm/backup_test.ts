@@ -8,7 +8,7 @@ import {
   scene,
   untilSwitched,
 } from "../support/scene.ts";
-import { info } from "../support/qemu_img.ts";
+import { compare, info } from "../support/qemu_img.ts";
 import { succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -101,17 +101,11 @@ Deno.test("backup names files, records and bitmaps as users of the reference kno
   assertMatch(stdout, /"name": "qmpbackup-disk0-[0-9a-f]{8}-chain-1"/);
 });
 
-Deno.test("backup pauses a running guest of several disks, and one of a single disk not", async () => {
+Deno.test("backup never pauses a running guest, however many its disks are", async () => {
   await using s = await scene({ vm: { running: true } });
-  const two = JSON.parse((await succeed(s.backupArgs("full", "--json"))).stdout) as Summary;
-  assertEquals(two.hold.kind, "stop");
-  const one = JSON.parse((await succeed(s.backupArgs("inc", "--json", "-i", "disk0"))).stdout);
-  assertEquals((one as Summary).hold, { kind: "none", pausedMs: 0, frozenMs: null } as unknown);
-  const events = s.vm.events.map(({ event }) => event);
-  assertEquals(events.filter((event) => event === "STOP" || event === "RESUME"), [
-    "STOP",
-    "RESUME",
-  ]);
+  const { hold } = JSON.parse((await succeed(s.backupArgs("full", "--json"))).stdout) as Summary;
+  assertEquals(hold, { kind: "none", pausedMs: 0, frozenMs: null } as unknown);
+  assertEquals(s.vm.events.filter(({ event }) => event === "STOP"), []);
   assertEquals((await s.vm.execute("query-status") as { status: string }).status, "running");
 });
 
@@ -119,8 +113,8 @@ Deno.test("backup leaves a paused guest paused", async () => {
   await using s = await scene({ vm: { running: true } });
   await s.vm.execute("stop");
   await s.remember("paused");
-  const record = JSON.parse((await succeed(s.backupArgs("full", "--json"))).stdout) as Summary;
-  assertEquals(record.hold.kind, "already-stopped");
+  const summary = (await succeed(s.backupArgs("full", "--pause", "--json"))).stdout;
+  assertEquals((JSON.parse(summary) as Summary).hold.kind, "already-stopped");
   assertEquals((await s.vm.execute("query-status") as { status: string }).status, "paused");
   await s.assertRestores("paused");
 });
@@ -185,4 +179,20 @@ Deno.test("backup reaches a VM over TCP", async () => {
     ...["backup", "--socket", `tcp:127.0.0.1:${port}`, "--level", "full", "--target", s.target],
   ]);
   await s.assertRestores("full");
+});
+
+Deno.test("what the guest discards while a backup runs is discarded, and is in the backup still", async () => {
+  await using s = await scene({ disks: 1 });
+  await s.remember("full");
+  const running = succeed(s.backupArgs("full", "--speed-limit", String(4 * MIB)));
+  await untilSwitched(s.vm);
+  await s.vm.discard("vd0", 6 * MIB, MIB);
+  await running;
+  await s.assertRestores("full");
+  const [now, expected] = [s.dir.join("now.raw"), s.dir.join("full.vd0.raw")];
+  await s.vm.snapshotContents("vd0", now);
+  using file = await Deno.open(expected, { write: true });
+  await file.seek(6 * MIB, Deno.SeekMode.Start);
+  await file.write(new Uint8Array(MIB));
+  await compare(now, "raw", expected, "raw");
 });

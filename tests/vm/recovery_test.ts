@@ -1,8 +1,11 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { exists } from "../../src/catalog/durable.ts";
 import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
 import {
   assertNothingLeft,
   filesOf,
+  nodeNames,
   queryBlock,
   type Scene,
   scene,
@@ -49,6 +52,44 @@ Deno.test("a run that is cut off while it copies puts QEMU in order over a new c
   await assertNothingLeft(s.vm, 1);
   const { stdout } = await autoHoldsAll(s);
   assertMatch(stdout, /disk0 +inc +done/);
+});
+
+/** A `qemu-img` of its own for a run: `before` is what a shell does before the real one. */
+async function qemuImgInFront(folder: string, before: string): Promise<{ PATH: string }> {
+  await Deno.mkdir(folder, { recursive: true });
+  const script = `#!/bin/sh\ndir=$(dirname "$0")/..\n${before}\nPATH=\${PATH#*:} qemu-img "$@"\n`;
+  await Deno.writeTextFile(join(folder, "qemu-img"), script, { mode: 0o755 });
+  return { PATH: `${folder}:${Deno.env.get("PATH")}` };
+}
+
+Deno.test("a qemu-img that outlives its killed run does not write to the next run's image", async () => {
+  await using s = await scene();
+  const signal = s.dir.join("signals");
+  // The dead run's creates its image just when the next run has checked and is about to keep its own.
+  const wait = (file: string) => `until [ -e $dir/${file} ] || [ ! -d $dir ]; do sleep 0.05; done`;
+  const late = await qemuImgInFront(
+    join(signal, "late"),
+    `touch $dir/asked; ${wait("go")}; trap "touch $dir/done" EXIT`,
+  );
+  const next = await qemuImgInFront(
+    join(signal, "next"),
+    `[ $1 != check ] || { touch $dir/go; ${wait("done")}; }`,
+  );
+  // Without times both images have one name.
+  const args = s.backupArgs("full", "--no-timestamp");
+  const killed = startTool(args, { env: late });
+  await until(() => exists(join(signal, "asked")));
+  killed.kill("SIGKILL");
+  await killed.status;
+  await s.remember("full");
+  const { code, stderr } = await ended(startTool(args, { env: next }));
+  assertEquals(code, 0, stderr);
+  // What it has made is in nobody's way, and the next run removes it.
+  await s.assertRestores("full");
+  await succeed(s.backupArgs("auto", "--no-timestamp"));
+  await s.assertRestores("full");
+  assertEquals((await filesOf(s.target)).filter((file) => file.endsWith(".partial")), []);
+  await Promise.all([killed.stdout.cancel(), killed.stderr.cancel()]);
 });
 
 Deno.test("what could not be taken away is taken away by the next run, its lock left or not", async () => {
@@ -100,7 +141,7 @@ Deno.test("a dead run is cleaned up though its target and its lock are gone", as
   assertEquals(roots, ["disk0", "disk1"]);
 });
 
-Deno.test("a guest that a dead run left frozen is thawed", async () => {
+Deno.test("a guest whose run is killed while it is frozen is thawed by the guard", async () => {
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
   const path = s.dir.join("agent");
@@ -109,31 +150,120 @@ Deno.test("a guest that a dead run left frozen is thawed", async () => {
     if (execute === "guest-fsfreeze-freeze") onFreeze();
     return false;
   });
-  const options = ["--agent-socket", path];
-  const child = startTool(s.backupArgs("inc", ...options));
+  const child = startTool(s.backupArgs("inc", "--agent-socket", path));
   onFreeze = () => child.kill("SIGKILL");
-  await ended(child);
+  const { stderr } = await ended(child);
+  // The guard holds on to our stderr, so that what it does can be read: it has ended, too.
+  assertStringIncludes(stderr, "ended while it held the guest: letting the guest go on");
+  assertEquals(agent.received.at(-1), "guest-fsfreeze-thaw");
+  assert(!agent.frozen);
+  const objects = await s.vm.execute("qom-list", { path: "/objects" }) as { name: string }[];
+  assert(!objects.some(({ name }) => name === "qmpbackup-frozen"));
   onFreeze = () => {};
-  assert(agent.frozen);
+  await autoHoldsAll(s, "--agent-socket", path);
+});
+
+Deno.test("a guest whose run is killed while it stands still is let go by the guard", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket, (text) => {
+    if (text.includes('"execute":"stop"')) child.kill("SIGKILL");
+  });
+  const args = ["--socket", line.path, "--level", "inc", "--target", s.target, "--pause"];
+  const child = startTool(["backup", ...args]);
+  const { stderr } = await ended(child);
+  assertStringIncludes(stderr, "stopped by a run that died: resuming it");
+  assertEquals(s.vm.events.map(({ event }) => event).filter((e) => /STOP|RESUME/.test(e)), [
+    "STOP",
+    "RESUME",
+  ]);
+  await autoHoldsAll(s);
+});
+
+Deno.test("a guest that is frozen because of a run and its guard, both dead, is thawed by the next", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const path = s.dir.join("agent");
+  await using agent: FakeAgent = fakeAgent(path);
+  agent.frozen = true;
+  const mark = { "qom-type": "secret", id: "qmpbackup-frozen", data: "2026-11-22T00:00:00Z" };
+  await s.vm.execute("object-add", mark);
   const without = await tool(s.backupArgs("auto"));
   assertEquals(without.code, 1);
   assertMatch(without.stderr, /may be frozen since .*: give the --agent-socket/);
-  const { stderr } = await autoHoldsAll(s, ...options);
+  const { stderr } = await autoHoldsAll(s, "--agent-socket", path);
   assertStringIncludes(stderr, "by a run that died: thawing");
   assert(!agent.frozen);
 });
 
-Deno.test("an agent freezes several disks, whose pause and freeze are in the result", async () => {
+Deno.test("an agent freezes the file systems of several disks, and the result says for how long", async () => {
   await using s = await scene({ vm: { running: true } });
   const path = s.dir.join("agent");
   await using agent = fakeAgent(path);
   const { stdout } = await succeed(s.backupArgs("full", "--agent-socket", path, "--json"));
   const { hold } = JSON.parse(stdout) as { hold: { kind: string; frozenMs: number } };
-  assertEquals(hold.kind, "stop");
+  assertEquals(hold.kind, "none");
   assert(hold.frozenMs > 0);
   assertEquals(agent.received, [
     "guest-fsfreeze-status",
     "guest-fsfreeze-freeze",
     "guest-fsfreeze-thaw",
   ]);
+});
+
+Deno.test("cleanup --recover puts right what a killed run left, and with --dry-run only says so", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const child = startTool(s.backupArgs("inc", ...SLOW));
+  await untilSwitched(s.vm);
+  const cleanup = ["cleanup", "--recover", "--socket", s.secondSocket];
+  const alive = await tool(cleanup);
+  assertEquals(alive.code, 11, "while the run lives");
+  child.kill("SIGKILL");
+  await ended(child);
+
+  const left = async () => [await nodeNames(s.vm), await filesOf(s.target), await queryBlock(s.vm)];
+  const before = await left();
+  const { stdout: planned } = await succeed([...cleanup, "--dry-run"]);
+  assertEquals(await left(), before, "a dry run changes nothing");
+  const { stdout } = await succeed(cleanup);
+  assertEquals(stdout, planned, "what was done is what was announced");
+  assertMatch(stdout, /^Unlocking the VM: run .* died\n/);
+  for (const what of [/Ending the job/, /the node .*-gate/, /the bitmap/, /partial/, /fleece/]) {
+    assertMatch(stdout, what);
+  }
+  await assertNothingLeft(s.vm, 1);
+  assertEquals((await filesOf(s.target)).filter((file) => file.endsWith(".partial")), []);
+  const again = await succeed([...cleanup, "--json"]);
+  assertEquals(JSON.parse(again.stdout).recovered, 0);
+  const { stdout: runs } = await succeed([
+    "info",
+    "--show",
+    "backups",
+    "--dir",
+    s.target,
+    "--json",
+  ]);
+  assertMatch(runs, /"state":"failed"/);
+  await autoHoldsAll(s);
+});
+
+Deno.test("cleanup --recover needs no target where the dead run's lock is gone", async () => {
+  await using s = await scene({ vm: { running: true } });
+  const child = startTool(s.backupArgs("full", ...SLOW));
+  await untilSwitched(s.vm);
+  child.kill("SIGKILL");
+  await ended(child);
+  await s.vm.execute("object-del", { id: "qmpbackup-lock" });
+  const { stdout } = await succeed(["cleanup", "--recover", "--socket", s.vm.socket]);
+  assertMatch(stdout, /Ending the job/);
+  const roots = (await queryBlock(s.vm)).map(({ inserted }) => inserted?.["node-name"]);
+  assertEquals(roots, ["disk0", "disk1"]);
+  // The files are known from the target's records alone.
+  const named = await succeed([
+    ...["cleanup", "--recover", "--socket", s.vm.socket, "--target", s.target],
+  ]);
+  assertMatch(named.stdout, /partial of a run that died/);
+  const other = await tool(["cleanup", "--recover", "--socket", s.vm.socket, "--target", "/etc"]);
+  assertEquals([other.code, other.stderr.includes("holds no records")], [2, true]);
 });

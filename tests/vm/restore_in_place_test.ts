@@ -82,51 +82,60 @@ Deno.test("restore commit --until keeps the increments after it", async () => {
   await goesOn(s);
 });
 
-Deno.test("restore snapshotrebase keeps every point as an internal snapshot", async () => {
-  await using s = await chain();
-  await succeed(["restore", "snapshotrebase", "--dir", `${s.target}/disk0`]);
+/** The full backup must hold the first state and the last, and one snapshot for each increment. */
+async function assertSnapshots(s: Scene) {
   const [full, ...rest] = await images(s);
   assertEquals(rest, []);
   const listed = await qemuImg(["snapshot", "-l", `${s.target}/${full}`]);
-  assertMatch(listed, /FULL-BACKUP/);
   const names = listed.match(/\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d/g) ?? [];
+  // The last column but one is the time at which the snapshot was made.
+  const increments = [...new Set(names)];
+  assertEquals(increments.length, 3, listed);
   await assertPlainConvert(`${s.target}/${full}`, s.dir.join("m3.vd0.raw"));
-  for (const [name, moment] of [["FULL-BACKUP", "m0"], [names.at(-1) as string, "m3"]] as const) {
-    const raw = s.dir.join(`${moment}.snapshot`);
-    await qemuImg([
-      "convert",
-      "-l",
-      `snapshot.name=${name}`,
-      "-O",
-      "raw",
-      `${s.target}/${full}`,
-      raw,
-    ]);
-    await compare(raw, "raw", s.dir.join(`${moment}.vd0.raw`), "raw");
+  for (const [i, name] of ["FULL-BACKUP", ...increments].entries()) {
+    const raw = s.dir.join(`m${i}.snapshot`);
+    const of = ["-l", `snapshot.name=${name}`];
+    await qemuImg(["convert", ...of, "-O", "raw", `${s.target}/${full}`, raw]);
+    await compare(raw, "raw", s.dir.join(`m${i}.vd0.raw`), "raw");
   }
+}
+
+Deno.test("restore snapshotrebase keeps every point as an internal snapshot", async () => {
+  await using s = await chain();
+  await succeed(["restore", "snapshotrebase", "--dir", `${s.target}/disk0`]);
+  await assertSnapshots(s);
   await goesOn(s);
 });
 
-Deno.test("restore commit can be stopped after every step, and run again", async () => {
-  const steps = await (async () => {
-    await using s = await chain();
+for (const way of ["commit", "snapshotrebase"] as const) {
+  const snapshots = way === "commit" ? null : [];
+  const plan = async (s: Scene): Promise<Step[]> => {
     const points = await pointsOfDisk(`${s.target}/disk0`);
-    return planCommit(points.at(-1)?.layers() ?? [], [], null).length;
-  })();
-  for (let n = 1; n < steps; n++) {
-    await using s = await chain();
-    const points = await pointsOfDisk(`${s.target}/disk0`);
-    const planned: Step[] = planCommit(points.at(-1)?.layers() ?? [], [], null);
-    const signal = new AbortController().signal;
-    await applySteps(planned.slice(0, n), s.target, { rateLimitBytesPerSecond: 0, signal });
-    await newest(s, "m3");
-    if ((await pointsOfDisk(`${s.target}/disk0`)).at(-1)?.layers().length !== 1) {
-      await succeed(["restore", "commit", "--dir", `${s.target}/disk0`]);
+    return planCommit(points.at(-1)?.layers() ?? [], [], snapshots);
+  };
+
+  Deno.test(`restore ${way} can be stopped after every step, and run again`, async () => {
+    const steps = await (async () => {
+      await using s = await chain();
+      return (await plan(s)).length;
+    })();
+    for (let n = 1; n < steps; n++) {
+      await using s = await chain();
+      const done = (await plan(s)).slice(0, n);
+      const { signal } = new AbortController();
+      await applySteps(done, s.target, { rateLimitBytesPerSecond: 0, signal });
+      await newest(s, "m3");
+      // After the last record there is nothing left to do but to remove what that gave up.
+      const isDone = (await pointsOfDisk(`${s.target}/disk0`)).at(-1)?.layers().length === 1;
+      const { code } = await tool(["restore", way, "--dir", `${s.target}/disk0`]);
+      assertEquals(code, isDone ? 2 : 0);
+      assertEquals((await images(s)).length, 1);
+      await newest(s, "m3");
+      if (way === "snapshotrebase") await assertSnapshots(s);
+      else await goesOn(s);
     }
-    await newest(s, "m3");
-    await goesOn(s);
-  }
-});
+  });
+}
 
 Deno.test("restore --dry-run prints the commands, runs none, and they do the same", async () => {
   await using s = await chain();

@@ -1,10 +1,14 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
-import { backUp } from "../../backup/backup.ts";
+import { backUp, type BackupContext } from "../../backup/backup.ts";
 import type { BackupRequest } from "../../backup/request.ts";
 import { isChainId } from "../../catalog/names.ts";
-import { UsageError } from "../../errors.ts";
+import type { RunRecord } from "../../catalog/record.ts";
+import { exitCodeOf, messageOf, StoppedError, UsageError } from "../../errors.ts";
 import { parseAddress } from "../../wire/address.ts";
+import { fileMode } from "../file_mode.ts";
+import { findHook, type Hook, runHook } from "../hooks.ts";
+import { type RunMetrics, writeMetrics } from "../metrics.ts";
 import type { Values } from "../parse.ts";
 import { backupText, jsonLine } from "../report.ts";
 import { localTime } from "../text.ts";
@@ -15,11 +19,110 @@ import { qmpTarget, timeoutMsOf } from "./qmp_target.ts";
 /** The exit code of a run that is done, but not as asked for, under `--strict`. */
 const WARNED = 3;
 
+const HOOK_TIMEOUT_SECONDS = 300;
+
 const log = getLogger(["qmpbackup", "backup"]);
 
 /** `qmpbackup backup`. */
-export async function backup({ values, io, progress, signal }: CommandContext): Promise<number> {
-  const record = await backUp(requestOf(values), {
+export async function backup(context: CommandContext): Promise<number> {
+  const { "metrics-file": file, strict = false } = context.values;
+  const begun: Begun = { record: null };
+  if (file === undefined) return await backUpBetweenHooks(context, begun);
+  const started = new Date();
+  const write = (exitCode: number) =>
+    tryToWriteMetrics(resolve(file), {
+      target: resolve(context.values.target ?? "."),
+      started,
+      finished: new Date(),
+      exitCode,
+      record: begun.record,
+    });
+  let exitCode: number;
+  try {
+    exitCode = await backUpBetweenHooks(context, begun);
+  } catch (error) {
+    await write(exitCodeOf(error));
+    throw error;
+  }
+  const isWritten = await write(exitCode);
+  return exitCode === 0 && strict && !isWritten ? WARNED : exitCode;
+}
+
+/** The record of the run, once it has begun; kept up to date. */
+interface Begun {
+  record: RunRecord | null;
+}
+
+async function backUpBetweenHooks(context: CommandContext, begun: Begun): Promise<number> {
+  const { values, signal } = context;
+  const seconds = values["hook-timeout"] ?? HOOK_TIMEOUT_SECONDS;
+  if (seconds === 0) throw new UsageError("--hook-timeout must be 1 or more");
+  const before = await findHook("--before", values.before, seconds);
+  const after = await findHook("--after", values.after, seconds);
+  const request = requestOf(values);
+  let record: RunRecord;
+  try {
+    record = await backUp(request, {
+      ...surroundingsOf(context),
+      onBegin: async (draft) => {
+        if (before) await runHook(before, draft, request.target, signal);
+        begun.record = draft;
+      },
+    });
+  } catch (error) {
+    if (begun.record && after) {
+      // It may have failed before it could be recorded.
+      if (begun.record.state === "running") begun.record.state = "failed";
+      const warnings = await tellAfter(after, begun.record, request.target, signal);
+      for (const warning of warnings) log.warn("{warning}", { warning });
+    }
+    throw error;
+  }
+  if (after) record.warnings.push(...await tellAfter(after, record, request.target, signal));
+  return report(record, context);
+}
+
+/** Runs the hook, and returns what is to be said of that. */
+async function tellAfter(
+  hook: Hook,
+  record: RunRecord,
+  target: string,
+  signal: AbortSignal,
+): Promise<string[]> {
+  try {
+    // Where a signal has ended the run, that is what the hook is to hear of.
+    await runHook(hook, record, target, signal.aborted ? new AbortController().signal : signal);
+    return [];
+  } catch (error) {
+    const isStopped = error instanceof StoppedError;
+    return [isStopped ? `"${hook.program}" (--after): ${error.message}` : messageOf(error)];
+  }
+}
+
+/** A monitor that can't be told is no reason to fail. */
+async function tryToWriteMetrics(path: string, metrics: RunMetrics): Promise<boolean> {
+  try {
+    await writeMetrics(path, metrics);
+    return true;
+  } catch (error) {
+    const words = messageOf(error);
+    log.warn('The metrics could not be written to "{path}": {words}', { path, words });
+    return false;
+  }
+}
+
+function report(record: RunRecord, { values, io, progress }: CommandContext): number {
+  progress.hide();
+  for (const warning of record.warnings) log.warn("{warning}", { warning });
+  io.stdout(values.json ? jsonLine("summary", record) : backupText(record));
+  if (record.state !== "done") return 1;
+  return values.strict && record.warnings.length > 0 ? WARNED : 0;
+}
+
+function surroundingsOf(
+  { values, progress, signal }: CommandContext,
+): Omit<BackupContext, "onBegin"> {
+  return {
     ...qmpTarget(values),
     agentSocket: agentSocketOf(values),
     agentTimeoutMs: timeoutMsOf("agent-timeout", values["agent-timeout"] ?? 10),
@@ -36,14 +139,9 @@ export async function backup({ values, io, progress, signal }: CommandContext): 
         );
       }
     },
-    onProgress: ({ disk }, job) =>
-      progress.update(disk.name, job["current-progress"], job["total-progress"]),
-  });
-  progress.hide();
-  for (const warning of record.warnings) log.warn("{warning}", { warning });
-  io.stdout(values.json ? jsonLine("summary", record) : backupText(record));
-  if (record.state !== "done") return 1;
-  return values.strict && record.warnings.length > 0 ? WARNED : 0;
+    onProgress: ({ disk }, doneBytes, totalBytes) =>
+      progress.update(disk.name, doneBytes, totalBytes),
+  };
 }
 
 function requestOf(values: Values): BackupRequest {
@@ -57,6 +155,7 @@ function requestOf(values: Values): BackupRequest {
   const target = resolve(values.target ?? ".");
   return {
     level: values.level ?? "auto",
+    mode: fileMode(values.mode),
     target: values.monthly ? join(target, monthOf(new Date())) : target,
     include,
     exclude,
@@ -64,6 +163,7 @@ function requestOf(values: Values): BackupRequest {
     uuid,
     speedLimitBytesPerSecond: values["speed-limit"] ?? 0,
     compress: values.compress ?? false,
+    onLostBitmap: values["on-lost-bitmap"] ?? "full",
     fleeceDir: values["fleece-dir"] === undefined ? null : resolve(values["fleece-dir"]),
     quiesce: values.quiesce ?? "no",
     pause: values.pause ?? false,
@@ -73,6 +173,7 @@ function requestOf(values: Values): BackupRequest {
     subdir: !values["no-subdir"],
     timestamp: !values["no-timestamp"],
     symlink: !values["no-symlink"],
+    stallTimeoutMs: timeoutMsOf("stall-timeout", values["stall-timeout"] ?? 300),
     removeDelayMs: (values["remove-delay"] ?? 0) * 1000,
   };
 }

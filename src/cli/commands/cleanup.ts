@@ -1,5 +1,8 @@
 import { getLogger } from "@logtape/logtape";
+import { resolve } from "@std/path";
+import { cleanUp } from "../../backup/clean_up.ts";
 import { isBackupBitmap } from "../../catalog/names.ts";
+import { UsageError } from "../../errors.ts";
 import { QmpClient } from "../../qmp/client.ts";
 import { queryDisks } from "../../vm/disks.ts";
 import { refuseLockedVm } from "../../vm/marks.ts";
@@ -7,14 +10,47 @@ import { removeBitmap } from "../../vm/nodes.ts";
 import { jsonLine } from "../report.ts";
 import { printable } from "../text.ts";
 import type { CommandContext } from "./context.ts";
-import { qmpTarget } from "./qmp_target.ts";
+import { qmpTarget, thawOf } from "./qmp_target.ts";
 
 const log = getLogger(["qmpbackup", "cleanup"]);
 
-/** `qmpbackup cleanup --remove-bitmap`. */
-export async function cleanup({ values, io, signal }: CommandContext): Promise<number> {
+/** `qmpbackup cleanup --recover` and `--remove-bitmap`, in this order where both are asked for. */
+export async function cleanup(context: CommandContext): Promise<number> {
+  const { values, io } = context;
+  const { recover = false, "remove-bitmap": bitmaps = false, "dry-run": dryRun = false } = values;
+  if (!recover && !bitmaps) {
+    throw new UsageError('"cleanup" needs --recover or --remove-bitmap');
+  }
   const { socket, qmpOptions } = qmpTarget(values);
   await using qmp = await QmpClient.connect(socket, qmpOptions);
+  const recovered = recover ? await recoverAll(qmp, context, dryRun) : 0;
+  const removed = bitmaps ? await removeBitmaps(qmp, context, dryRun) : 0;
+  const state = dryRun ? "planned" : "done";
+  if (values.json) io.stdout(jsonLine("summary", { state, recovered, removed }));
+  return 0;
+}
+
+async function recoverAll(
+  qmp: QmpClient,
+  { values, io }: CommandContext,
+  dryRun: boolean,
+): Promise<number> {
+  const count = await cleanUp(qmp, {
+    target: values.target === undefined ? null : resolve(values.target),
+    thaw: thawOf(values),
+    dryRun,
+    onFound: ({ what }) =>
+      io.stdout(values.json ? jsonLine("recovered", { what }) : `${printable(what)}\n`),
+  });
+  if (count === 0) log.info("No run that died has left anything here");
+  return count;
+}
+
+async function removeBitmaps(
+  qmp: QmpClient,
+  { values, io, signal }: CommandContext,
+  dryRun: boolean,
+): Promise<number> {
   await refuseLockedVm(qmp);
   const { disks } = await queryDisks(qmp);
   const ours = disks.flatMap((disk) =>
@@ -23,7 +59,7 @@ export async function cleanup({ values, io, signal }: CommandContext): Promise<n
   );
   for (const { disk, node, bitmap } of ours) {
     signal.throwIfAborted();
-    await removeBitmap(qmp, node, bitmap);
+    if (!dryRun) await removeBitmap(qmp, node, bitmap);
     io.stdout(
       values.json
         ? jsonLine("removed", { disk, bitmap })
@@ -31,6 +67,5 @@ export async function cleanup({ values, io, signal }: CommandContext): Promise<n
     );
   }
   if (ours.length === 0) log.info("There is no bitmap of ours on this VM's disks");
-  if (values.json) io.stdout(jsonLine("summary", { removed: ours.length }));
-  return 0;
+  return ours.length;
 }

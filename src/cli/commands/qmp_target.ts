@@ -1,4 +1,5 @@
 import { UsageError } from "../../errors.ts";
+import { thawAnew } from "../../guest/agent.ts";
 import type { QmpOptions } from "../../qmp/client.ts";
 import { type Address, parseAddress } from "../../wire/address.ts";
 import type { Values } from "../parse.ts";
@@ -18,6 +19,15 @@ export function qmpTarget(values: Values): { socket: Address; qmpOptions: QmpOpt
     socket: parseAddress(values.socket),
     qmpOptions: { timeoutMs, greetingTimeoutMs: Math.min(timeoutMs, GREETING_TIMEOUT_MS) },
   };
+}
+
+/** How the flags allow a guest to be thawed; null where they name no agent. */
+export function thawOf(values: Values): (() => Promise<void>) | null {
+  const agent = values["agent-socket"];
+  if (agent === undefined) return null;
+  const address = parseAddress(agent);
+  const timeoutMs = timeoutMsOf("agent-timeout", values["agent-timeout"] ?? 10);
+  return () => thawAnew(address, timeoutMs);
 }
 
 /** The longest that a timer can wait, 24 days; one that is asked for more fires at once. */

@@ -2,6 +2,7 @@ import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
 import { readTarget } from "../../catalog/target.ts";
 import { messageOf, UsageError } from "../../errors.ts";
+import { createFolders } from "../../catalog/durable.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
 import {
   pickPoint,
@@ -10,6 +11,7 @@ import {
   pointsOfTarget,
   type RestorePoint,
 } from "../../restore/source.ts";
+import { fileMode } from "../file_mode.ts";
 import type { Values } from "../parse.ts";
 import { jsonLine, restoreText } from "../report.ts";
 import type { CommandContext } from "./context.ts";
@@ -21,8 +23,10 @@ export async function restoreMerge(
   { values, io, progress, signal }: CommandContext,
 ): Promise<number> {
   const format = values.format ?? "qcow2";
-  const restored = await merge(await jobsOf(values, format), {
+  const mode = fileMode(values.mode);
+  const restored = await merge(await jobsOf(values, format, mode), {
     format,
+    mode,
     skipCheck: values["skip-check"] ?? false,
     rateLimitBytesPerSecond: values["rate-limit"] ?? 0,
     signal,
@@ -35,7 +39,7 @@ export async function restoreMerge(
   return 0;
 }
 
-async function jobsOf(values: Values, format: ImageFormat): Promise<MergeJob[]> {
+async function jobsOf(values: Values, format: ImageFormat, mode: number): Promise<MergeJob[]> {
   const { targetfile, "target-dir": targetDir, until = null } = values;
   const dir = resolve(values.dir ?? ".");
   if ((targetfile === undefined) === (targetDir === undefined)) {
@@ -45,14 +49,17 @@ async function jobsOf(values: Values, format: ImageFormat): Promise<MergeJob[]> 
     const point = pickPoint(await pointsOfDisk(dir, values.filter), until);
     return [{ point, targetFile: resolve(targetfile) }];
   }
-  return await jobsOfRun(dir, resolve(targetDir ?? "."), until, format);
+  return await jobsOfRun(dir, { targetDir: resolve(targetDir ?? "."), until, format, mode });
 }
 
 async function jobsOfRun(
   dir: string,
-  targetDir: string,
-  until: string | null,
-  format: ImageFormat,
+  { targetDir, until, format, mode }: {
+    targetDir: string;
+    until: string | null;
+    format: ImageFormat;
+    mode: number;
+  },
 ): Promise<MergeJob[]> {
   const target = await readTarget(dir);
   if (!target.hasRecords) {
@@ -74,7 +81,7 @@ async function jobsOfRun(
   }
   const ofRun = pointsOfRun(points, chosen);
   warnOfOthers(points, ofRun, chosen);
-  await makeFolder(targetDir);
+  await makeFolder(targetDir, mode);
   return ofRun.map((point) => ({
     point,
     targetFile: join(targetDir, `${point.disk}.${format}`),
@@ -94,9 +101,9 @@ function warnOfOthers(points: RestorePoint[], ofRun: RestorePoint[], { runId }: 
   }
 }
 
-async function makeFolder(path: string) {
+async function makeFolder(path: string, mode: number) {
   try {
-    await Deno.mkdir(path, { recursive: true });
+    await createFolders(path, mode);
   } catch (error) {
     throw new UsageError(`The folder "${path}" can't be made: ${messageOf(error)}`, {
       cause: error,

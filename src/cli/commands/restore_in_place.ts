@@ -1,14 +1,18 @@
 import { join, resolve } from "@std/path";
 import { holderNow, takeLock } from "../../catalog/lock.ts";
+import { refuseLink } from "../../catalog/create.ts";
+import { requireSymlinks } from "../../catalog/durable.ts";
+import { readTarget, refuseLinks } from "../../catalog/target.ts";
 import { LOCK_FILE } from "../../catalog/names.ts";
 import { UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
 import { applySteps, removeGivenUp } from "../../restore/apply.ts";
-import { commandOf, planCommit, planRebase, shellText, type Step } from "../../restore/in_place.ts";
+import { commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
 import { checkImages } from "../../restore/merge.ts";
 import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
 import { jsonLine } from "../report.ts";
 import type { CommandContext } from "./context.ts";
+import { shellText } from "../../shell.ts";
 
 type Way = "rebase" | "commit" | "snapshotrebase";
 
@@ -17,6 +21,7 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
   return async ({ values, io, signal }) => {
     const dir = resolve(values.dir ?? ".");
     const target = (await pointsOfDisk(dir, values.filter))[0]?.target ?? null;
+    if (target !== null) await refuseLinks(await readTarget(target));
     using _lock = target === null
       ? null
       : await takeLock(join(target, LOCK_FILE), holderNow("of a restore in place"));
@@ -33,13 +38,17 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     }
     await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
     const steps = await planSteps(way, points, layers);
+    await refuseLinkedImages(layers, steps);
     const rateLimitBytesPerSecond = values["rate-limit"] ?? 0;
     const commands = steps.flatMap((step) => {
       const argv = commandOf(step, rateLimitBytesPerSecond);
       return argv ? [argv] : [];
     });
     const isDryRun = values["dry-run"] ?? false;
-    if (!isDryRun) await applySteps(steps, target, { rateLimitBytesPerSecond, signal });
+    if (!isDryRun) {
+      await requireSymlinks();
+      await applySteps(steps, target, { rateLimitBytesPerSecond, signal });
+    }
     if (values.json) {
       const state = isDryRun ? "planned" : "done";
       io.stdout(jsonLine("summary", { state, point: point.name, commands }));
@@ -50,6 +59,12 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     }
     return 0;
   };
+}
+
+/** Through a link an image outside of the folder would be written. */
+async function refuseLinkedImages(layers: Layer[], steps: Step[]) {
+  const written = steps.filter(({ kind }) => kind !== "symlink");
+  for (const { path } of [...layers, ...written]) await refuseLink(path);
 }
 
 async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Promise<Step[]> {

@@ -31,6 +31,7 @@ Deno.test("basisOf() refuses a disk without a backup", () => {
   assertEquals(basisOf(aDiskWithBitmap(), undefined, isThere), {
     usable: false,
     reason: "no backup of this disk in the target yet",
+    last: null,
   });
 });
 
@@ -44,6 +45,17 @@ Deno.test("basisOf() refuses where the last backup's file is missing", () => {
 
 Deno.test("basisOf() refuses a disk whose bitmap is gone", () => {
   assertStringIncludes(reasonAgainst(aDisk()), "is gone");
+});
+
+Deno.test("basisOf() names what a disk without its bitmap can be compared with, if that is whole", () => {
+  const last = pointOf();
+  const comparable = (isWhole: boolean, foreign?: string) => {
+    const basis = basisOf(aDisk(), last, () => isWhole, foreign);
+    return basis.last;
+  };
+  assertEquals(comparable(true), last);
+  assertEquals(comparable(false), null);
+  assertEquals(comparable(true, "disk0/INC-9-disk0.qcow2"), null);
 });
 
 Deno.test("basisOf() refuses another run's bitmap", () => {

@@ -1,9 +1,10 @@
 import { assertEquals } from "@std/assert";
 import {
-  backupJob,
+  backupJobs,
   fileNode,
   filterNode,
   fleeceNode,
+  jobStallTimeoutMs,
   readOnlyTarget,
   snapshotNode,
   targetNode,
@@ -11,6 +12,7 @@ import {
 import { type DiskPlan, type Facts, planBackup } from "../../../src/backup/plan.ts";
 import type { BackupRequest } from "../../../src/backup/request.ts";
 import {
+  aDisk,
   aDiskRecord,
   aDiskWithBitmap,
   aRequest,
@@ -29,14 +31,14 @@ interface Action {
 /** The actions of the transaction for the first disk. */
 function actionsOf(facts: Facts, change: Partial<BackupRequest> = {}): Action[] {
   const plan = planBackup(aRequest(change), facts);
-  return backupJob(plan, plan.disks[0] as DiskPlan)["actions"] as Action[];
+  return backupJobs(plan, [plan.disks[0] as DiskPlan])["actions"] as Action[];
 }
 
 const afterFull = factsAfter([aRun([aDiskRecord()])], [aDiskWithBitmap()]);
 
 const PLAIN = { directTarget: false, targetAio: null };
 
-Deno.test("backupJob() copies all of the snapshot for a full backup", () => {
+Deno.test("backupJobs() copies all of the snapshot for a full backup", () => {
   assertEquals(actionsOf(someFacts()), [{
     type: "blockdev-backup",
     data: {
@@ -46,13 +48,13 @@ Deno.test("backupJob() copies all of the snapshot for a full backup", () => {
       speed: 0,
       compress: false,
       "auto-dismiss": false,
-      "x-perf": { "max-workers": 64, "max-chunk": 65536 },
+      "x-perf": { "max-workers": 32, "max-chunk": 65536 },
       sync: "full",
     },
   }]);
 });
 
-Deno.test("backupJob() copies all of the snapshot for a copy", () => {
+Deno.test("backupJobs() copies all of the snapshot for a copy", () => {
   const actions = actionsOf(afterFull, { level: "copy" });
   assertEquals(actions.map(({ type, data }) => [type, data["sync"]]), [[
     "blockdev-backup",
@@ -60,29 +62,29 @@ Deno.test("backupJob() copies all of the snapshot for a copy", () => {
   ]]);
 });
 
-Deno.test("backupJob() merges the disk's bitmap into the job's own for an increment", () => {
+Deno.test("backupJobs() merges the disk's bitmap into the job's own for an increment", () => {
   const [add, merge] = actionsOf(afterFull);
   const node = "qmpbackup-f00dcafe-0-snap";
   assertEquals(add, {
     type: "block-dirty-bitmap-add",
-    data: { node, name: "qmpbackup-job", granularity: 65536, disabled: true },
+    data: { node, name: "qmpbackup-f00dcafe-0-job", granularity: 65536, disabled: true },
   });
   assertEquals(merge, {
     type: "block-dirty-bitmap-merge",
     data: {
       node,
-      target: "qmpbackup-job",
+      target: "qmpbackup-f00dcafe-0-job",
       bitmaps: [{ node: "disk0", name: `qmpbackup-disk0-${OLD_TAG}-${CHAIN}` }],
     },
   });
 });
 
-Deno.test("backupJob() copies by the job's own bitmap and leaves it as it is", () => {
+Deno.test("backupJobs() copies by the job's own bitmap and leaves it as it is", () => {
   const { sync, bitmap, "bitmap-mode": mode } = actionsOf(afterFull)[2]?.data ?? {};
-  assertEquals([sync, bitmap, mode], ["bitmap", "qmpbackup-job", "never"]);
+  assertEquals([sync, bitmap, mode], ["bitmap", "qmpbackup-f00dcafe-0-job", "never"]);
 });
 
-Deno.test("backupJob() clears no bitmap", () => {
+Deno.test("backupJobs() clears no bitmap", () => {
   const types = actionsOf(afterFull).map(({ type }) => type);
   assertEquals(types, [
     "block-dirty-bitmap-add",
@@ -91,22 +93,42 @@ Deno.test("backupJob() clears no bitmap", () => {
   ]);
 });
 
-Deno.test("backupJob() passes speed and compression on", () => {
+Deno.test("backupJobs() passes speed and compression on", () => {
   const [job] = actionsOf(someFacts(), { speedLimitBytesPerSecond: 5000, compress: true });
   assertEquals([job?.data["speed"], job?.data["compress"]], [5000, true]);
 });
 
-Deno.test("backupJob() leaves out x-perf where QEMU does not know it", () => {
-  const features = { fleecing: true, backupPerf: false, longCbwTimeout: true };
+Deno.test("backupJobs() leaves out x-perf where QEMU does not know it", () => {
+  const features = { ...someFacts().features, backupPerf: false };
   assertEquals("x-perf" in (actionsOf({ ...someFacts(), features })[0]?.data ?? {}), false);
 });
 
-Deno.test("backupJob() copies in chunks no smaller than the target's clusters", () => {
+Deno.test("backupJobs() copies in chunks no smaller than the target's clusters", () => {
   const disk = { ...aDiskWithBitmap(), clusterSizeBytes: 2 << 20 };
   assertEquals(actionsOf(someFacts([disk]))[0]?.data["x-perf"], {
-    "max-workers": 64,
+    "max-workers": 32,
     "max-chunk": 2 << 20,
   });
+});
+
+Deno.test("backupJob() leaves half of QEMU's threads to the guest, however many disks there are", () => {
+  const workersOf = (count: number) => {
+    const disks = Array.from({ length: count }, (_, i) => aDisk(`disk${i}`));
+    const perf = actionsOf(someFacts(disks))[0]?.data["x-perf"] as { "max-workers": number };
+    return perf["max-workers"];
+  };
+  assertEquals([1, 2, 5, 32, 40].map(workersOf), [32, 16, 6, 1, 1]);
+});
+
+Deno.test("jobStallTimeoutMs() allows for what a chunk takes at the speed limit", () => {
+  const timeoutOf = (speedLimitBytesPerSecond: number, clusterSizeBytes = 65536) => {
+    const request = aRequest({ speedLimitBytesPerSecond, stallTimeoutMs: 1000 });
+    const plan = planBackup(request, someFacts([aDisk("disk0", { clusterSizeBytes })]));
+    return jobStallTimeoutMs(plan, plan.disks[0] as DiskPlan);
+  };
+  assertEquals(timeoutOf(0), 1000);
+  assertEquals(timeoutOf(65536), 3000);
+  assertEquals(timeoutOf(65536, 2 << 20), 65_000);
 });
 
 Deno.test("filterNode() fails the backup, not the guest's write", () => {
@@ -115,6 +137,7 @@ Deno.test("filterNode() fails the backup, not the guest's write", () => {
     "node-name": "cbw",
     file: "disk0",
     target: "fleece",
+    discard: "unmap",
     "on-cbw-error": "break-snapshot",
   });
 });
@@ -139,8 +162,8 @@ Deno.test("targetNode() hides the parent from the job", () => {
 });
 
 Deno.test("readOnlyTarget() reopens the target with the options that QEMU takes then", () => {
-  const nodes = { target: "target", file: "file", fleece: "", filter: "", snapshot: "" };
-  assertEquals(readOnlyTarget(nodes, PLAIN), {
+  const nodes = { target: "target", file: "file", fleece: "", filter: "", gate: "", snapshot: "" };
+  assertEquals(readOnlyTarget(nodes, PLAIN, "blockdev-reopen"), {
     options: [{
       driver: "qcow2",
       "node-name": "target",
@@ -150,6 +173,22 @@ Deno.test("readOnlyTarget() reopens the target with the options that QEMU takes 
       "read-only": true,
     }],
   });
+});
+
+Deno.test("readOnlyTarget() gives the command of before 6.1 its one node", () => {
+  const nodes = { target: "target", file: "file", fleece: "", filter: "", gate: "", snapshot: "" };
+  const before = readOnlyTarget(nodes, PLAIN, "x-blockdev-reopen");
+  assertEquals(readOnlyTarget(nodes, PLAIN, "blockdev-reopen"), { options: [before] });
+});
+
+Deno.test("backupJobs() reads from the disk itself where there is no fleece", () => {
+  const features = { ...afterFull.features, fleecing: false };
+  const [add, merge, backup] = actionsOf({ ...afterFull, features });
+  assertEquals([add?.data["node"], merge?.data["node"], backup?.data["device"]], [
+    "disk0",
+    "disk0",
+    "disk0",
+  ]);
 });
 
 Deno.test("fileNode() and fleeceNode() take a path as it is", () => {

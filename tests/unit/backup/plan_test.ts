@@ -1,4 +1,4 @@
-import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { type DiskPlan, type Facts, planBackup } from "../../../src/backup/plan.ts";
 import type { BackupRequest, Level } from "../../../src/backup/request.ts";
 import type { DiskRecord } from "../../../src/catalog/record.ts";
@@ -195,6 +195,7 @@ Deno.test("planBackup() names image, bitmap, job and nodes of a disk", () => {
       file: "qmpbackup-f00dcafe-0-file",
       fleece: "qmpbackup-f00dcafe-0-fleece",
       filter: "qmpbackup-f00dcafe-0-cbw",
+      gate: "qmpbackup-f00dcafe-0-gate",
       snapshot: "qmpbackup-f00dcafe-0-snap",
     },
   });
@@ -205,7 +206,7 @@ Deno.test("planBackup() gives QEMU no node name that it refuses", () => {
   const disks = Array.from({ length: 1000 }, (_, i) => aDisk(`a-disk-with-a-long-name-${i}`));
   const names = disksOf(someFacts(disks)).flatMap(({ nodes }) => Object.values(nodes));
   assertEquals(names.filter((name) => name.length > 31), []);
-  assertEquals(new Set(names).size, 5000);
+  assertEquals(new Set(names).size, 6000);
 });
 
 Deno.test("planBackup() goes on in the folder of the disk's chain when its node is renamed", () => {
@@ -400,9 +401,27 @@ for (const runState of ["inmigrate", "shutdown", "io-error", "postmigrate", "gue
   });
 }
 
-Deno.test("planBackup() refuses a QEMU without fleecing, with the version that has it", () => {
-  const features = { fleecing: false, backupPerf: true, longCbwTimeout: true };
-  assertThrows(() => diskOf(someFacts([aDisk()], { features })), Failure, "7.1 or newer");
+Deno.test("planBackup() stops the guest where it is asked to, or an old QEMU has iothreads", () => {
+  const pauseOf = (asked: boolean, hasIothreads: boolean, busyIothreads: boolean) => {
+    const facts = someFacts([aDisk()], { hasIothreads });
+    facts.features.busyIothreads = busyIothreads;
+    return planBackup(aRequest({ pause: asked }), facts).pause;
+  };
+  assertEquals(pauseOf(false, false, false), null);
+  assertEquals(pauseOf(false, true, true), null);
+  assertEquals(pauseOf(true, false, true), "asked for");
+  assertMatch(pauseOf(false, true, false) ?? "", /iothread/);
+});
+
+Deno.test("planBackup() reads from the disks themselves where QEMU can't fleece, and says so", () => {
+  const features = { ...someFacts().features, fleecing: false };
+  const plan = planBackup(aRequest(), someFacts([aDisk()], { features }));
+  assertEquals(plan.direct, true);
+  assertStringIncludes(plan.warnings.join(), "the guest's writes wait for the target");
+  const facts = { ...yesterday(), features, disks: [aDisk()] };
+  const compared = planBackup(aRequest({ onLostBitmap: "compare" }), facts);
+  assertEquals(compared.disks.map(({ level }) => level), ["full"]);
+  assertStringIncludes(compared.warnings.join(), "compare was left out");
 });
 
 Deno.test("planBackup() puts the fleece beside the disk", () => {
@@ -444,16 +463,51 @@ Deno.test("planBackup() names all that is left out", () => {
   ]);
 });
 
-Deno.test("planBackup() bounds the wait for a fleece that has no place beside its disk", () => {
+Deno.test("planBackup() bounds the wait for a fleece that is not beside its disk", () => {
   const facts = someFacts();
   const timeoutOf = (change: Parameters<typeof aRequest>[0] = {}) =>
     planBackup(aRequest(change), facts).disks[0]?.cbwTimeoutSeconds;
   assertEquals(timeoutOf(), null);
+  assertEquals(timeoutOf({ fleeceDir: "/vm" }), null);
+  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), 4);
   facts.besideDisk.clear();
   assertEquals(timeoutOf(), 4);
   assertEquals(timeoutOf({ cbwTimeoutSeconds: 2 }), 2);
-  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), null);
+  assertEquals(timeoutOf({ fleeceDir: "/ssd" }), 4);
 });
+
+Deno.test("planBackup() warns of a new target where the disks remember backups: is it mounted?", () => {
+  const warningsOf = (facts: Facts) => planBackup(aRequest(), facts).warnings;
+  assertEquals(warningsOf(someFacts([aDisk()])), []);
+  assertStringIncludes(warningsOf(someFacts([aDiskWithBitmap()])).join(), "is not mounted");
+  assertEquals(warningsOf(yesterday()), []);
+});
+
+Deno.test("planBackup() compares a disk whose bitmap was lost, if that is asked for", () => {
+  const facts = yesterday();
+  facts.disks = [aDisk()];
+  const of = (change: Partial<BackupRequest>) => planBackup(aRequest(change), facts);
+  assertEquals(of({}).disks.map(({ level, compare }) => [level, compare]), [["full", false]]);
+  const plan = of({ onLostBitmap: "compare", compress: true });
+  assertEquals(plan.disks.map(({ level, compare }) => [level, compare]), [["inc", true]]);
+  assertEquals(plan.disks[0]?.parent, lastFile(facts));
+  assertEquals(plan.nbdSocket, "/vm/qmpbackup-f00dcafe.nbd");
+  assertStringIncludes(plan.warnings.join(), "--compress have no effect");
+  assertThrows(() => of({ level: "inc" }), Failure, "or add --on-lost-bitmap compare");
+});
+
+Deno.test("planBackup() compares no disk in an iothread where that ends QEMU", () => {
+  const facts = { ...yesterday(), hasIothreads: true, disks: [aDisk()] };
+  const of = (busyIothreads: boolean) =>
+    planBackup(aRequest({ onLostBitmap: "compare" }), {
+      ...facts,
+      features: { ...facts.features, busyIothreads },
+    });
+  assertEquals([of(true), of(false)].map(({ disks }) => disks[0]?.compare), [true, false]);
+  assertStringIncludes(of(false).warnings.join(), "compare was left out");
+});
+
+const lastFile = ({ target }: Facts) => target.runs.at(-1)?.disks[0]?.file ?? "";
 
 /** All disks' full backups in one folder, named as their files are. */
 const PLAIN = { level: "full", subdir: false, timestamp: false } as const;
@@ -534,13 +588,4 @@ Deno.test("planBackup() lets two chains not mix in a folder that went from one d
     ["disk0", "inc"],
     ["disk0.2", "full"],
   ]);
-});
-
-Deno.test("planBackup() refuses to go on behind a name that bears the last time there is", () => {
-  const files = new Map([[".", ["COPY-999999999999-disk0.qcow2"]]]);
-  assertThrows(
-    () => planBackup(aRequest(), someFacts([aDisk()], { files })),
-    Failure,
-    '"COPY-999999999999-disk0.qcow2" bears a time that no other can be later than',
-  );
 });

@@ -1,13 +1,19 @@
 import { assert, assertEquals } from "@std/assert";
 import {
+  backingLink,
   bitmapName,
+  deviceName,
   diskFileName,
+  fleeceName,
   imageName,
   isBackupBitmap,
   isChainId,
+  isFleeceOf,
   parseImageName,
+  partialName,
   plainImageName,
   runId,
+  sharedFileName,
   tagOf,
 } from "../../../src/catalog/names.ts";
 import { CHAIN } from "../_fixtures.ts";
@@ -32,7 +38,8 @@ Deno.test("parseImageName() refuses partials", () => {
 
 const NO_IMAGES = [
   ...["disk.qcow2", "FULL-disk.qcow2", "FULL-1763852400-", "FULL--1-disk", "full-1763852400-disk"],
-  ...["xFULL-1763852400-disk", "DIFF-1763852400-disk", "INC-1e9-disk", "FULL-1234567890123-disk"],
+  ...["xFULL-1763852400-disk", "DIFF-1763852400-disk", "INC-1e9-disk", "FULL-123456789012-disk"],
+  ...["FULL-1-disk.config"],
   ...["uuid", "disk.qcow2.config", ""],
 ];
 for (const name of NO_IMAGES) {
@@ -115,7 +122,8 @@ Deno.test("diskFileName() gives up on options without end", () => {
 
 Deno.test("diskFileName() leaves room for a level, a time and a suffix", () => {
   const name = diskFileName(`/vm/${"€𝄞".repeat(60)}.qcow2`);
-  const size = new TextEncoder().encode(imageName("full", 999999999999, name) + ".partial").length;
+  const partial = partialName(imageName("full", 999999999999, name), "20261122T230000Z-0123abcd");
+  const size = new TextEncoder().encode(partial).length;
   assert(size <= 255, `${size} bytes`);
 });
 
@@ -171,4 +179,58 @@ Deno.test("runId() says when the run started, in UTC", () => {
 
 Deno.test("tagOf() finds the tag that runId() was given", () => {
   assertEquals(tagOf(runId(new Date(), "f00dcafe")), "f00dcafe");
+});
+
+for (const end of ["partial", "config", "replaced", "new"]) {
+  Deno.test(`diskFileName() gives no name that ends in .${end}`, () => {
+    assertEquals(diskFileName(`/vm/disk.${end}`), `disk_${end}`);
+  });
+}
+
+for (const name of ["uuid", "_qmpbackup", "image", "FULL-1700000000-disk", "COPY-1-x"]) {
+  Deno.test(`plainImageName() gives no image the name "${name}"`, () => {
+    const plain = plainImageName(name);
+    assert(plain !== name && plain.includes(name) && parseImageName(plain) === null, plain);
+  });
+}
+
+Deno.test("backingLink() puts a dot before what QEMU would take for a protocol", () => {
+  assertEquals(backingLink("FULL-1-a:b.qcow2"), "./FULL-1-a:b.qcow2");
+  assertEquals(backingLink("nbd://h/x"), "./nbd://h/x");
+  for (const name of ["FULL-1-a.qcow2", "../other/a:b", "./a:b"]) {
+    assertEquals(backingLink(name), name);
+  }
+});
+
+Deno.test("deviceName() and sharedFileName() leave room for all that is put round them", () => {
+  const device = deviceName("€".repeat(300));
+  const name = imageName("copy", 99999999999, sharedFileName(device, "x".repeat(200)));
+  const size = new TextEncoder().encode(`${name}.replaced`).length;
+  assert(size <= 255, `${size} bytes`);
+  assert(name.includes(`${device}.x`), name);
+  assertEquals(sharedFileName("d", "disk.qcow2"), "d.disk.qcow2");
+});
+
+const FLEECES: [path: string, isOurs: boolean][] = [
+  [`/vm/${fleeceName("f00dcafe", 0)}`, true],
+  [`/vm/$(x)\n/${fleeceName("f00dcafe", 12)}`, true],
+  [fleeceName("f00dcafe", 0), false],
+  [`vm/${fleeceName("f00dcafe", 0)}`, false],
+  [`/vm/${fleeceName("f00dcafe", 0)}/`, false],
+  [`/vm/${fleeceName("f00dcafe", 0)}/..`, false],
+  [`/vm\0/${fleeceName("f00dcafe", 0)}`, false],
+  [`/vm/${fleeceName("00000000", 0)}`, false],
+  ["/vm/qmpbackup-f00dcafe-.fleece", false],
+  ["/etc/passwd", false],
+  ["", false],
+];
+for (const [path, isOurs] of FLEECES) {
+  Deno.test(`isFleeceOf() ${isOurs ? "knows" : "refuses"} ${JSON.stringify(path)}`, () => {
+    assertEquals(isFleeceOf("20261122T230000Z-f00dcafe", path), isOurs);
+  });
+}
+
+Deno.test("isFleeceOf() believes no tag of another shape", () => {
+  assert(!isFleeceOf("run-x", "/vm/qmpbackup-x-0.fleece"));
+  assert(!isFleeceOf("run-", "/vm/qmpbackup--0.fleece"));
 });

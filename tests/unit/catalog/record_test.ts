@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import {
   formatRecord,
+  inOrder,
   parseRecord,
   RecordError,
   type RunRecord,
@@ -124,4 +125,74 @@ for (const change of DAMAGED_DISKS) {
 Deno.test("parseRecord() refuses a size that is too large for a number", () => {
   const text = formatRecord(run).replace(`"bytesWritten": ${5 << 20}`, '"bytesWritten": 1e999');
   assertThrows(() => parseRecord("r.json", text), RecordError, 'at "disks.0.bytesWritten"');
+});
+
+for (const path of ["_qmpbackup/lock", "_qmpbackup/runs", "uuid", "disk0.qcow2.config"]) {
+  Deno.test(`parseRecord() refuses the image "${path}", which is none`, () => {
+    const folder = path.includes("/") ? "_qmpbackup" : ".";
+    assertRefused("disks.0.file", {}, { folder, file: path });
+    assertRefused("disks.0.parent", {}, { folder, file: "x", parent: path });
+  });
+}
+
+for (const name of ["../../etc/cron.d/x", "a/b", "/x", "..", ".", "", "a\0"]) {
+  Deno.test(`parseRecord() refuses a disk called ${JSON.stringify(name)}, which names a file`, () => {
+    assertRefused("disks.0.name", {}, { name });
+  });
+}
+
+Deno.test("parseRecord() refuses an image or a parent outside of the disk's folder", () => {
+  for (
+    const change of [{ file: "disk1/x" }, { file: "x" }, { folder: "." }, { parent: "disk1/x" }]
+  ) {
+    assertRefused("disks.0", {}, change);
+  }
+});
+
+Deno.test("parseRecord() takes images that lie in the target itself", () => {
+  const change = { folder: ".", file: "INC-2-x", parent: "FULL-1-x" };
+  assertEquals(parseWith({}, change).disks[0]?.file, "INC-2-x");
+});
+
+Deno.test("parseRecord() refuses another program's bitmap, which a run would remove", () => {
+  assertRefused("disks.0.bitmap", {}, { bitmap: "libvirt-backup" });
+});
+
+for (const sequence of [-1, 2 ** 53, 1e308, "1", null]) {
+  Deno.test(`parseRecord() refuses the sequence ${sequence}`, () => {
+    assertRefused("sequence", { sequence });
+  });
+}
+
+for (const version of [0, -1, "1", null]) {
+  Deno.test(`parseRecord() refuses the version ${JSON.stringify(version)}`, () => {
+    assertRefused("version", { version });
+  });
+}
+
+Deno.test("parseRecord() names the newer program whatever else a record of the future says", () => {
+  const text = JSON.stringify({ format: run.format, version: 2, disks: "elsewhere" });
+  assertThrows(() => parseRecord("r.json", text), RecordError, "a newer qmpbackup");
+});
+
+const numbered = (id: string, sequence: number, disk = "disk0", started = run.started) =>
+  aRun([aDiskRecord(disk)], { id, sequence, started });
+
+Deno.test("inOrder() goes by the sequence, whatever the clock did", () => {
+  const late = numbered("a", 2, "disk0", "2001-01-01T00:00:00.000Z");
+  assertEquals(inOrder([late, numbered("b", 1)]).map(({ id }) => id), ["b", "a"]);
+});
+
+Deno.test("inOrder() refuses two runs of one disk in one place", () => {
+  const twice = [numbered("a", 1), numbered("b", 1)];
+  assertThrows(
+    () => inOrder(twice),
+    RecordError,
+    'both say that they are number 1 of the disk "disk0"',
+  );
+});
+
+Deno.test("inOrder() takes two disks in one place, which were adopted by two runs", () => {
+  const earlier = numbered("b", 1, "disk1", "2001-01-01T00:00:00.000Z");
+  assertEquals(inOrder([numbered("a", 1), earlier]).map(({ id }) => id), ["b", "a"]);
 });

@@ -1,5 +1,10 @@
-import { assertEquals, assertThrows } from "@std/assert";
-import { lastPercent, parseImageFacts, QemuImgError } from "../../../src/image/qemu_img.ts";
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import {
+  lastPercent,
+  parseImageFacts,
+  problemOfVersion,
+  QemuImgError,
+} from "../../../src/image/qemu_img.ts";
 
 /** What qemu-img 7.2 says of an overlay. */
 const OVERLAY = {
@@ -72,6 +77,18 @@ for (const info of [null, [], {}, { ...OVERLAY, "virtual-size": "16M" }, { "virt
     assertThrows(() => factsOf(info), QemuImgError, "unknown shape");
   });
 }
+
+Deno.test("problemOfVersion() takes QEMU from 5.2 on, and nothing else", () => {
+  for (const version of ["5.2.0 (Debian 1:5.2+dfsg-11)", "6.0.0", "7.2.22 (Debian)", "11.1.2"]) {
+    assertEquals(problemOfVersion(`qemu-img version ${version}\nCopyright (c) 2003`), null);
+  }
+  for (const version of ["5.1.99", "4.2.1", "2.12.0(Debian)"]) {
+    assertStringIncludes(problemOfVersion(`qemu-img version ${version}\n`) ?? "", "5.2 or newer");
+  }
+  for (const printed of ["", "ImageMagick 7.1", "\nqemu-img version 7.2", "qemu-img version x"]) {
+    assertStringIncludes(problemOfVersion(printed) ?? "", "another program");
+  }
+});
 
 for (const size of ["1e999", "9007199254740993", "1.5", "-1"]) {
   Deno.test(`parseImageFacts() refuses the size ${size}`, () => {

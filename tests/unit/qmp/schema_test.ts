@@ -29,13 +29,29 @@ function schemaOf(drivers: Record<string, string[]>, backupOptions: string[] = [
 Deno.test("featuresOf() finds all in what QEMU 7.2 says", () => {
   assertEquals(featuresOf(qemu72, 7), {
     fleecing: true,
+    reopen: "blockdev-reopen",
     backupPerf: true,
     longCbwTimeout: false,
+    busyIothreads: false,
   });
 });
 
+Deno.test("featuresOf() tells by the version what no schema says", () => {
+  const of = (major: number) => {
+    const { longCbwTimeout, busyIothreads } = featuresOf([], major);
+    return [longCbwTimeout, busyIothreads];
+  };
+  assertEquals([8, 9, 10].map(of), [[false, false], [false, true], [true, true]]);
+});
+
 Deno.test("featuresOf() finds nothing in an empty schema", () => {
-  assertEquals(featuresOf([], 7), { fleecing: false, backupPerf: false, longCbwTimeout: false });
+  assertEquals(featuresOf([], 7), {
+    fleecing: false,
+    reopen: "x-blockdev-reopen",
+    backupPerf: false,
+    longCbwTimeout: false,
+    busyIothreads: false,
+  });
 });
 
 Deno.test("featuresOf() wants on-cbw-error of the filter for fleecing", () => {

@@ -1,0 +1,109 @@
+/**
+ * `cleanup --recover`: puts right what dead runs left, without taking a backup.
+ *
+ * @module
+ */
+
+import { dirname, join } from "@std/path";
+import { exists } from "../catalog/durable.ts";
+import { describeHolder, holderNow, takeDeadLock, takeLock } from "../catalog/lock.ts";
+import { LOCK_FILE, tagOf } from "../catalog/names.ts";
+import { readTarget, type Target } from "../catalog/target.ts";
+import { LockedError, UsageError } from "../errors.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { holderOfVm, lockVm, refuseLockedVm, type VmHolder } from "../vm/marks.ts";
+import {
+  findBitmaps,
+  findHolds,
+  findInTarget,
+  findInVm,
+  finishedBitmaps,
+  type Leftover,
+} from "./recover.ts";
+
+export interface CleanUpOptions {
+  /** Absolute; null is that of the dead run, where the VM tells. */
+  target: string | null;
+  /** Thaws the guest through its agent; null where no agent is known. */
+  thaw: (() => Promise<void>) | null;
+  /** Only look. */
+  dryRun: boolean;
+  onFound(leftover: Leftover): void;
+}
+
+/**
+ * Finds what dead runs left in QEMU and on a target, and puts it right, unless it is only to be looked
+ * at.
+ *
+ * @returns How many things were found.
+ * @throws {LockedError} If a living run is at work on the VM or on the target.
+ * @throws {UsageError} If the target holds no backups of ours.
+ */
+export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<number> {
+  // Whoever is alive is refused here, before anything else.
+  await refuseLockedVm(qmp);
+  const dead = await holderOfVm(qmp);
+  const target = await targetOf(options.target, dead);
+  await using stack = new AsyncDisposableStack();
+  if (options.dryRun) {
+    if (target !== null) await refuseLockedTarget(target);
+  } else {
+    stack.use(await lockBoth(qmp, target));
+  }
+  // What the one finds is gone before the next looks: see `hasLeftovers()`.
+  const stages: (() => Promise<Leftover[]>)[] = [
+    () => Promise.resolve(dead ? [unlocked(dead)] : []),
+    () => findHolds(qmp, options.thaw),
+    () => findInVm(qmp),
+    async () =>
+      dead && target ? await findBitmaps(qmp, tagOf(dead.run), finishedBitmaps(target)) : [],
+    async () => target ? await findInTarget(target) : [],
+  ];
+  let count = 0;
+  for (const find of stages) {
+    for (const leftover of await find()) {
+      count++;
+      options.onFound(leftover);
+      if (!options.dryRun) await leftover.putRight();
+    }
+  }
+  return count;
+}
+
+/** The lock itself was taken over before anything else was looked at. */
+function unlocked(dead: VmHolder): Leftover {
+  return {
+    what: `Unlocking the VM: ${describeHolder(dead)} died`,
+    putRight: () => Promise.resolve(),
+  };
+}
+
+async function targetOf(named: string | null, dead: VmHolder | null): Promise<Target | null> {
+  const path = named ?? (dead && dirname(dirname(dead.lockFile)));
+  if (path === null) return null;
+  const target = await readTarget(path);
+  if (target.hasRecords) return target;
+  if (named === null) return null;
+  throw new UsageError(`"${path}" holds no records of backups: there is nothing to recover`);
+}
+
+async function refuseLockedTarget({ path }: Target): Promise<void> {
+  const file = join(path, LOCK_FILE);
+  if (!await exists(file)) return;
+  const free = await takeDeadLock(file);
+  if (!free) throw new LockedError(`Another run is at work on the target "${path}"`);
+  free[Symbol.dispose]();
+}
+
+/** The target's lock first, as a backup takes them. */
+async function lockBoth(qmp: QmpClient, target: Target | null): Promise<AsyncDisposable> {
+  await using stack = new AsyncDisposableStack();
+  // Without a target, a file of our own proves that we live.
+  const lockFile = target ? join(target.path, LOCK_FILE) : await Deno.makeTempFile();
+  if (!target) stack.defer(() => Deno.remove(lockFile));
+  const holder = holderNow(`cleanup-${crypto.randomUUID().slice(0, 8)}`);
+  stack.use(await takeLock(lockFile, holder));
+  const lockInode = (await Deno.stat(lockFile)).ino ?? 0;
+  stack.use(await lockVm(qmp, { ...holder, lockFile, lockInode }));
+  return stack.move();
+}

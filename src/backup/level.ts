@@ -1,0 +1,77 @@
+/**
+ * What is taken of a disk: everything, or what changed, and how that is known. Pure.
+ *
+ * @module
+ */
+
+import type { Point } from "../catalog/chains.ts";
+import { Failure } from "../errors.ts";
+import type { Disk } from "../vm/disks.ts";
+import { basisOf } from "./basis.ts";
+import type { DiskPlan } from "./plan.ts";
+import type { BackupRequest } from "./request.ts";
+
+type LevelPlan = Pick<
+  DiskPlan,
+  "level" | "reason" | "parent" | "previousBitmap" | "compare" | "estimateBytes"
+>;
+
+/**
+ * Decides.
+ *
+ * @param isWhole Whether an image is there with all that it builds on.
+ * @param foreign An image in the disk's folder that no record knows.
+ * @throws {Failure} If what was asked for can't be taken.
+ */
+export function levelOf(
+  { level: asked, onLostBitmap }: BackupRequest,
+  disk: Disk,
+  last: Point | undefined,
+  isWhole: (file: string) => boolean,
+  foreign: string | undefined,
+): LevelPlan {
+  const whole = {
+    parent: null,
+    previousBitmap: null,
+    compare: false,
+    estimateBytes: disk.allocatedBytes,
+  };
+  if (asked === "copy") return { ...whole, level: "copy", reason: "asked for" };
+  if (disk.format === "qcow2" && !disk.holdsBitmaps) {
+    throw new Failure(
+      `The disk "${disk.name}" is a qcow2 image of version 2, which can't hold a bitmap: use ` +
+        "--level copy, or upgrade it while the VM is off (qemu-img amend -o compat=1.1)",
+    );
+  }
+  if (asked === "full") return { ...whole, level: "full", reason: "asked for" };
+  const basis = basisOf(disk, last, isWhole, foreign);
+  if (basis.usable) {
+    return {
+      level: "inc",
+      reason: asked === "inc" ? "asked for" : "the last backup and its bitmap are there",
+      parent: basis.last.disk.file,
+      previousBitmap: basis.bitmap,
+      compare: false,
+      estimateBytes: basis.dirtyBytes,
+    };
+  }
+  if (basis.last && onLostBitmap === "compare") {
+    return {
+      level: "inc",
+      reason: `compared with the last backup: ${basis.reason}`,
+      parent: basis.last.disk.file,
+      previousBitmap: null,
+      compare: true,
+      // Not to be known before all is read.
+      estimateBytes: 0,
+    };
+  }
+  if (asked === "inc") {
+    const orCompare = basis.last ? ", or add --on-lost-bitmap compare" : "";
+    throw new Failure(
+      `No increment can be taken of the disk "${disk.name}": ${basis.reason}. ` +
+        `Use --level auto (a full backup of the disks that need one) or --level full${orCompare}`,
+    );
+  }
+  return { ...whole, level: "full", reason: basis.reason };
+}

@@ -1,0 +1,81 @@
+/**
+ * Makes files and folders with just the mode that was asked for, whatever the umask is, and never
+ * through a symbolic link.
+ *
+ * Source: open(2): with O_CREAT and O_EXCL, "if pathname is a symbolic link, then open() fails".
+ * mkdir(2): below a folder with the set-group-ID bit a new one gets the bit and the group.
+ *
+ * @module
+ */
+
+import { Failure } from "../errors.ts";
+import { bounded } from "./bounded.ts";
+
+/** What is made is for its owner alone, unless a user says otherwise. */
+export const OWNER_ONLY = 0o600;
+
+const SET_GROUP_ID = 0o2000;
+
+/** The mode of a folder whose files have this mode: who may read those may enter it. */
+export function folderMode(fileMode: number): number {
+  return fileMode | (fileMode & 0o444) >> 2;
+}
+
+/**
+ * Makes an empty file.
+ *
+ * @throws {Deno.errors.AlreadyExists} If there is anything of that name.
+ */
+export async function createFile(path: string, mode: number): Promise<void> {
+  const file = await bounded(path, () => Deno.open(path, { write: true, createNew: true, mode }));
+  file.close();
+  await setMode(path, mode);
+}
+
+/** Makes a folder, with its parent's set-group-ID bit. */
+export async function makeFolder(path: string, fileMode: number): Promise<void> {
+  const mode = folderMode(fileMode);
+  await bounded(path, () => Deno.mkdir(path, { mode }));
+  await setMode(path, mode | (await modeOf(path) & SET_GROUP_ID));
+}
+
+/** What is there, without following a link; null where there is nothing. */
+export async function lookAt(path: string): Promise<Deno.FileInfo | null> {
+  try {
+    return await bounded(path, () => Deno.lstat(path));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
+      return null;
+    }
+    throw error;
+  }
+}
+
+/**
+ * Refuses a symbolic link.
+ *
+ * @throws {Failure} If it is one, with what to do.
+ */
+export async function refuseLink(path: string): Promise<void> {
+  if (!(await lookAt(path))?.isSymlink) return;
+  throw new Failure(
+    `"${path}" is a symbolic link, and nothing is written through one: put what it stands for in ` +
+      "its place, or, if that is a folder, mount it there (mount --bind)",
+  );
+}
+
+/** The umask may have taken something away. */
+async function setMode(path: string, mode: number) {
+  if (await modeOf(path) === mode) return;
+  try {
+    await bounded(path, () => Deno.chmod(path, mode));
+  } catch (error) {
+    // Its owner may, so that this is a file system without modes (FAT, CIFS).
+    if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
+  }
+}
+
+async function modeOf(path: string): Promise<number> {
+  const { mode } = await bounded(path, () => Deno.lstat(path));
+  return (mode ?? 0) & 0o7777;
+}

@@ -1,0 +1,44 @@
+import { getLogger } from "@logtape/logtape";
+import { delay } from "@std/async/delay";
+import { GUARD_DISMISSED, GUARD_READY } from "../../backup/guard.ts";
+import { QmpClient } from "../../qmp/client.ts";
+import { findHolds, putRight } from "../../backup/recover.ts";
+import { holderOfVm } from "../../vm/marks.ts";
+import { ConnectionError } from "../../wire/address.ts";
+import type { Values } from "../parse.ts";
+import type { CommandContext } from "./context.ts";
+import { qmpTarget, thawOf } from "./qmp_target.ts";
+
+const log = getLogger(["qmpbackup", "guard"]);
+
+/** The dead run's connections may take a while to go, and the next run may be faster than we are. */
+const PATIENCE_MS = 60_000;
+const RETRY_MS = 200;
+
+/** `qmpbackup guard`: see `backup/guard.ts`. Signals don't reach it: it ends when its run does. */
+export async function guard({ values, io }: CommandContext): Promise<number> {
+  io.stdout(`${GUARD_READY}\n`);
+  const told = await new Response(Deno.stdin.readable).text();
+  if (told === GUARD_DISMISSED) return 0;
+  const giveUp = Date.now() + PATIENCE_MS;
+  while (true) {
+    try {
+      await letGo(values);
+      return 0;
+    } catch (error) {
+      if (!(error instanceof ConnectionError) || Date.now() > giveUp) throw error;
+      await delay(RETRY_MS);
+    }
+  }
+}
+
+async function letGo(values: Values): Promise<void> {
+  const { socket, qmpOptions } = qmpTarget(values);
+  await using qmp = await QmpClient.connect(socket, qmpOptions);
+  // Another run that has taken the VM over has let the guest go, and may hold it again.
+  if ((await holderOfVm(qmp))?.run !== values.run) return;
+  log.warn("The run {run} ended while it held the guest: letting the guest go on", {
+    run: values.run,
+  });
+  await putRight(await findHolds(qmp, thawOf(values)));
+}

@@ -1,0 +1,28 @@
+import { dirname, join, resolve } from "@std/path";
+import { exists } from "../../catalog/durable.ts";
+import { UsageError } from "../../errors.ts";
+import { jsonLine } from "../report.ts";
+import { UNITS, unitsText } from "../units.ts";
+import type { CommandContext } from "./context.ts";
+import { print } from "./print.ts";
+
+/** `qmpbackup units`. */
+export async function units(context: CommandContext): Promise<number> {
+  const { values, io } = context;
+  if (values.root === undefined) return await print(unitsText)(context);
+  const root = resolve(values.root);
+  const files = UNITS.map(({ path, text }) => ({ path: join(root, path), text }));
+  // Before anything is written: a unit that somebody has changed belongs to them.
+  for (const { path } of files) {
+    if (await exists(path)) {
+      throw new UsageError(`"${path}" exists already, and is not overwritten`);
+    }
+  }
+  for (const { path, text } of files) {
+    await Deno.mkdir(dirname(path), { recursive: true });
+    await Deno.writeTextFile(path, text, { createNew: true });
+    if (!values.json) io.stdout(`${path}\n`);
+  }
+  if (values.json) io.stdout(jsonLine("summary", { files: files.map(({ path }) => path) }));
+  return 0;
+}

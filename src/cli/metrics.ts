@@ -1,0 +1,127 @@
+/**
+ * The result of a VM's last run in Prometheus' text format, for node_exporter's textfile collector.
+ *
+ * Source: Prometheus' "Exposition formats", version 0.0.4; node_exporter's README, "Textfile Collector".
+ *
+ * @module
+ */
+
+import { basename, dirname } from "@std/path";
+import type { RunRecord } from "../catalog/record.ts";
+import { renameDurably } from "../catalog/durable.ts";
+
+/** What is written of a run. */
+export interface RunMetrics {
+  /** The target as it was asked for. */
+  target: string;
+  started: Date;
+  finished: Date;
+  exitCode: number;
+  /** Null where the run ended before it began: refused, locked, QEMU out of reach. */
+  record: RunRecord | null;
+}
+
+interface Metric {
+  name: string;
+  help: string;
+  /** None where it is not known. */
+  samples: [labels: Record<string, string>, value: number][];
+}
+
+const LAST_SUCCESS = "qmpbackup_last_success_timestamp_seconds";
+
+/**
+ * The text.
+ *
+ * @param before What the file held: the last success is kept, and the VM's name where it can't be asked.
+ */
+export function metricsText(run: RunMetrics, before: string): string {
+  const { target, started, finished, exitCode, record } = run;
+  const known = lastSuccess(before);
+  const vm = record?.vm.name || known?.vm || basename(target);
+  const success = record?.state === "done" ? finished.getTime() / 1000 : known?.seconds;
+  const disks = record?.disks ?? [];
+  const metrics: Metric[] = [
+    {
+      name: "qmpbackup_last_run_timestamp_seconds",
+      help: "When the last run ended, in Unix time.",
+      samples: [[{ vm }, finished.getTime() / 1000]],
+    },
+    {
+      name: "qmpbackup_last_run_duration_seconds",
+      help: "How long the last run took.",
+      samples: [[{ vm }, (finished.getTime() - started.getTime()) / 1000]],
+    },
+    {
+      name: "qmpbackup_last_run_exit_code",
+      help: "The exit code of the last run: 0 is done, qmpbackup --help names the others.",
+      samples: [[{ vm }, exitCode]],
+    },
+    {
+      name: "qmpbackup_last_run_warnings",
+      help: "How many warnings the last run gave.",
+      samples: [[{ vm }, record?.warnings.length ?? 0]],
+    },
+    {
+      name: LAST_SUCCESS,
+      help: "When the last run ended that was done, in Unix time.",
+      samples: success === undefined ? [] : [[{ vm }, success]],
+    },
+    {
+      name: "qmpbackup_disk_result",
+      help: "What became of a disk in the last run, by the label result: 1.",
+      samples: disks.map(({ name, level, result }) => [{ vm, disk: name, level, result }, 1]),
+    },
+    {
+      name: "qmpbackup_disk_written_bytes",
+      help: "What a disk's image of the last run takes.",
+      samples: disks.map(({ name, level, bytesWritten }) => [
+        { vm, disk: name, level },
+        bytesWritten,
+      ]),
+    },
+  ];
+  return metrics.filter(({ samples }) => samples.length > 0).map(familyText).join("");
+}
+
+function familyText({ name, help, samples }: Metric): string {
+  const lines = samples.map(([labels, value]) => {
+    const pairs = Object.entries(labels).map(([label, text]) => `${label}="${escaped(text)}"`);
+    return `${name}{${pairs.join(",")}} ${value}\n`;
+  });
+  return [`# HELP ${name} ${help}\n`, `# TYPE ${name} gauge\n`, ...lines].join("");
+}
+
+function escaped(text: string): string {
+  return text.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
+}
+
+function unescaped(text: string): string {
+  return text.replace(/\\(.)/g, (_, c) => c === "n" ? "\n" : c);
+}
+
+/** The last success in a text of ours, with the VM's name. */
+function lastSuccess(text: string): { vm: string; seconds: number } | null {
+  const pattern = new RegExp(
+    `^${LAST_SUCCESS}\\{vm="((?:[^"\\\\\n]|\\\\.)*)"\\} (\\d+(?:\\.\\d+)?)$`,
+    "m",
+  );
+  const [, vm, seconds] = pattern.exec(text) ?? [];
+  return vm === undefined ? null : { vm: unescaped(vm), seconds: Number(seconds) };
+}
+
+/** Writes the file whole or not at all, for every user to read; the collector is another one. */
+export async function writeMetrics(path: string, run: RunMetrics): Promise<void> {
+  const before = await Deno.readTextFile(path).catch(() => "");
+  // A run that is refused may write at the same time as the one that holds the lock.
+  const fresh = await Deno.makeTempFile({ dir: dirname(path), prefix: ".qmpbackup-" });
+  try {
+    await Deno.writeTextFile(fresh, metricsText(run, before));
+    // The umask has no say.
+    await Deno.chmod(fresh, 0o644);
+    await renameDurably(fresh, path);
+  } catch (error) {
+    await Deno.remove(fresh).catch(() => {});
+    throw error;
+  }
+}

@@ -1,0 +1,111 @@
+/**
+ * The systemd units, one instance a VM. Pure.
+ *
+ * Source: systemd.service(5), systemd.exec(5), systemd.kill(5), systemd.timer(5).
+ *
+ * @module
+ */
+
+/** A file of the system. */
+export interface SystemFile {
+  /** Absolute. */
+  path: string;
+  text: string;
+}
+
+const SERVICE = `[Unit]
+Description=Backup of the virtual machine %i
+Documentation=man:qmpbackup(1)
+# Not into an empty mount point.
+RequiresMountsFor=/backup
+
+[Service]
+Type=oneshot
+EnvironmentFile=/etc/qmpbackup/%i.env
+# The braces keep a value one word, without them it is split at spaces. What comes last wins.
+ExecStart=/usr/local/bin/qmpbackup backup --level auto --socket \${QMPBACKUP_SOCKET} --target \${QMPBACKUP_TARGET} $QMPBACKUP_OPTIONS
+# Any exit code but 0 makes the unit fail: 3 comes only where --strict asks for it, 11 means that
+# another run is on. The next run takes up what this one left, so that there is nothing to restart.
+Restart=no
+TimeoutStartSec=infinity
+# SIGTERM: everything is undone, which may wait for QEMU at each step; then --after runs.
+KillSignal=SIGTERM
+TimeoutStopSec=10min
+# To all processes, SIGKILL only after the time-out. The guard, which lets a held guest go on should
+# qmpbackup be killed, does not heed SIGTERM and needs a minute at most; "mixed" would kill it at once.
+KillMode=control-group
+# No Nice=: for some milliseconds the guest may have to wait for us.
+
+# If QEMU does not run as root, run as its user: it must open the images that are made here.
+#User=libvirt-qemu
+
+# What may be written: targets, the disks' folders (what the guest overwrites is kept beside the disk
+# meanwhile) and metrics. For others: systemctl edit qmpbackup@VM, ReadWritePaths=/other/folder
+ProtectSystem=strict
+ReadWritePaths=-/backup -/var/lib/libvirt/images -/var/lib/prometheus/node-exporter
+
+# QEMU and we must mean the same by a path, so that nothing is hidden: no PrivateTmp=, no other
+# ProtectHome=, no PrivateDevices=.
+PrivateTmp=no
+ProtectHome=read-only
+DevicePolicy=closed
+
+# To write to folders and sockets of other users, as root; nothing else that root may do.
+CapabilityBoundingSet=CAP_DAC_OVERRIDE
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged
+SystemCallErrorNumber=EPERM
+# The JavaScript engine makes machine code as it runs.
+MemoryDenyWriteExecute=no
+LockPersonality=yes
+KeyringMode=private
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+ProcSubset=pid
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+`;
+
+const TIMER = `[Unit]
+Description=Nightly backup of the virtual machine %i
+
+[Timer]
+OnCalendar=daily
+# Not all VMs of all hosts at midnight.
+RandomizedDelaySec=1h
+# A night that was missed is made up for.
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+`;
+
+const ENVIRONMENT = `# For qmpbackup@vm1: name the file as the VM.
+# The VM's QMP socket: a path, or tcp:HOST:PORT
+QMPBACKUP_SOCKET=/run/vm1.qmp
+# Below what qmpbackup@.service may write to
+QMPBACKUP_TARGET=/backup/vm1
+# More flags of "qmpbackup backup", with spaces between them
+QMPBACKUP_OPTIONS=--metrics-file /var/lib/prometheus/node-exporter/qmpbackup_vm1.prom
+`;
+
+/** The service, its timer, and an example of what configures an instance. */
+export const UNITS: readonly SystemFile[] = [
+  { path: "/etc/systemd/system/qmpbackup@.service", text: SERVICE },
+  { path: "/etc/systemd/system/qmpbackup@.timer", text: TIMER },
+  { path: "/etc/qmpbackup/vm1.env.example", text: ENVIRONMENT },
+];
+
+/** All in one text, each file headed by its path. */
+export function unitsText(): string {
+  return UNITS.map(({ path, text }) => `# ${path}\n${text}`).join("\n");
+}

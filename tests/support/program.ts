@@ -1,0 +1,109 @@
+/**
+ * The tool in each of its shapes: from source, as a binary, and as a binary in an all but empty root.
+ *
+ * @module
+ */
+
+import { fromFileUrl, join } from "@std/path";
+import { tempDir } from "./temp_dir.ts";
+
+const ROOT = fromFileUrl(new URL("../../", import.meta.url));
+
+/** A program to be started, and where it is at home. */
+export interface Program {
+  name: string;
+  /** The whole command line. */
+  argv(args: readonly string[], cwd?: string): [string, ...string[]];
+}
+
+/** By the Deno that runs the tests, with all rights. */
+export const fromSource: Program = {
+  name: "main",
+  argv: (args) => [Deno.execPath(), "run", "-A", join(ROOT, "main.ts"), ...args],
+};
+
+/**
+ * Makes the binary, `./qmpbackup`, with the runtime from npm.
+ *
+ * @returns What the build printed.
+ */
+export async function compileBinary(): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", join(ROOT, ".ci/compile.ts")],
+    env: { QMPBACKUP_DENORT: "npm" },
+    stdin: "null",
+  }).output();
+  const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  if (success) return decode(stdout);
+  throw new Error(`The binary can't be made: ${decode(stderr)}`);
+}
+
+export const BINARY = join(ROOT, "qmpbackup");
+
+/** What {@linkcode compileBinary} has made. */
+export const binary: Program = { name: "binary", argv: (args) => [BINARY, ...args] };
+
+export interface BareRootOptions {
+  /** The programs in it besides the binary, absolute; each with its libraries. */
+  programs: readonly string[];
+  /** Folders of the host that are there under their own names, to be written to. */
+  shared: readonly string[];
+  /** Whose the process is: "UID:GID"; root's, if it isn't said. */
+  userspec?: string;
+}
+
+/**
+ * A root directory with glibc, the binary and some programs in it, and nothing else: no Deno, no HOME,
+ * no /etc. It can't be written to. Needs root.
+ *
+ * All mounts are in a namespace of each process, and go with it: none is left to be unmounted, or to be
+ * emptied with the directory.
+ */
+export async function bareRoot(
+  { programs, shared, userspec = "0:0" }: BareRootOptions,
+): Promise<Program & AsyncDisposable> {
+  await using stack = new AsyncDisposableStack();
+  const dir = stack.use(await tempDir());
+  await Deno.chmod(dir.path, 0o755);
+  const files = new Set<string>([...programs]);
+  for (const program of [BINARY, ...programs]) {
+    for (const library of await librariesOf(program)) files.add(library);
+  }
+  await run("cp", "--dereference", "--parents", "--reflink=auto", ...files, dir.path);
+  await run("cp", "--reflink=auto", BINARY, dir.join("qmpbackup"));
+  for (const folder of ["proc", "dev", ...shared]) {
+    await Deno.mkdir(dir.join(folder), { recursive: true });
+  }
+  await Deno.writeTextFile(dir.join("dev/null"), "");
+  const mounts = [
+    `--bind ${dir.path} ${dir.path}`,
+    `-o remount,bind,ro ${dir.path}`,
+    ...["/proc", "/dev/null", ...shared].map((path) => `--bind ${path} ${dir.join(path)}`),
+  ];
+  const script = mounts.map((words) => `/usr/bin/mount ${words} && `).join("") + 'exec "$@"';
+  const left = stack.move();
+  return {
+    name: "binary in a bare root",
+    argv: (args, cwd) => [
+      ...["/usr/bin/unshare", "--mount", "/bin/sh", "-c", script] as const,
+      ...["sh", "/usr/sbin/chroot", `--userspec=${userspec}`, dir.path],
+      // The binary itself where there is no folder to change to.
+      ...cwd === undefined ? [] : ["/usr/bin/env", "-C", cwd],
+      "/qmpbackup",
+      ...args,
+    ],
+    [Symbol.asyncDispose]: () => left.disposeAsync(),
+  };
+}
+
+/** The libraries and the loader of a program, absolute. */
+async function librariesOf(program: string): Promise<string[]> {
+  const text = await run("ldd", program);
+  return [...text.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1] as string);
+}
+
+async function run(program: string, ...args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(program, { args }).output();
+  if (success) return new TextDecoder().decode(stdout);
+  throw new Error(`${program} failed: ${new TextDecoder().decode(stderr)}`);
+}

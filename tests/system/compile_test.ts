@@ -1,0 +1,155 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { fromFileUrl, join } from "@std/path";
+import { DENO_FROM_NPM, fetchDenort } from "../../.ci/denort.ts";
+import { BINARY, compileBinary } from "../support/program.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { zipOf } from "../support/zip.ts";
+import { names } from "./_images.ts";
+
+const ROOT = fromFileUrl(new URL("../../", import.meta.url));
+
+interface Output {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+async function start(
+  [program, ...args]: readonly [string, ...string[]],
+  options: { env?: Record<string, string>; clearEnv?: boolean } = {},
+): Promise<Output> {
+  const command = new Deno.Command(program, { args, cwd: ROOT, stdin: "null", ...options });
+  const { code, stdout, stderr } = await command.output();
+  const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  return { code, stdout: decode(stdout), stderr: decode(stderr) };
+}
+
+/** What stands in the binary about how it is to run. */
+async function bakedIn(): Promise<Record<string, unknown>> {
+  const text = new TextDecoder("latin1").decode(await Deno.readFile(BINARY));
+  const [json] = /\{"argv":\[\].*?"vfs_case_sensitivity":"\w"\}/.exec(text) ?? [];
+  return JSON.parse(json ?? "null");
+}
+
+Deno.test("the binary has the rights it needs baked in, and nothing from npm", async () => {
+  await compileBinary();
+  const { permissions, node_modules, env_vars_from_env_file } = await bakedIn();
+  assertEquals(permissions, {
+    allow_all: false,
+    allow_read: [],
+    allow_write: [],
+    allow_net: [],
+    allow_run: ["qemu-img", "logger", "timeout", "/proc/self/exe"],
+    allow_sys: ["hostname", "statfs"],
+    allow_env: null,
+    allow_ffi: null,
+    // Deno's own list, which can't be emptied; all of it is denied.
+    allow_import: [
+      ...["jsr.io:443", "deno.land:443", "esm.sh:443", "cdn.jsdelivr.net:443"],
+      ...["raw.githubusercontent.com:443", "gist.githubusercontent.com:443"],
+    ],
+    deny_import: [],
+    ...{ deny_read: null, deny_write: null, deny_net: null, deny_run: null },
+    ...{ deny_sys: null, deny_env: null, deny_ffi: null },
+    prompt: false,
+  });
+  assertEquals(node_modules, null);
+  assertEquals(Object.keys(env_vars_from_env_file as object), ["PATH"]);
+});
+
+Deno.test("the binary is the same, byte for byte, when it is made again", async () => {
+  const [first, second] = [await compileBinary(), await compileBinary()];
+  assertMatch(first, /: \d+ bytes, SHA-256 [0-9a-f]{64}\n$/);
+  assertEquals(second, first);
+});
+
+Deno.test("the binary starts without any environment, and leaves no cache behind", async () => {
+  await compileBinary();
+  await using dir = await tempDir();
+  assertMatch((await start([BINARY, "--version"], { clearEnv: true })).stdout, /^qmpbackup /);
+  const env = { HOME: dir.path, TMPDIR: dir.path, DENO_DIR: dir.path, XDG_CACHE_HOME: dir.path };
+  for (const args of [["--version"], ["info", "--show", "backups", "--dir", dir.path]]) {
+    await start([BINARY, ...args], { clearEnv: true, env });
+    await start([BINARY, ...args], { clearEnv: true, env });
+  }
+  assertEquals(await names(dir.path), []);
+});
+
+Deno.test("`compile --all` takes each machine's runtime from a mirror's folder", async () => {
+  await using dir = await tempDir();
+  const folder = dir.join("release/v2.4.2");
+  await Deno.mkdir(folder, { recursive: true });
+  const denort = await Deno.readFile(await fetchDenort(join(ROOT, ".build")));
+  const put = (target: string, data: Uint8Array) =>
+    Deno.writeFile(join(folder, `denort-${target}.zip`), zipOf("denort", data));
+  await put("x86_64-unknown-linux-gnu", denort);
+
+  const found = await start([...DENO_FROM_NPM, "eval", "console.log(Deno.execPath())"]);
+  assertEquals(found.code, 0, found.stderr);
+  const env = { QMPBACKUP_COMPILE_DENO: found.stdout.trim(), QMPBACKUP_DENORT: dir.path };
+  const all = [Deno.execPath(), "run", "-A", ".ci/compile.ts", "--all"] as const;
+  const outputs = ["x86_64", "aarch64"].map((machine) => `${BINARY}-${machine}`);
+  await using _ = {
+    [Symbol.asyncDispose]: async () => {
+      for (const path of outputs) await Deno.remove(path).catch(() => {});
+    },
+  };
+
+  // Where Deno's server can be reached, it is not to be.
+  const missing = await start(all, { env: { ...env, HTTPS_PROXY: "http://127.0.0.1:9" } });
+  assertEquals(missing.code, 1);
+  assertStringIncludes(missing.stderr, "found no denort for aarch64-unknown-linux-gnu");
+
+  await put("aarch64-unknown-linux-gnu", denort);
+  const wrong = await start(all, { env });
+  assertEquals(wrong.code, 1);
+  assertStringIncludes(wrong.stderr, "The denort is not for aarch64-unknown-linux-gnu");
+
+  // No denort for aarch64 is to be had everywhere: one for x86_64 that says it is one stands in. So
+  // it is seen that it is taken and filled, not that it runs.
+  const standIn = denort.slice();
+  standIn[18] = 183;
+  await put("aarch64-unknown-linux-gnu", standIn);
+  const { code, stdout, stderr } = await start(all, { env });
+  assertEquals(code, 0, stderr);
+  assertEquals(stdout.match(/SHA-256 [0-9a-f]{64}$/gm)?.length, 2);
+  const [own = "", other = ""] = outputs;
+  assertMatch((await start([own, "--version"], { clearEnv: true })).stdout, /^qmpbackup /);
+  const [a, b] = [await Deno.readFile(own), await Deno.readFile(other)];
+  assertEquals(b[18], 183);
+  // The same program in both.
+  b[18] = 62;
+  assert(a.length === b.length && a.every((byte, i) => byte === b[i]));
+});
+
+const NETWORK: [command: string, keeps: "never" | "where unix sockets need it" | "always"][] = [
+  ["--version", "never"],
+  ["restore merge --dir d --targetfile f", "never"],
+  ["info --show backups --dir d", "never"],
+  ["backup --socket /run/vm.qmp -l full -t d", "where unix sockets need it"],
+  ["info --show blockdev --socket=/run/vm.qmp", "where unix sockets need it"],
+  ["backup --socket tcp:h:1 -l full -t d", "always"],
+  ["backup --socket=/q --agent-socket=tcp:h:1 -l full -t d", "always"],
+];
+
+Deno.test("`main` gives up the network unless it is asked to connect to it", async (t) => {
+  const isOld = Deno.version.deno.startsWith("2.4.");
+  for (const [line, keeps] of NETWORK) {
+    await t.step(line, async () => {
+      const code = `
+        const { giveUpNetwork } = await import("${new URL("../../main.ts", import.meta.url)}");
+        giveUpNetwork(${JSON.stringify(line.split(" "))});
+        console.log(Deno.permissions.querySync({ name: "net" }).state);`;
+      await using dir = await tempDir();
+      await Deno.writeTextFile(dir.join("ask.ts"), code);
+      const config = join(ROOT, "deno.json");
+      const flags = ["run", "--no-prompt", "--no-check", "--allow-net", "--allow-read"] as const;
+      const { stdout, stderr } = await start([
+        ...[Deno.execPath(), ...flags] as const,
+        ...["--config", config, dir.join("ask.ts")],
+      ]);
+      const granted = keeps === "always" || (keeps !== "never" && !isOld);
+      assertEquals(stdout.trim(), granted ? "granted" : "prompt", stderr);
+    });
+  }
+});

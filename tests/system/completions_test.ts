@@ -1,0 +1,140 @@
+import { assert, assertEquals } from "@std/assert";
+import { ensurePrograms } from "../support/install_qemu.ts";
+import { mustRun, run } from "../support/run.ts";
+import { type TempDir, tempDir } from "../support/temp_dir.ts";
+import { succeed } from "../support/tool.ts";
+
+await ensurePrograms({ bash: "bash", zsh: "zsh", fish: "fish" });
+
+type Shell = "bash" | "zsh" | "fish";
+const SHELLS: Shell[] = ["bash", "zsh", "fish"];
+
+/** Runs bash's function as readline would: it makes words at "=", too. */
+const BASH = `
+source "$1"
+shift
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_qmpbackup
+printf '%s\\n' "\${COMPREPLY[@]}"
+`;
+
+/** An interactive zsh on a terminal of its own, into which a line and a tab are typed. */
+const ZSH = `
+zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z "PS1= PS2=; fpath=($1 \\$fpath); source $1/setup.zsh"
+zpty -r -m z line '*READY*'
+zpty -w -n z "$2"$'\\t'
+zpty -r -m z line '*DONE*'
+print -r -- "$line"
+zpty -d z
+`;
+
+/** In that zsh: shows what is offered. */
+const ZSH_SETUP = `
+autoload -U compinit
+compinit -D -u
+compadd() {
+  if [[ "\${@[1,(i)(-|--)]}" == *-(O|A|D)\\ * ]]; then builtin compadd "$@"; return; fi
+  local -a hits
+  builtin compadd -A hits "$@"
+  local hit
+  for hit in $hits; do print -r -- "<$hit>"; done
+  builtin compadd "$@"
+}
+offer() { _main_complete; print DO''NE }
+zle -C offer complete-word offer
+bindkey '^I' offer
+print REA''DY
+`;
+
+/** The scripts, each under the name that its shell looks for. */
+async function install(dir: TempDir): Promise<void> {
+  const names = { bash: "qmpbackup.bash", zsh: "_qmpbackup", fish: "qmpbackup.fish" };
+  for (const shell of SHELLS) {
+    const { stdout } = await succeed(["completions", shell]);
+    await Deno.writeTextFile(dir.join(names[shell]), stdout);
+  }
+  await Deno.writeTextFile(dir.join("setup.zsh"), ZSH_SETUP);
+}
+
+async function offered(shell: Shell, dir: TempDir, line: string): Promise<string[]> {
+  if (shell === "bash") {
+    const words = line.split(" ").flatMap((word) => word.split(/(?==)|(?<==)/));
+    const args = ["-c", BASH, "bash", dir.join("qmpbackup.bash"), ...words];
+    return (await run("bash", args)).stdout.split("\n");
+  }
+  if (shell === "fish") {
+    const args = ["-c", `source $argv[1]; complete -C $argv[2]`, dir.join("qmpbackup.fish"), line];
+    const env = { HOME: dir.path, XDG_CONFIG_HOME: dir.path, XDG_DATA_HOME: dir.path };
+    const stdout = await mustRun("fish", ["--no-config", ...args], { env });
+    return stdout.split("\n").map((row) => row.replace(/\t.*/, ""));
+  }
+  const args = ["-f", "-c", ZSH, "zsh", dir.path, line];
+  const stdout = await mustRun("timeout", ["60", "zsh", ...args]);
+  return [...stdout.matchAll(/<([^>]*)>/g)].map(([, word = ""]) => word);
+}
+
+/** Without what shells spell each in their own way: folders before a name, `--flag=` before a value. */
+function bare(words: string[]): string[] {
+  const names = words.map((word) => word.replace(/\/$/, "").replace(/^.*[/=]/, ""));
+  return [...new Set(names.filter((word) => word !== ""))].sort();
+}
+
+const CASES: [line: string, ...expected: string[]][] = [
+  ["qmpbackup ", "backup", "cleanup", "completions", "info", "manual", "restore", "units"],
+  ["qmpbackup re", "restore"],
+  // Hidden: not for people.
+  ["qmpbackup gu"],
+  ["qmpbackup restore ", "commit", "merge", "rebase", "snapshotrebase"],
+  ["qmpbackup --socket /x -L y restore re", "rebase"],
+  ["qmpbackup --syslog completions ", "bash", "fish", "zsh"],
+  ["qmpbackup --lo", "--logfile"],
+  ["qmpbackup cleanup --re", "--recover", "--remove-bitmap"],
+  ["qmpbackup backup --re", "--remove-delay"],
+  ["qmpbackup backup --level ", "auto", "copy", "full", "inc"],
+  ["qmpbackup backup -l ", "auto", "copy", "full", "inc"],
+  ["qmpbackup --socket=/x backup --level=f", "full"],
+  ["qmpbackup backup --quiesce=", "require", "try"],
+  // Without "=" it has no value.
+  ["qmpbackup backup --quiesce --agent-s", "--agent-socket"],
+  ["qmpbackup --quiesce=try ba", "backup"],
+  ["qmpbackup backup --speed-limit "],
+  ["qmpbackup backup --target FILES/", "afolder"],
+  ["qmpbackup backup --target=FILES/", "afolder"],
+  ["qmpbackup backup --before FILES/", "afile", "afolder"],
+  ["qmpbackup backup -L FILES/af", "afile", "afolder"],
+];
+
+for (const shell of SHELLS) {
+  Deno.test(`completions of a real ${shell}`, async (t) => {
+    await using dir = await tempDir();
+    await install(dir);
+    await Deno.mkdir(dir.join("files/afolder"), { recursive: true });
+    await Deno.writeTextFile(dir.join("files/afile"), "");
+    for (const [line, ...expected] of CASES) {
+      await t.step(line, async () => {
+        const words = await offered(shell, dir, line.replace("FILES", dir.join("files")));
+        assertEquals(bare(words), expected);
+      });
+    }
+  });
+
+  Deno.test(`completions are what ${shell} can read`, async () => {
+    const { stdout } = await succeed(["completions", shell]);
+    const { code, stderr } = await run(shell, ["-n"], { stdin: stdout });
+    assertEquals([code, stderr], [0, ""]);
+  });
+}
+
+Deno.test("completions of fish tell each flag's help", async () => {
+  await using dir = await tempDir();
+  await install(dir);
+  const stdout = await mustRun("fish", [
+    "--no-config",
+    "-c",
+    `source $argv[1]; complete -C "qmpbackup cleanup --agent-s"`,
+    dir.join("qmpbackup.fish"),
+  ]);
+  assert(stdout.startsWith("--agent-socket\tguest agent's socket; with it"), stdout);
+});

@@ -1,0 +1,40 @@
+import { assert, assertEquals } from "@std/assert";
+import { parse } from "../../../src/cli/parse.ts";
+import { UNITS, unitsText } from "../../../src/cli/units.ts";
+
+Deno.test("unitsText() has each file under its path", () => {
+  const files = unitsText().split(/^(?=# \/etc\/)/m).map((part) => {
+    const [head = "", ...lines] = part.split("\n");
+    return { path: head.slice(2), text: lines.join("\n") };
+  });
+  assertEquals(files.map(({ path }) => path), UNITS.map(({ path }) => path));
+  for (const [index, { text }] of files.entries()) {
+    assertEquals(text.trim(), UNITS[index]?.text.trim());
+  }
+});
+
+Deno.test("UNITS name a command line of ours", () => {
+  const service = UNITS[0]?.text ?? "";
+  const [program, ...words] = /^ExecStart=(.*)$/m.exec(service)?.[1]?.split(" ") ?? [];
+  assertEquals(program, "/usr/local/bin/qmpbackup");
+  const { command, values } = parse(words.filter((word) => word !== "$QMPBACKUP_OPTIONS"));
+  assertEquals([command, values], ["backup", {
+    level: "auto",
+    socket: "${QMPBACKUP_SOCKET}",
+    target: "${QMPBACKUP_TARGET}",
+  }]);
+  const environment = UNITS[2]?.text ?? "";
+  for (const [, name = ""] of service.matchAll(/\$\{?(QMPBACKUP_\w+)/g)) {
+    assert(new RegExp(`^${name}=.`, "m").test(environment), name);
+  }
+});
+
+Deno.test("UNITS hide no path from us that QEMU sees, and spare the guard", () => {
+  const service = UNITS[0]?.text ?? "";
+  const valueOf = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(service)?.[1];
+  assertEquals(valueOf("PrivateTmp"), "no");
+  assertEquals(valueOf("ProtectHome"), "read-only");
+  assertEquals(valueOf("KillMode"), "control-group");
+  const hiding = ["PrivateDevices", "InaccessiblePaths", "TemporaryFileSystem", "RootDirectory"];
+  assertEquals(hiding.filter((key) => valueOf(key) !== undefined), []);
+});

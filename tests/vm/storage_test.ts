@@ -1,0 +1,237 @@
+/** What bad storage does to a run, to the guest and to the next run. Needs root, for the mounts. */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { mountBadFs, mountThin } from "../support/bad_fs.ts";
+import {
+  assertNothingLeft,
+  filesOf,
+  queryBlock,
+  type Scene,
+  scene,
+  until,
+  untilSwitched,
+} from "../support/scene.ts";
+import { ended, startTool, succeed, type ToolResult } from "../support/tool.ts";
+import { mountTmpfs } from "../support/tmpfs.ts";
+
+const MIB = 1 << 20;
+/** The changes below take some seconds. */
+const SLOW = ["--speed-limit", String(2 * MIB)];
+/** A write that waits for nothing takes milliseconds; one that hangs, as long as the storage does. */
+const FAST_MS = 10_000;
+
+async function fullThenChanges(s: Scene) {
+  await s.remember("full");
+  await succeed(s.backupArgs("full"));
+  await s.vm.write("vd0", 0x51, 0, 12 * MIB);
+  await s.vm.write("vd1", 0x52, 20 * MIB, 12 * MIB);
+}
+
+/** The guest writes where the job has still to copy: each write must succeed, and soon. */
+async function guestWrites(s: Scene, pattern: number) {
+  for (const [id, offset] of [["vd0", 6], ["vd1", 27], ["vd0", 40]] as const) {
+    const start = performance.now();
+    await s.vm.write(id, pattern, offset * MIB, MIB);
+    assert(performance.now() - start < FAST_MS, `a write took ${performance.now() - start} ms`);
+  }
+  const { status } = await s.vm.execute("query-status") as { status: string };
+  assertEquals(status, "running");
+}
+
+/** Runs a backup, in whose middle the fault strikes; the guest goes on meanwhile and afterwards. */
+async function strike(
+  s: Scene,
+  args: string[],
+  fault: () => unknown,
+): Promise<ToolResult & { seconds: number }> {
+  const running = ended(startTool(args));
+  await untilSwitched(s.vm);
+  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 2);
+  await fault();
+  const start = performance.now();
+  await guestWrites(s, 0x53);
+  const result = await running;
+  const seconds = (performance.now() - start) / 1000;
+  await guestWrites(s, 0x54);
+  assertEquals(result.code, 1, result.stderr);
+  return { ...result, seconds };
+}
+
+/** All is well again: the next run holds what the failed one would have held, and what came after. */
+async function nextHoldsAll(s: Scene, levels = ["inc", "inc"]) {
+  await s.vm.write("vd0", 0x61, 50 * MIB, MIB);
+  await s.remember("auto");
+  const { stdout } = await succeed(s.backupArgs("auto", "--json"));
+  const { disks } = JSON.parse(stdout) as { disks: { level: string; result: string }[] };
+  assertEquals(disks.map(({ level }) => level), levels);
+  await s.assertRestores("auto");
+  await s.assertRestores("full", (await runIds(s))[0]);
+  await assertNothingLeft(s.vm, 1);
+  const folders = [s.dir.path, s.target, `${s.target}/_qmpbackup`];
+  const files = (await Promise.all(folders.map(filesOf))).flat();
+  assertEquals(files.filter((file) => /\.(partial|fleece|tmp)$/.test(file)), []);
+}
+
+async function runIds(s: Scene): Promise<string[]> {
+  const { stdout } = await succeed(["info", "--show", "backups", "--dir", s.target, "--json"]);
+  return stdout.trim().split("\n").map((line) => JSON.parse(line).id).filter(Boolean);
+}
+
+const inc = (s: Scene, ...more: string[]) => s.backupArgs("inc", ...SLOW, ...more);
+
+Deno.test("a full target is named with the bytes that were missing", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using target = await mountTmpfs(s.target, 96 * MIB);
+  await fullThenChanges(s);
+  const { stdout } = await strike(s, inc(s), () => target.fill());
+  assertMatch(
+    stdout,
+    /could not be copied to ".*": No space left on device\. The file system of ".*\/target" is full: \d+ bytes \(.*\) are free, \d+ bytes \(.*\) more are needed for the backup of "disk0"/,
+  );
+  await target.empty();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a target that turns read-only is named", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using target = await mountThin(s.target, 96 * MIB);
+  await fullThenChanges(s);
+  const { stderr } = await strike(s, inc(s), () => target.setReadOnly());
+  assertMatch(
+    stderr,
+    /"disk0" could not be copied to ".*\/target\/disk0\/INC-.*": Read-only file system/,
+  );
+  await target.comeBack();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a target whose disk fails under its file system is named", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using target = await mountThin(s.target, 96 * MIB);
+  await fullThenChanges(s);
+  const { stderr } = await strike(s, inc(s), () => target.fill());
+  assertMatch(stderr, /ERROR Disk disk0: .*target\/disk0\/INC-/);
+  assertMatch(stderr, /Error: The record ".*\/target\/.*" can't be written/);
+  await target.empty();
+  await target.comeBack();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a target that disappears is named", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using target = await mountBadFs(s.target, 96 * MIB);
+  await fullThenChanges(s);
+  const { stderr } = await strike(s, inc(s), () => target.disappear());
+  assertMatch(
+    stderr,
+    /ERROR Disk disk0: The disk "disk0" could not be copied to ".*\/target\/.*": Transport endpoint is not connected/,
+  );
+  assertMatch(stderr, /Error: The record ".*\/target\/.*" can't be written .*is not connected/);
+  await target.comeBack();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a target that is unmounted is named, and what lies below it is left alone", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using target = await mountBadFs(s.target, 96 * MIB);
+  await fullThenChanges(s);
+  const { stderr } = await strike(s, inc(s), () => target.unmount());
+  assertMatch(stderr, /ERROR Disk disk0: No such file .*\/target\/disk0\/INC-/);
+  assertEquals(await Array.fromAsync(Deno.readDir(s.target)), []);
+  await target.comeBack();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a target that hangs is given up in bounded time, and the guest goes on", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using target = await mountBadFs(s.target, 96 * MIB);
+  await fullThenChanges(s);
+  const args = inc(s, "--stall-timeout", "5");
+  const { stderr, seconds } = await strike(s, args, () => target.hang());
+  assert(seconds < 300, `it took ${seconds} s`);
+  assertMatch(
+    stderr,
+    /ERROR Disk disk0: The copy of "disk0" to ".*\/target\/disk0\/INC-.*" has made no progress for \S+ s \(--stall-timeout\)/,
+  );
+  assertMatch(
+    stderr,
+    /Left as it is, for the next run: .* The guest writes on, through the filter/,
+  );
+  // While it still hangs, another run touches nothing.
+  const again = await ended(startTool(inc(s, "--stall-timeout", "2")));
+  assertEquals(again.code, 1);
+  assertMatch(again.stderr, /The file system of ".*\/target\/.*" has not answered for 2 s/);
+  await guestWrites(s, 0x55);
+  target.resume();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a target that hangs when the image is flushed is given up, and the guest goes on", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using target = await mountBadFs(s.target, 96 * MIB);
+  await fullThenChanges(s);
+  const running = ended(startTool([
+    ...s.backupArgs("inc", "--remove-delay", "3", "--stall-timeout", "5"),
+  ]));
+  await untilSwitched(s.vm);
+  // The filters are off again: all is copied.
+  await until(async () =>
+    (await queryBlock(s.vm)).every(({ inserted }) => inserted?.["node-name"].startsWith("disk"))
+  );
+  target.hang();
+  const { code, stderr } = await running;
+  assertEquals(code, 1);
+  assertMatch(stderr, /ERROR Disk disk0: The file system of ".*disk0.*" has not answered for 5 s/);
+  await guestWrites(s, 0x55);
+  target.resume();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a fleece that fills up is named, and the guest does not notice", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using fleece = await mountTmpfs(s.dir.join("fleece"), 16 * MIB);
+  await fullThenChanges(s);
+  const args = inc(s, "--fleece-dir", s.dir.join("fleece"));
+  const { stdout } = await strike(s, args, () => fleece.fill());
+  assertMatch(stdout, /disk0 .*The file system of ".*\/fleece" is full: \d+ bytes/);
+  await fleece.empty();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a fleece that hangs costs a write 4 seconds once, and the run is given up", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using fleece = await mountBadFs(s.dir.join("fleece"), 32 * MIB);
+  await fullThenChanges(s);
+  const args = inc(s, "--fleece-dir", s.dir.join("fleece"), "--stall-timeout", "5");
+  const { stderr } = await strike(s, args, () => fleece.hang());
+  assertMatch(stderr, /ERROR Disk disk0: .*The file system of ".*\/fleece" has not answered for/);
+  assertMatch(stderr, /Left as it is, for the next run: The file system of ".*\/fleece"/);
+  fleece.resume();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a fleece that is slow slows the guest's writes, and fails none", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using fleece = await mountBadFs(s.dir.join("fleece"), 32 * MIB);
+  await fullThenChanges(s);
+  const args = inc(s, "--fleece-dir", s.dir.join("fleece"));
+  const running = ended(startTool(args));
+  await untilSwitched(s.vm);
+  // It works for a tenth of the time.
+  let isOver = false;
+  const jerking = (async () => {
+    while (!isOver) {
+      fleece.hang();
+      await delay(180);
+      fleece.resume();
+      await delay(20);
+    }
+  })();
+  for (let i = 0; i < 5; i++) await guestWrites(s, 0x60 + i);
+  const { code, stderr } = await running;
+  isOver = true;
+  await jerking;
+  assertEquals(code, 0, stderr);
+  await nextHoldsAll(s);
+});

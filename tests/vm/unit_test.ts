@@ -1,0 +1,67 @@
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { fromFileUrl } from "@std/path";
+import { assertNothingLeft, scene } from "../support/scene.ts";
+import { runAsUnit, unitCommand } from "../support/unit_sandbox.ts";
+
+const MIB = 1 << 20;
+const ROOT = fromFileUrl(new URL("../../", import.meta.url));
+
+/** The script instead of the binary, for which `binary_test.ts` does the same. */
+function fromSource([, ...args]: string[]): string[] {
+  return [Deno.execPath(), "run", "-A", "--cached-only", `${ROOT}main.ts`, ...args];
+}
+
+Deno.test("the unit's command line backs up where only its folders can be written", async () => {
+  await using s = await scene();
+  // Of another user, as a target may be: root without its capabilities could not write there.
+  await Deno.mkdir(s.target, { mode: 0o700 });
+  await Deno.chown(s.target, 65534, 65534);
+  const environment = {
+    QMPBACKUP_SOCKET: s.vm.socket,
+    QMPBACKUP_TARGET: s.target,
+    QMPBACKUP_OPTIONS: `--include disk0,disk1  --strict --metrics-file ${s.dir.join("vm.prom")}`,
+  };
+  const env = { PATH: "/usr/bin:/bin", HOME: Deno.env.get("HOME") ?? "/root" };
+  for (const level of ["full", "inc"]) {
+    await s.vm.write("vd1", level.length, 30 * MIB, MIB);
+    await s.remember(level);
+    const command = fromSource(unitCommand(environment));
+    const { code, stdout, stderr } = await runAsUnit(command, [s.dir.path], env);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, new RegExp(`disk0 +${level} +done`));
+    await s.assertRestores(level);
+    await assertNothingLeft(s.vm, 1);
+  }
+});
+
+Deno.test("the unit's command line fails with a sentence where the target can't be written", async () => {
+  await using s = await scene({ disks: 1 });
+  await Deno.mkdir(s.target);
+  const environment = { QMPBACKUP_SOCKET: s.vm.socket, QMPBACKUP_TARGET: s.target };
+  const env = { PATH: "/usr/bin:/bin", HOME: Deno.env.get("HOME") ?? "/root" };
+  const { code, stderr } = await runAsUnit(fromSource(unitCommand(environment)), [], env);
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, "Read-only file system");
+});
+
+Deno.test("the guard does not heed the SIGTERM that systemd sends to all of a unit", async () => {
+  await using s = await scene({ disks: 1 });
+  const [program = "", ...args] = fromSource(["qmpbackup", "guard", "--run", "x"]);
+  const guard = new Deno.Command(program, {
+    args: [...args, "--socket", s.vm.socket],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  const reader = guard.stdout.getReader();
+  assertEquals(new TextDecoder().decode((await reader.read()).value), "ready\n");
+  guard.kill("SIGTERM");
+  const early = new Promise((resolve) => setTimeout(resolve, 500, "alive"));
+  assertEquals(
+    await Promise.race([early, guard.status.then(({ code }) => `ended ${code}`)]),
+    "alive",
+  );
+  await guard.stdin.close();
+  assertEquals((await guard.status).code, 0);
+  await reader.cancel();
+});

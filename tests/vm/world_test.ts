@@ -1,0 +1,276 @@
+/** What others do to the VM, its disks and the clock while a run is at work, or between two. */
+
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { basename } from "@std/path";
+import { ensurePrograms } from "../support/install_qemu.ts";
+import { compare, convertToRaw } from "../support/qemu_img.ts";
+import {
+  assertNothingLeft,
+  filesOf,
+  queryBlock,
+  type Scene,
+  scene,
+  until,
+  untilSwitched,
+} from "../support/scene.ts";
+import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
+
+const MIB = 1 << 20;
+const SLOW = ["--speed-limit", String(4 * MIB)];
+
+async function fullThenChanges(s: Scene) {
+  await s.remember("full");
+  await succeed(s.backupArgs("full"));
+  await s.vm.write("vd0", 0x51, 0, 12 * MIB);
+  await s.vm.write("vd1", 0x52, 20 * MIB, 12 * MIB);
+}
+
+/** Runs an increment, in whose middle something happens to the VM. */
+async function during(s: Scene, change: () => Promise<unknown>): Promise<ToolResult> {
+  await s.remember("inc");
+  const running = ended(startTool(s.backupArgs("inc", ...SLOW)));
+  await untilSwitched(s.vm);
+  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length > 1);
+  await change();
+  return await running;
+}
+
+interface Run {
+  message_type: string;
+  disks: { level: string; file: string }[];
+}
+
+async function runs(s: Scene): Promise<Run[]> {
+  const { stdout } = await succeed(["info", "--show", "backups", "--dir", s.target, "--json"]);
+  return stdout.trim().split("\n").map((line): Run => JSON.parse(line))
+    .filter(({ message_type }) => message_type === "run");
+}
+
+async function lastLevels(s: Scene): Promise<string[]> {
+  return (await runs(s)).at(-1)?.disks.map(({ level }) => level) ?? [];
+}
+
+/** The first disk's image of each run, in the order of the records. */
+async function runFiles(s: Scene): Promise<string[]> {
+  return (await runs(s)).map(({ disks }) => disks[0]?.file ?? "");
+}
+
+/** The next run holds all, and so do the points before it. */
+async function nextHoldsAll(s: Scene, levels = ["inc", "inc"]) {
+  await s.vm.write("vd0", 0x61, 50 * MIB, MIB);
+  await s.remember("auto");
+  await succeed(s.backupArgs("auto"));
+  assertEquals(await lastLevels(s), levels);
+  await s.assertRestores("auto");
+  await assertNothingLeft(s.vm, 1);
+  assertEquals((await filesOf(s.dir.path)).filter((file) => file.endsWith(".fleece")), []);
+}
+
+async function status(s: Scene): Promise<string> {
+  return (await s.vm.execute("query-status") as { status: string }).status;
+}
+
+for (
+  const { what, commands, then } of [
+    { what: "stopped", commands: ["stop"], then: "paused" },
+    { what: "stopped and resumed", commands: ["stop", "cont"], then: "running" },
+    { what: "reset", commands: ["system_reset"], then: "running" },
+  ]
+) {
+  Deno.test(`a VM that is ${what} by someone else during a run stays so, and the run is done`, async () => {
+    await using s = await scene({ vm: { running: true } });
+    await fullThenChanges(s);
+    const { code, stderr } = await during(s, async () => {
+      for (const command of commands) await s.vm.execute(command);
+    });
+    assertEquals(code, 0, stderr);
+    assertEquals(await status(s), then);
+    await s.assertRestores("inc");
+    await nextHoldsAll(s);
+    assertEquals(await status(s), then);
+  });
+}
+
+Deno.test("a VM that is resumed by someone else during a run stays so, and the run is done", async () => {
+  await using s = await scene();
+  await fullThenChanges(s);
+  const { code, stderr } = await during(s, () => s.vm.execute("cont"));
+  assertEquals(code, 0, stderr);
+  assertEquals(await status(s), "running");
+  await s.assertRestores("inc");
+  await nextHoldsAll(s);
+});
+
+Deno.test("a VM that is ended during a run fails it with a sentence, and the chain goes on", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const { code, stderr } = await during(s, () => s.vm.quit());
+  assertEquals(code, 1);
+  assertMatch(stderr, /Disk disk0: (QEMU closed the QMP connection: has|The QMP connection broke)/);
+  await s.restart();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a disk that is unplugged during a run is in it, and goes on when it is plugged in again", async () => {
+  const qemuArgs = ["-device", "virtio-scsi-pci,id=scsi"];
+  await using s = await scene({ vm: { running: true, qemuArgs } });
+  const path = s.dir.join("disk2.qcow2");
+  const disk = { id: "sd2", node: "disk2", path, format: "qcow2", sizeBytes: 64 * MIB } as const;
+  await s.vm.addDisk({ ...disk, driver: "scsi-hd" });
+  await s.vm.write("sd2", 0x33, 0, 4 * MIB);
+  await fullThenChanges(s);
+  await s.vm.write("sd2", 0x34, 2 * MIB, 12 * MIB);
+  await s.vm.snapshotContents("sd2", s.dir.join("inc.sd2.raw"));
+  const { code, stderr } = await during(s, async () => {
+    await s.vm.execute("device_del", { id: "sd2" });
+    await until(async () => (await queryBlock(s.vm)).length === 2);
+  });
+  assertEquals(code, 0, stderr);
+  await s.assertRestores("inc");
+  const restored = s.dir.join("disk2.out");
+  const args = ["restore", "merge", "--dir", `${s.target}/disk2`, "--targetfile"];
+  await succeed([...args, restored]);
+  await compare(s.dir.join("inc.sd2.raw"), "raw", restored, "qcow2");
+  await nextHoldsAll(s);
+  await s.vm.execute("device_add", { driver: "scsi-hd", id: "sd2", drive: "disk2" });
+  await s.vm.write("sd2", 0x35, 8 * MIB, MIB);
+  await s.vm.snapshotContents("sd2", s.dir.join("auto.sd2.raw"));
+  await nextHoldsAll(s, ["inc", "inc", "inc"]);
+  await succeed([...args, `${restored}.2`]);
+  await compare(s.dir.join("auto.sd2.raw"), "raw", `${restored}.2`, "qcow2");
+});
+
+Deno.test("a disk that is plugged in during a run is in the next one", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const path = s.dir.join("disk2.qcow2");
+  const { code, stderr } = await during(
+    s,
+    () => s.vm.addDisk({ id: "vd2", node: "disk2", path, format: "qcow2", sizeBytes: 32 * MIB }),
+  );
+  assertEquals(code, 0, stderr);
+  await s.assertRestores("inc");
+  await s.vm.write("vd2", 0x77, MIB, 2 * MIB);
+  await s.vm.snapshotContents("vd2", s.dir.join("vd2.raw"));
+  await nextHoldsAll(s, ["inc", "inc", "full"]);
+  const restored = s.dir.join("disk2.out");
+  await succeed(["restore", "merge", "--dir", `${s.target}/disk2`, "--targetfile", restored]);
+  await compare(s.dir.join("vd2.raw"), "raw", restored, "qcow2");
+});
+
+Deno.test("a disk can't be grown during a run, but after it, and its chain goes on", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const grow = () => s.vm.execute("block_resize", { "node-name": "disk0", size: 80 * MIB });
+  const { code, stderr } = await during(s, () => assertRejects(grow, Error, "block_resize"));
+  assertEquals(code, 0, stderr);
+  await grow();
+  await s.vm.write("vd0", 0x62, 70 * MIB, MIB);
+  await nextHoldsAll(s);
+});
+
+Deno.test("a snapshot that someone takes of a disk during a run stays, and the disk begins anew", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const overlay = s.dir.join("overlay.qcow2");
+  const { code, stderr } = await during(s, async () => {
+    await s.vm.execute("blockdev-snapshot-sync", {
+      "node-name": "disk0",
+      "snapshot-file": overlay,
+      "snapshot-node-name": "overlay0",
+    });
+    await s.vm.write("vd0", 0x63, 3 * MIB, MIB);
+  });
+  assertEquals(code, 0, stderr);
+  assertEquals(await rootNodes(s), ["overlay0", "disk1"]);
+  await s.assertRestores("inc");
+  const { stdout } = await succeed(s.backupArgs("auto"));
+  assertMatch(stdout, /overlay0 +full +done .* the disk got another image/);
+  await s.vm.write("vd0", 0x64, 4 * MIB, MIB);
+  await rememberOverlay(s, "second");
+  await succeed(s.backupArgs("inc"));
+  await assertDisk0Restores(s, "second");
+});
+
+async function rootNodes(s: Scene): Promise<(string | undefined)[]> {
+  return (await queryBlock(s.vm)).map(({ inserted }) => inserted?.["node-name"]);
+}
+
+async function rememberOverlay(s: Scene, moment: string) {
+  await s.vm.flush("vd0");
+  await convertToRaw(s.dir.join("overlay.qcow2"), "qcow2", s.dir.join(`${moment}.raw`));
+}
+
+async function assertDisk0Restores(s: Scene, moment: string) {
+  const out = s.dir.join(`${moment}.out`);
+  await succeed(["restore", "merge", "--dir", `${s.target}/disk0`, "--targetfile", out]);
+  await compare(s.dir.join(`${moment}.raw`), "raw", out, "qcow2");
+}
+
+Deno.test("a snapshot that someone takes on top of our filter is named, and kept", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  let filter: string | undefined;
+  const { code, stderr, stdout } = await during(s, async () => {
+    filter = (await rootNodes(s))[0];
+    await s.vm.execute("blockdev-snapshot-sync", {
+      "node-name": filter,
+      "snapshot-file": s.dir.join("overlay.qcow2"),
+      "snapshot-node-name": "overlay0",
+    });
+    await s.vm.write("vd0", 0x63, 3 * MIB, MIB);
+  });
+  assertEquals(code, 1);
+  assertMatch(stderr, /The node ".*-0-gate" is in use, but not by a device.*Remove that, and run/);
+  assertMatch(stdout, /disk1 +inc +done/);
+  // Not while it is there: the next run fails as well, and touches nothing.
+  const again = await tool(s.backupArgs("auto"));
+  assertEquals(again.code, 1);
+  assertMatch(again.stderr, /Error: The node ".*-0-gate" is in use, but not by a device/);
+  assertEquals(await rootNodes(s), ["overlay0", "disk1"]);
+  await s.vm.write("vd0", 0x64, 4 * MIB, MIB);
+  await s.vm.execute("block-commit", {
+    "job-id": "commit",
+    device: "overlay0",
+    "base-node": filter,
+  });
+  await until(async () => {
+    const [job] = await s.vm.execute("query-jobs") as { status: string }[];
+    return job?.status === "ready";
+  });
+  await s.vm.execute("job-complete", { id: "commit" });
+  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 0);
+  await nextHoldsAll(s);
+});
+
+Deno.test("a target is locked for a run of another VM, too", async () => {
+  await using a = await scene();
+  await using b = await scene({ vm: { name: "othervm" } });
+  const holder = startTool(a.backupArgs("full", ...SLOW));
+  await untilSwitched(a.vm);
+  const args = ["backup", "--socket", b.vm.socket, "--level", "auto", "--target", a.target];
+  const { code, stderr } = await tool(args);
+  assertEquals(code, 11, stderr);
+  assertMatch(stderr, new RegExp(`at work on this target: run \\S+ \\(pid ${holder.pid} on`));
+  await assertNothingLeft(b.vm, 0);
+  assertEquals((await ended(holder)).code, 0);
+});
+
+Deno.test("a clock that was set back changes neither the order nor the chain", async () => {
+  await ensurePrograms({ faketime: "faketime" });
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  await s.remember("future");
+  const inFuture = startTool(s.backupArgs("inc"), { under: ["faketime", "-f", "+400d"] });
+  const { code, stderr } = await ended(inFuture);
+  assertEquals(code, 0, stderr);
+  const now = Math.floor(Date.now() / 1000);
+  const timeOf = (file: string) => Number(basename(file).split("-")[1]);
+  const [, second = ""] = await runFiles(s);
+  assert(timeOf(second) > now + 399 * 86400, second);
+  await nextHoldsAll(s);
+  await nextHoldsAll(s);
+  // Other programs, the reference's restore among them, go by the names.
+  const times = (await runFiles(s)).map(timeOf);
+  assertEquals(times, times.toSorted((a, b) => a - b));
+});
