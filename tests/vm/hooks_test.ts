@@ -107,7 +107,7 @@ Deno.test("--before and --after that are no programs are wrong usage, and no tar
 });
 
 /** Starts a process of its own that would outlive it. */
-const LINGER = "trap '' TERM; sleep 600 & echo $! >pid; wait; sleep 600";
+const LINGER = "trap '' TERM; sleep 90 & echo $! >pid; wait; sleep 90";
 
 async function assertLingererGone(s: Scene) {
   const pid = (await Deno.readTextFile(s.dir.join("pid"))).trim();
@@ -117,10 +117,12 @@ async function assertLingererGone(s: Scene) {
 Deno.test("--hook-timeout ends a hook, and what it has started", async () => {
   await using s = await scene({ disks: 1 });
   const before = await program(s, "before", LINGER);
+  const start = performance.now();
   const { code, stderr } = await tool(
     s.backupArgs("full", "--before", before, "--hook-timeout", "2"),
   );
   assertEquals(code, 1);
+  assert(performance.now() - start < 60_000);
   assertMatch(stderr, /\(--before\) (did not end within 2 s|ended with 137)/);
   await assertLingererGone(s);
   await assertUntouched(s);
@@ -128,13 +130,15 @@ Deno.test("--hook-timeout ends a hook, and what it has started", async () => {
 
 Deno.test("a signal ends --before, and nothing is changed", async () => {
   await using s = await scene({ disks: 1 });
-  const before = await program(s, "before", "echo $$ >pid; exec sleep 600");
+  const before = await program(s, "before", "echo $$ >pid; exec sleep 90");
   const stop = new AbortController();
   const run = tool(s.backupArgs("full", "--before", before), stop.signal);
   await until(() => isThere(s.dir.join("pid")));
   stop.abort(new StoppedError("SIGTERM"));
+  const start = performance.now();
   const { code, stderr } = await run;
   assertEquals(code, 143, stderr);
+  assert(performance.now() - start < 60_000);
   await assertLingererGone(s);
   await assertUntouched(s);
 });
