@@ -48,8 +48,10 @@ talks("QmpClient gives each call its own answer, whatever comes between", async 
   const address = freshAddress();
   const calls = 1 + dice.below(5);
   let events = 0;
+  const seen = Promise.withResolvers<number[]>();
   await using _peer = serve(address.path, async (peer) => {
     const ids = await begin(peer, calls);
+    seen.resolve(ids);
     const between = Array.from({ length: MESSAGES_EACH }, () => chatter(dice, ids));
     const answers = ids.flatMap((id) => [answerTo(id), ...(dice.once(3) ? [answerTo(id)] : [])]);
     for (const answer of answers) between.splice(dice.below(between.length), 0, answer);
@@ -63,15 +65,18 @@ talks("QmpClient gives each call its own answer, whatever comes between", async 
     events++;
     if (event === "LAST") last.resolve();
   });
-  const ends = Array.from({ length: calls }, (_, index) =>
-    // The first id was of `qmp_capabilities`.
-    endOf(qmp.execute("query-x", { index }), index + 2));
+  const ends = Array.from(
+    { length: calls },
+    (_, index) => endOf(qmp.execute("query-x", { index }), seen.promise, index),
+  );
   await within(MAX_CALL_MS, Promise.all([...ends, last.promise]));
   assert(events > 0 && qmp.isOpen);
 });
 
-async function endOf(call: Promise<unknown>, id: number) {
+/** The call of this place gets the answer to the command that came as this one. */
+async function endOf(call: Promise<unknown>, ids: Promise<number[]>, index: number) {
   const end = await call.catch((error) => error);
+  const id = (await ids)[index] as number;
   if (id % 3 !== 0) return assertEquals(end, { answer: id });
   assert(end instanceof QmpCommandError && end.desc === `no ${id}`, String(end));
 }
