@@ -92,6 +92,7 @@ function spawn(args: string[], signal: AbortSignal): Deno.ChildProcess {
       signal,
     }).spawn();
   } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
     throw new Failure("Hooks need the program timeout (Debian: coreutils)", { cause: error });
   }
 }

@@ -151,3 +151,16 @@ Deno.test({
     assertEquals(code, 0, stderr);
   },
 });
+
+Deno.test("a hook that may not be run, and a log that may not be sent, are named with the flag", async () => {
+  await using s = await scene({ disks: 1 });
+  const rights = ["--allow-read", "--allow-write", "--allow-net", "--allow-sys=hostname,statfs"];
+  for (const [program, ...more] of [["timeout", "--before", "/bin/true"], ["logger", "--syslog"]]) {
+    const { code, stderr } = await run(
+      [...rights, "--allow-run=qemu-img"],
+      s.backupArgs("full", ...more),
+    );
+    assertEquals(code, 1, stderr);
+    assertStringIncludes(stderr, `add --allow-run=${program}\n`);
+  }
+});
