@@ -7,7 +7,13 @@
  * @module
  */
 
-import { type CreateOptions, createQcow2, qemuImg, type RunOptions } from "./qemu_img.ts";
+import {
+  type CreateOptions,
+  createQcow2,
+  qemuImg,
+  QemuImgError,
+  type RunOptions,
+} from "./qemu_img.ts";
 
 export interface DifferenceOptions extends RunOptions {
   /** The contents, as `qemu-img` is to open them; of driver "raw". */
