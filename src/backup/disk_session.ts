@@ -28,8 +28,8 @@ import type { Disk } from "../vm/disks.ts";
 import { addExport, exportName, removeExport } from "../vm/exports.ts";
 import { resumeAfterIoError } from "../vm/marks.ts";
 import { gateNode, isNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
-import { backupJobs, fileNode, filterNode, fleeceNode, jobStallTimeoutMs } from "./nodes.ts";
-import { readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
+import { backupJobs, chunkBytes, fileNode, filterNode, fleeceNode } from "./nodes.ts";
+import { jobStallTimeoutMs, readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import { explainFailure, freeBytes, neededBytes } from "./space.ts";
 import { explainOpen, shareCommands } from "./explain_open.ts";
@@ -325,10 +325,8 @@ export class DiskSession {
     await createFile(fleeceFile, this.plan.request.mode);
     this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
     const { virtualSizeBytes } = disk;
-    await boundedRun(
-      fleeceFile,
-      (signal) => createQcow2(fleeceFile, { virtualSizeBytes }, { signal }),
-    );
+    const options = { virtualSizeBytes, clusterSizeBytes: chunkBytes(disk) };
+    await boundedRun(fleeceFile, (signal) => createQcow2(fleeceFile, options, { signal }));
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
     } catch (error) {

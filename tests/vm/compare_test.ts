@@ -6,6 +6,7 @@ import {
   filesOf,
   type Scene,
   scene,
+  untilSwitched,
 } from "../support/scene.ts";
 import { compare } from "../support/qemu_img.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
@@ -175,4 +176,17 @@ Deno.test("the chain of a raw disk goes on after its QEMU was restarted, on anot
   const files = await filesOf(s.dir.join("raw.target"));
   assertEquals(files.filter((file) => /FULL/.test(file)).length, 1);
   assertEquals(files.filter((file) => /INC/.test(file)).length, 3);
+});
+
+Deno.test("what the guest zeroes and discards while its disk is compared is in the increment as it was", async () => {
+  await using s = await scene();
+  await fullThenKilled(s);
+  await s.remember("compared");
+  const running = backUp(s, "auto", ...COMPARE);
+  await untilSwitched(s.vm);
+  await s.vm.zero("vd0", 2 * MIB + 512, 3 * MIB);
+  await s.vm.discard("vd1", 4 * MIB, 2 * MIB);
+  await s.vm.write("vd1", 0x54, 7 * MIB - 4096, 2 * MIB);
+  assertEquals((await running).map(({ level }) => level), ["inc", "inc"]);
+  await s.assertRestores("compared");
 });

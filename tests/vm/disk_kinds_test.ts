@@ -1,6 +1,6 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { compare, create, qemuImg, qemuIo } from "../support/qemu_img.ts";
-import { assertNothingLeft, filesOf, scene } from "../support/scene.ts";
+import { assertNothingLeft, filesOf, scene, untilSwitched } from "../support/scene.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
 import { succeed, tool } from "../support/tool.ts";
 import { startVm, type Vm } from "../support/vm.ts";
@@ -240,4 +240,29 @@ Deno.test("backup starts anew where an external snapshot left the bitmap behind"
   const out = s.dir.join("out");
   await succeed(["restore", "merge", "--dir", `${s.target}/disk0`, "--targetfile", out]);
   await compare(overlay, "qcow2", out, "qcow2");
+});
+
+Deno.test("backup of a disk with large clusters holds what the guest overwrites of one meanwhile", async () => {
+  await using dir = await tempDir();
+  const path = dir.join("large.qcow2");
+  await create(path, 64 * MIB, { options: ["cluster_size=2M"] });
+  await using vm = await startVm({
+    dir: dir.path,
+    disks: [{ id: "vd0", node: "large", path, format: "qcow2" }],
+  });
+  await vm.write("vd0", 0x33, 0, 48 * MIB);
+  await vm.snapshotContents("vd0", dir.join("raw"));
+  const running = succeed([
+    ...["backup", "--socket", vm.socket, "--target", dir.join("t"), "--level", "full"],
+    ...["--speed-limit", String(16 * MIB)],
+  ]);
+  await untilSwitched(vm);
+  await vm.write("vd0", 0x44, 40 * MIB, 65536);
+  await vm.zero("vd0", 42 * MIB, 65536);
+  await vm.discard("vd0", 44 * MIB, 2 * MIB);
+  await vm.write("vd0", 0x45, 47 * MIB, 65536);
+  await running;
+  const out = dir.join("out");
+  await succeed(["restore", "merge", "--dir", dir.join("t/large"), "--targetfile", out]);
+  await compare(dir.join("raw"), "raw", out, "qcow2");
 });
