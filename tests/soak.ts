@@ -6,6 +6,7 @@
  * @module
  */
 
+import { messageOf } from "../src/errors.ts";
 import { live } from "./life/life.ts";
 import { describeTally, numberOf, seedOf } from "./life/seed.ts";
 
@@ -23,7 +24,7 @@ for (let seed = seedOf(); total.lives === 0 || Date.now() < end; seed++) {
     total.taken += tally.taken;
     total.compared += tally.compared;
   } catch (error) {
-    console.error(error instanceof Error ? error.message : error);
+    console.error(messageOf(error));
     Deno.exit(1);
   }
 }

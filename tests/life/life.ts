@@ -73,7 +73,7 @@ async function take(world: World, step: Step): Promise<void> {
       if (!step.cleanly) await world.kill();
       return await world.restart(step.cleanly);
     case "add disk":
-      return await world.addDisk(step.format, step.size);
+      return await world.addDisk(step.clusterBytes, step.size);
     case "new target":
       return await world.replace(pick(world.targets, step.target));
     case "recover":

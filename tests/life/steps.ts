@@ -48,13 +48,16 @@ export interface InPlaceStep {
   stopAfterMs: number | null;
 }
 
+/** Of a qcow2 image; null is a raw disk. */
+export type ClusterBytes = number | null;
+
 export type Step =
   | ChangeStep
   | BackupStep
   | InPlaceStep
   | { kind: "restore merge"; target: Share; point: Share }
   | { kind: "restart QEMU"; cleanly: boolean }
-  | { kind: "add disk"; format: "qcow2" | "raw"; size: Share }
+  | { kind: "add disk"; clusterBytes: ClusterBytes; size: Share }
   | { kind: "new target"; target: Share }
   | { kind: "recover"; target: Share }
   | { kind: "remove bitmaps" };
@@ -115,7 +118,7 @@ const inPlace: fc.Arbitrary<InPlaceStep> = fc.record({
   stopAfterMs: rarely(fc.nat({ max: 400 })),
 });
 
-const format = oneOfValues([2, "qcow2"], [1, "raw"]);
+const clusterBytes = oneOfValues([1, 4096], [1, 65536], [2, 512 << 10], [1, null]);
 
 const step: fc.Arbitrary<Step> = oneOf<Step>(
   [50, change],
@@ -126,7 +129,7 @@ const step: fc.Arbitrary<Step> = oneOf<Step>(
     6,
     fc.record({ kind: fc.constant("restart QEMU"), cleanly: oneOfValues([3, true], [1, false]) }),
   ],
-  [2, fc.record({ kind: fc.constant("add disk"), format, size: share })],
+  [4, fc.record({ kind: fc.constant("add disk"), clusterBytes, size: share })],
   [1, fc.record({ kind: fc.constant("new target"), target: share })],
   [3, fc.record({ kind: fc.constant("recover"), target: share })],
   [1, fc.record({ kind: fc.constant("remove bitmaps") })],

@@ -6,7 +6,7 @@
 
 import { assertEquals } from "@std/assert";
 import { leftInQemu } from "../support/scene.ts";
-import { convertToRaw } from "../support/qemu_img.ts";
+import { convertToRaw, create } from "../support/qemu_img.ts";
 import { succeed } from "../support/tool.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
 import { mountTmpfs, type Tmpfs } from "../support/tmpfs.ts";
@@ -20,12 +20,12 @@ import {
   type Shadow,
   withDisk,
 } from "./shadow.ts";
-import type { ChangeStep, Share } from "./steps.ts";
+import type { ChangeStep, ClusterBytes, Share } from "./steps.ts";
 import { Target } from "./target.ts";
 
 const MIB = 1 << 20;
-/** Discards are of whole clusters: QEMU leaves the rest of one as it is. */
-const CLUSTER = 128;
+/** Discards are of whole parts of this size: what is less than a cluster of the disk QEMU leaves as it is. */
+const DISCARD_SECTORS = (512 << 10) / 512;
 /** No disk grows beyond this, and there are no more disks: a life must be quick. */
 const MAX_SECTORS = 12 * MIB / 512;
 const MAX_DISKS = 4;
@@ -77,8 +77,8 @@ export class World implements AsyncDisposable {
     const vm = await startVm({ dir: dir.path, disks: [], running: true });
     const world = new World(dir, room, vm, stack.move());
     world.cleanup.defer(() => world.vm[Symbol.asyncDispose]());
-    await world.addDisk("qcow2", 0.5);
-    await world.addDisk("raw", 0.2);
+    await world.addDisk(65536, 0.5);
+    await world.addDisk(null, 0.2);
     return world;
   }
 
@@ -92,17 +92,16 @@ export class World implements AsyncDisposable {
   }
 
   /** Plugs in a disk of an odd size. Not more than some. */
-  async addDisk(format: DiskSpec["format"], size: Share): Promise<void> {
+  async addDisk(clusterBytes: ClusterBytes, size: Share): Promise<void> {
     if (this.disks.length === MAX_DISKS) return;
     const n = this.disks.length;
     const sectors = Math.floor((1 + size * 5) * MIB / 512) + 8 * n;
-    const disk: DiskSpec = {
-      id: `vd${n}`,
-      node: `disk${n}`,
-      path: this.dir.join("vm", `disk${n}.${format}`),
-      format,
-      sizeBytes: sectorsToBytes(sectors),
-    };
+    const format = clusterBytes === null ? "raw" : "qcow2";
+    const path = this.dir.join("vm", `disk${n}.${format}`);
+    const options = clusterBytes === null ? [] : [`cluster_size=${clusterBytes}`];
+    await create(path, sectorsToBytes(sectors), { format, options });
+    const disk: DiskSpec = { id: `vd${n}`, node: `disk${n}`, path, format };
+    this.tell(`${disk.id}: ${format} ${options} ${sectors}`);
     await this.vm.addDisk(disk);
     this.disks.push(disk);
     this.now = withDisk(this.now, disk.id, new Uint8Array(sectors));
@@ -130,7 +129,7 @@ export class World implements AsyncDisposable {
       const grown = sectors + 1 + Math.floor(size * sectors);
       return grown > MAX_SECTORS ? null : { kind, disk: id, sectors: grown };
     }
-    const unit = kind === "discard" ? CLUSTER : 1;
+    const unit = kind === "discard" ? DISCARD_SECTORS : 1;
     const units = Math.floor(sectors / unit);
     const first = Math.floor(at * units);
     const count = Math.min(1 + Math.floor(size * units), units - first);
