@@ -115,6 +115,7 @@ async function takeAndCopy(
     const row = record.disks[index] as DiskRecord;
     const disk = plan.disks[index] as DiskPlan;
     try {
+      if (!plan.direct) await refuseResized(qmp, disk);
       await session.copy({
         signal,
         allEnded,
@@ -178,6 +179,16 @@ async function refuseChanged(qmp: QmpClient, planned: DiskPlan[]) {
   throw new Failure(
     `The disk "${changed.disk.name}" was changed by another program meanwhile: run again`,
   );
+}
+
+/**
+ * Looks whether a disk is as large as it was planned for. From the switch on nobody can resize it; but
+ * before, the image and the filter were made, and what lies beyond them would be missing.
+ */
+async function refuseResized(qmp: QmpClient, { disk: { id, name, virtualSizeBytes } }: DiskPlan) {
+  const { disks } = await queryDisks(qmp);
+  if (disks.find((disk) => disk.id === id)?.virtualSizeBytes === virtualSizeBytes) return;
+  throw new Failure(`The disk "${name}" was resized meanwhile: run again`);
 }
 
 async function publish(
