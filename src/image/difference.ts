@@ -35,8 +35,8 @@ const DIFFERENT = 1;
 /**
  * Makes an image that holds where `contents` differs from `parent`, and builds on that.
  *
- * All is read once more and compared with what was stored: of the snapshot of a disk that the guest
- * wrote zeroes to meanwhile, `qemu-img rebase` of 7.2 was seen to store something else now and then.
+ * All is read once more and compared with what was stored: a wrong answer of QEMU's while it was read
+ * (see `exportName()`) was found by this, and the next one would be.
  *
  * @throws {QemuImgError} If it can't be done; what was made is the caller's to remove.
  */
