@@ -5,11 +5,10 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { dirname } from "@std/path";
 import { bounded, setFileTimeout } from "../catalog/bounded.ts";
 import { exists, requireSymlinks } from "../catalog/durable.ts";
 import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
-import { runId, tagOf } from "../catalog/names.ts";
+import { runId, tagOf, targetOfLock } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { createTarget, readTarget, refuseForeign } from "../catalog/target.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
@@ -26,10 +25,8 @@ import {
   findHolds,
   findInTarget,
   findInVm,
-  finishedBitmaps,
   hasLeftovers,
   putRight,
-  targetOfDead,
 } from "./recover.ts";
 import type { BackupRequest } from "./request.ts";
 import { runBackup } from "./run.ts";
@@ -122,10 +119,7 @@ async function recoverFrom(
     await findHolds(qmp, agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs))),
   );
   await putRight(await findInVm(qmp));
-  const target = dead && await targetOfDead(dead);
-  if (dead && target) {
-    await putRight(await findBitmaps(qmp, tagOf(dead.run), finishedBitmaps(target)));
-  }
+  if (dead) await putRight(await findBitmaps(qmp, dead));
 }
 
 /** The connection broke in the middle of a run: QEMU may live on, with all we put into it. */
@@ -135,7 +129,7 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
     log.warn("Connected again, to put back what the run had changed");
     await recoverFrom(qmp, holder, context);
     await unlockVm(qmp, holder);
-    await putRight(await findInTarget(await readTarget(dirname(dirname(holder.lockFile)))));
+    await putRight(await findInTarget(await readTarget(targetOfLock(holder.lockFile))));
   } catch (error) {
     log.error("What the run left in QEMU could not be put back, the next run will try: {words}", {
       words: messageOf(error),

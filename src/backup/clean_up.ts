@@ -4,23 +4,15 @@
  * @module
  */
 
-import { dirname, join } from "@std/path";
+import { join } from "@std/path";
 import { exists } from "../catalog/durable.ts";
 import { describeHolder, holderNow, takeDeadLock, takeLock } from "../catalog/lock.ts";
-import { LOCK_FILE, tagOf } from "../catalog/names.ts";
-import { readTarget, type Target } from "../catalog/target.ts";
+import { LOCK_FILE, targetOfLock } from "../catalog/names.ts";
+import { readTarget } from "../catalog/target.ts";
 import { LockedError, UsageError } from "../errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { holderOfVm, lockVm, refuseLockedVm, type VmHolder } from "../vm/marks.ts";
-import {
-  findBitmaps,
-  findHolds,
-  findInTarget,
-  findInVm,
-  finishedBitmaps,
-  type Leftover,
-  targetOfDead,
-} from "./recover.ts";
+import { findBitmaps, findHolds, findInTarget, findInVm, type Leftover } from "./recover.ts";
 
 export interface CleanUpOptions {
   /** Absolute; null is that of the dead run, where the VM tells. */
@@ -56,8 +48,9 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
     () => Promise.resolve(dead ? [unlocked(dead)] : []),
     () => findHolds(qmp, options.thaw),
     () => findInVm(qmp),
-    async () => dead ? await findBitmapsOf(qmp, dead) : [],
-    async () => target ? await findInTarget(target) : [],
+    async () => dead ? await findBitmaps(qmp, dead) : [],
+    // Read anew: before the lock was ours, a run may have finished.
+    async () => target !== null ? await findInTarget(await readTarget(target)) : [],
   ];
   let count = 0;
   for (const find of stages) {
@@ -78,35 +71,28 @@ function unlocked(dead: VmHolder): Leftover {
   };
 }
 
-/** Which of a dead run's bitmaps count stands in the target that it wrote to, and in no other. */
-async function findBitmapsOf(qmp: QmpClient, dead: VmHolder): Promise<Leftover[]> {
-  const target = await targetOfDead(dead);
-  return target ? await findBitmaps(qmp, tagOf(dead.run), finishedBitmaps(target)) : [];
-}
-
-async function targetOf(named: string | null, dead: VmHolder | null): Promise<Target | null> {
-  const path = named ?? (dead && dirname(dirname(dead.lockFile)));
-  if (path === null) return null;
-  const target = await readTarget(path);
-  if (target.hasRecords) return target;
+/** Where to look: null if nobody named a target of ours, and the VM does not know of one either. */
+async function targetOf(named: string | null, dead: VmHolder | null): Promise<string | null> {
+  const path = named ?? (dead && targetOfLock(dead.lockFile));
+  if (path === null || (await readTarget(path)).hasRecords) return path;
   if (named === null) return null;
   throw new UsageError(`"${path}" holds no records of backups: there is nothing to recover`);
 }
 
-async function refuseLockedTarget({ path }: Target): Promise<void> {
-  const file = join(path, LOCK_FILE);
+async function refuseLockedTarget(target: string): Promise<void> {
+  const file = join(target, LOCK_FILE);
   if (!await exists(file)) return;
   const free = await takeDeadLock(file);
-  if (!free) throw new LockedError(`Another run is at work on the target "${path}"`);
+  if (!free) throw new LockedError(`Another run is at work on the target "${target}"`);
   free[Symbol.dispose]();
 }
 
 /** The target's lock first, as a backup takes them. */
-async function lockBoth(qmp: QmpClient, target: Target | null): Promise<AsyncDisposable> {
+async function lockBoth(qmp: QmpClient, target: string | null): Promise<AsyncDisposable> {
   await using stack = new AsyncDisposableStack();
   // Without a target, a file of our own proves that we live.
-  const lockFile = target ? join(target.path, LOCK_FILE) : await Deno.makeTempFile();
-  if (!target) stack.defer(() => Deno.remove(lockFile));
+  const lockFile = target === null ? await Deno.makeTempFile() : join(target, LOCK_FILE);
+  if (target === null) stack.defer(() => Deno.remove(lockFile));
   const holder = holderNow(`cleanup-${crypto.randomUUID().slice(0, 8)}`);
   stack.use(await takeLock(lockFile, holder));
   const lockInode = (await Deno.stat(lockFile)).ino ?? 0;

@@ -13,7 +13,7 @@
 
 import { delay } from "@std/async/delay";
 import { basename, dirname, join, relative } from "@std/path";
-import { bounded, boundedRun, HangingError, watched } from "../catalog/bounded.ts";
+import { bounded, boundedRun, HangingError, refuseHanging, watched } from "../catalog/bounded.ts";
 import { createFile } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
 import { backingLink, partialName, REPLACED_SUFFIX } from "../catalog/names.ts";
@@ -31,7 +31,7 @@ import { gateNode, isNode, removeBitmap, removeNode, setDrive, takeOffGate } fro
 import { backupJobs, chunkBytes, fileNode, filterNode, fleeceNode } from "./nodes.ts";
 import { jobStallTimeoutMs, readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
-import { explainFailure, freeBytes, neededBytes } from "./space.ts";
+import { explainFailure, neededBytes } from "./space.ts";
 import { explainOpen, shareCommands } from "./explain_open.ts";
 import { UndoStack } from "./undo.ts";
 
@@ -376,14 +376,15 @@ export class DiskSession {
    * writes go through the filter.
    */
   async #refuseHanging() {
-    for (const folder of [this.plan.request.target, dirname(this.disk.fleeceFile)]) {
-      if (this.#hanging) throw this.#hanging;
-      await freeBytes(folder).catch((error) => {
-        // Whatever else it says, it answers.
-        if (error instanceof HangingError) this.#hanging = error;
-      });
-    }
     if (this.#hanging) throw this.#hanging;
+    try {
+      for (const folder of [this.plan.request.target, dirname(this.disk.fleeceFile)]) {
+        await refuseHanging(folder);
+      }
+    } catch (error) {
+      if (error instanceof HangingError) this.#hanging = error;
+      throw error;
+    }
   }
 }
 

@@ -9,7 +9,7 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { basename, dirname, join } from "@std/path";
+import { basename, join } from "@std/path";
 import { bounded } from "../catalog/bounded.ts";
 import { images, restorePoints } from "../catalog/chains.ts";
 import { lookAt } from "../catalog/create.ts";
@@ -19,6 +19,8 @@ import {
   parseImageName,
   partialName,
   REPLACED_SUFFIX,
+  tagOf,
+  targetOfLock,
 } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
 import { readTarget, refuseLinks, type Target, temporaries, writeRun } from "../catalog/target.ts";
@@ -146,19 +148,17 @@ async function removeJobBitmaps(qmp: QmpClient): Promise<void> {
 }
 
 /**
- * Finds the bitmaps that a dead run added and that no finished backup counts on.
- *
- * @param tag The dead run's tag.
- * @param finished The bitmaps that finished backups of its target count on.
+ * Finds the bitmaps that a dead run added and that no finished backup counts on. Which do stands in the
+ * target that it wrote to, and in no other: where that is not there (unmounted), all of them stay.
  */
-export async function findBitmaps(
-  qmp: QmpClient,
-  tag: string,
-  finished: ReadonlySet<string | null>,
-): Promise<Leftover[]> {
+export async function findBitmaps(qmp: QmpClient, dead: VmHolder): Promise<Leftover[]> {
+  const target = await readTarget(targetOfLock(dead.lockFile)).catch(() => null);
+  if (!target?.hasRecords) return [];
+  const finished = new Set(restorePoints(target.runs).map(({ disk }) => disk.bitmap));
   return (await queryBitmaps(qmp))
     .filter(({ name }) =>
-      isBackupBitmap(name) && name.includes(`-${tag}-`) && !isOurNode(name) && !finished.has(name)
+      isBackupBitmap(name) && name.includes(`-${tagOf(dead.run)}-`) && !isOurNode(name) &&
+      !finished.has(name)
     )
     .map(({ node, name }): Leftover => ({
       what: `Removing the bitmap ${name} of a run that died`,
@@ -174,23 +174,6 @@ async function queryBitmaps(qmp: QmpClient): Promise<{ node: string; name: strin
   return (await queryNodes(qmp)).flatMap((node) =>
     node["dirty-bitmaps"].map(({ name }) => ({ node: node["node-name"], name }))
   );
-}
-
-/**
- * The target that a dead run wrote to: which of its bitmaps count can't be known without the records
- * there. Null where they can't be read.
- */
-export async function targetOfDead({ lockFile }: VmHolder): Promise<Target | null> {
-  try {
-    return await readTarget(dirname(dirname(lockFile)));
-  } catch {
-    return null;
-  }
-}
-
-/** The bitmaps that finished backups of a target count on. */
-export function finishedBitmaps({ runs }: Target): ReadonlySet<string | null> {
-  return new Set(restorePoints(runs).map(({ disk }) => disk.bitmap));
 }
 
 /**

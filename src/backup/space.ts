@@ -132,13 +132,7 @@ async function deviceOf(folder: string): Promise<number> {
   }
 }
 
-/**
- * What a file system has free. Network file systems ask their server: it tells, too, whether that
- * answers.
- *
- * @throws {HangingError} If it does not.
- */
-export async function freeBytes(folder: string): Promise<number> {
+async function freeBytes(folder: string): Promise<number> {
   return await bounded(folder, () => {
     // Deno has no statfs of its own; Node's promise kind is missing in Deno 2.4.
     const { promise, resolve, reject } = Promise.withResolvers<number>();

@@ -33,13 +33,24 @@ export function setFileTimeout(ms: number): void {
  * @throws {HangingError} If it takes too long.
  */
 export async function bounded<T>(path: string, operate: () => Promise<T>): Promise<T> {
-  await limited(path, knock(path));
+  await refuseHanging(path);
   return await limited(path, operate());
 }
 
 /**
+ * Asks a file system whether it answers at all.
+ *
+ * @param path A file or folder in it.
+ * @throws {HangingError} If it does not.
+ */
+export async function refuseHanging(path: string): Promise<void> {
+  await limited(path, knock(path));
+}
+
+/**
  * Asks for names that nobody knows, which no cache can answer. Deno 2.4 opens files, and asks for free
- * space, in its only thread, where no time-out runs: that a file system hangs must be known before.
+ * space, in its only thread, where no time-out runs: that a file system hangs must be known before. (One
+ * that begins to hang between this and the next call, mostly less than a millisecond, still holds us.)
  */
 async function knock(path: string) {
   const name = `.${crypto.randomUUID()}`;

@@ -15,9 +15,13 @@
  * @module
  */
 
+import { dirname } from "@std/path";
+
 export const RECORDS_FOLDER = "_qmpbackup";
 export const RUNS_FOLDER = `${RECORDS_FOLDER}/runs`;
 export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
+/** The target whose lock this is. */
+export const targetOfLock = (lockFile: string) => dirname(dirname(lockFile));
 export const UUID_FILE = "uuid";
 /** The link to the newest image that `restore rebase` makes. */
 export const NEWEST_LINK = "image";

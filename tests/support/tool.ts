@@ -60,9 +60,21 @@ export function startTool(
   }).spawn();
 }
 
-/** Waits for a child of `startTool()`. */
+/** No run of a test takes so long: one that does is held by something, which is to be found. */
+const ENDED_TIMEOUT_MS = 300_000;
+
+/** Waits for a child of `startTool()`; one that never ends is killed, and an error. */
 export async function ended(child: Deno.ChildProcess): Promise<ToolResult> {
-  const { code, stdout, stderr } = await child.output();
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    child.kill("SIGKILL");
+  }, ENDED_TIMEOUT_MS);
+  const { code, stdout, stderr } = await child.output().finally(() => clearTimeout(timer));
   const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
-  return { code, stdout: decode(stdout), stderr: decode(stderr) };
+  const result = { code, stdout: decode(stdout), stderr: decode(stderr) };
+  if (isLate) {
+    throw new Error(`It did not end in ${ENDED_TIMEOUT_MS / 1000} s:\n${result.stderr}`);
+  }
+  return result;
 }

@@ -6,7 +6,7 @@ import { mountBadFs, mountThin } from "../support/bad_fs.ts";
 import {
   assertNothingLeft,
   filesOf,
-  queryBlock,
+  nodeNames,
   type Scene,
   scene,
   until,
@@ -175,9 +175,10 @@ Deno.test("a target that hangs when the image is flushed is given up, and the gu
     ...s.backupArgs("inc", "--remove-delay", "3", "--stall-timeout", "5"),
   ]));
   await untilSwitched(s.vm);
-  // The filters are off again: all is copied.
+  // All is copied, and the fleeces are away: it waits for --remove-delay to pass.
   await until(async () =>
-    (await queryBlock(s.vm)).every(({ inserted }) => inserted?.["node-name"].startsWith("disk"))
+    (await nodeNames(s.vm)).every((name) => !/-(gate|cbw|snap|fleece)$/.test(name)) &&
+    (await filesOf(s.dir.path)).every((name) => !name.endsWith(".fleece"))
   );
   target.hang();
   const { code, stderr } = await running;
