@@ -10,6 +10,7 @@ import {
   until,
   untilSwitched,
 } from "../support/scene.ts";
+import { fullThenChanges, nextHoldsAll, runsOf } from "../support/next_run.ts";
 import { compare } from "../support/qemu_img.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { mountTmpfs } from "../support/tmpfs.ts";
@@ -19,36 +20,10 @@ const MIB = 1 << 20;
 /** Slow enough that a job is still at work when the test steps in. */
 const SLOW = ["--speed-limit", String(MIB)];
 
-interface Row {
-  level: string;
-  result: string;
-  reason: string;
-  error: string | null;
-}
-
-async function runs(target: string): Promise<{ id: string; state: string; disks: Row[] }[]> {
-  const { stdout } = await succeed(["info", "--show", "backups", "--dir", target, "--json"]);
-  const records = stdout.trim().split("\n").map((line) => JSON.parse(line));
-  return records.filter(({ message_type }) => message_type === "run");
-}
-
-/** A full backup, then changes that only the next increment can know of. */
-async function fullThenChanges(s: Scene) {
-  await s.remember("full");
-  await succeed(s.backupArgs("full"));
-  await s.vm.write("vd0", 0x51, 0, 12 * MIB);
-  await s.vm.write("vd1", 0x52, 20 * MIB, 12 * MIB);
-}
-
-/** The next increment must hold what the failed one would have held, and what came after. */
-async function nextIncrementHoldsAll(s: Scene, bitmaps: number | null = 1) {
-  if (bitmaps !== null) await assertNothingLeft(s.vm, bitmaps);
-  await s.vm.write("vd0", 0x61, 30 * MIB, MIB);
-  await s.remember("inc");
-  await succeed(s.backupArgs("inc"));
-  await s.assertRestores("inc");
-  await s.assertRestores("full", (await runs(s.target))[0]?.id);
-  assertEquals((await filesOf(s.target)).filter((file) => file.endsWith(".partial")), []);
+/** The failed run left nothing, and the next increment holds what it would have held. */
+async function nothingLeftAndNextHoldsAll(s: Scene) {
+  await assertNothingLeft(s.vm, 1);
+  await nextHoldsAll(s);
 }
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
@@ -65,8 +40,8 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     assertEquals(code, { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[signal], stderr);
     assertStringIncludes(stderr, `Stopped by ${signal}`);
     assertEquals(await filesOf(s.target), before);
-    assertEquals((await runs(s.target)).map(({ state }) => state), ["done", "cancelled"]);
-    await nextIncrementHoldsAll(s);
+    assertEquals((await runsOf(s)).map(({ state }) => state), ["done", "cancelled"]);
+    await nothingLeftAndNextHoldsAll(s);
   });
 }
 
@@ -83,7 +58,7 @@ Deno.test("backup undoes all when it is stopped at any of its steps", async () =
     assertEquals((await s.vm.execute("query-status") as { running: boolean }).running, true);
   }
   await s.vm.execute("stop");
-  await nextIncrementHoldsAll(s);
+  await nothingLeftAndNextHoldsAll(s);
 });
 
 Deno.test("backup fails on a full target, the guest writes on, the next increment holds both", async () => {
@@ -101,7 +76,7 @@ Deno.test("backup fails on a full target, the guest writes on, the next incremen
   assertEquals(code, 1, stderr);
   assertMatch(stdout, /disk0 +inc +failed .*No space left/);
   await target.empty();
-  await nextIncrementHoldsAll(s);
+  await nothingLeftAndNextHoldsAll(s);
 });
 
 Deno.test("backup fails when the fleece is full, and the guest does not notice", async () => {
@@ -121,7 +96,7 @@ Deno.test("backup fails when the fleece is full, and the guest does not notice",
     "disk0",
     "disk1",
   ]);
-  await nextIncrementHoldsAll(s);
+  await nothingLeftAndNextHoldsAll(s);
 });
 
 Deno.test("backup says how many bytes are missing before it writes any", async () => {
@@ -161,7 +136,7 @@ Deno.test("backup gives up within its time-out when QEMU hangs, and QEMU puts al
   assertStringIncludes(stderr, "does it hang");
   assertEquals(performance.now() - start < 30_000, true);
   s.vm.kill("SIGCONT");
-  await nextIncrementHoldsAll(s, null);
+  await nextHoldsAll(s);
 });
 
 Deno.test("backup auto takes a full of the disk that was added, and increments of the others", async () => {
@@ -176,7 +151,7 @@ Deno.test("backup auto takes a full of the disk that was added, and increments o
   await s.remember("inc");
   await s.vm.snapshotContents("vd2", s.dir.join("vd2.raw"));
   await succeed(s.backupArgs("auto"));
-  const rows = (await runs(s.target)).at(-1)?.disks ?? [];
+  const rows = (await runsOf(s)).at(-1)?.disks ?? [];
   assertEquals(rows.map(({ level }) => level), ["inc", "inc", "full"]);
   await s.assertRestores("inc");
   const out = s.dir.join("disk2.out");
@@ -194,10 +169,10 @@ Deno.test("backup auto starts anew after QEMU was killed, and says why", async (
   assertEquals(inc.code, 1);
   assertMatch(inc.stderr, /the disk "disk0": its bitmap ".*" is gone \(QEMU was killed/);
   await succeed(s.backupArgs("auto"));
-  const rows = (await runs(s.target)).at(-1)?.disks ?? [];
+  const rows = (await runsOf(s)).at(-1)?.disks ?? [];
   assertEquals(rows.map(({ level }) => level), ["full", "full"]);
   assertMatch(rows[0]?.reason ?? "", /is gone \(QEMU was killed/);
-  await nextIncrementHoldsAll(s);
+  await nothingLeftAndNextHoldsAll(s);
 });
 
 Deno.test("backup auto starts anew where a bitmap is inconsistent, and goes on after a clean restart", async () => {
@@ -220,7 +195,7 @@ Deno.test("backup auto starts anew where a bitmap is inconsistent, and goes on a
   assertMatch(inc.stderr, /is inconsistent \(QEMU was killed\)/);
   await succeed(s.backupArgs("auto"));
   await s.assertRestores("b");
-  await nextIncrementHoldsAll(s);
+  await nothingLeftAndNextHoldsAll(s);
 });
 
 Deno.test("backup reports within seconds that QEMU was killed in the middle", async () => {
@@ -254,11 +229,11 @@ Deno.test("backup cleans up behind a run that was killed with -9, and loses noth
   await s.remember("auto");
   const { stderr } = await succeed(s.backupArgs("auto"));
   assertMatch(stderr, /died and left this VM locked: taking over/);
-  assertEquals((await runs(s.target)).map(({ state }) => state), ["done", "failed", "done"]);
-  assertEquals((await runs(s.target)).at(-1)?.disks.map(({ level }) => level), ["inc", "inc"]);
+  assertEquals((await runsOf(s)).map(({ state }) => state), ["done", "failed", "done"]);
+  assertEquals((await runsOf(s)).at(-1)?.disks.map(({ level }) => level), ["inc", "inc"]);
   await s.assertRestores("auto");
   await s.vm.execute("stop");
-  await nextIncrementHoldsAll(s);
+  await nothingLeftAndNextHoldsAll(s);
 });
 
 Deno.test("backup lets a guest go on that a run of ours left paused", async () => {

@@ -3,16 +3,9 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { mountBadFs, mountThin } from "../support/bad_fs.ts";
-import {
-  assertNothingLeft,
-  filesOf,
-  nodeNames,
-  type Scene,
-  scene,
-  until,
-  untilSwitched,
-} from "../support/scene.ts";
-import { ended, startTool, succeed, type ToolResult } from "../support/tool.ts";
+import { filesOf, nodeNames, type Scene, scene, until, untilSwitched } from "../support/scene.ts";
+import { ended, startTool, type ToolResult } from "../support/tool.ts";
+import { fullThenChanges, nextHoldsAll } from "../support/next_run.ts";
 import { mountTmpfs } from "../support/tmpfs.ts";
 
 const MIB = 1 << 20;
@@ -20,13 +13,6 @@ const MIB = 1 << 20;
 const SLOW = ["--speed-limit", String(2 * MIB)];
 /** A write that waits for nothing takes milliseconds; one that hangs, as long as the storage does. */
 const FAST_MS = 10_000;
-
-async function fullThenChanges(s: Scene) {
-  await s.remember("full");
-  await succeed(s.backupArgs("full"));
-  await s.vm.write("vd0", 0x51, 0, 12 * MIB);
-  await s.vm.write("vd1", 0x52, 20 * MIB, 12 * MIB);
-}
 
 /** The guest writes where the job has still to copy: each write must succeed, and soon. */
 async function guestWrites(s: Scene, pattern: number) {
@@ -56,26 +42,6 @@ async function strike(
   await guestWrites(s, 0x54);
   assertEquals(result.code, 1, result.stderr);
   return { ...result, seconds };
-}
-
-/** All is well again: the next run holds what the failed one would have held, and what came after. */
-async function nextHoldsAll(s: Scene, levels = ["inc", "inc"]) {
-  await s.vm.write("vd0", 0x61, 50 * MIB, MIB);
-  await s.remember("auto");
-  const { stdout } = await succeed(s.backupArgs("auto", "--json"));
-  const { disks } = JSON.parse(stdout) as { disks: { level: string; result: string }[] };
-  assertEquals(disks.map(({ level }) => level), levels);
-  await s.assertRestores("auto");
-  await s.assertRestores("full", (await runIds(s))[0]);
-  await assertNothingLeft(s.vm, 1);
-  const folders = [s.dir.path, s.target, `${s.target}/_qmpbackup`];
-  const files = (await Promise.all(folders.map(filesOf))).flat();
-  assertEquals(files.filter((file) => /\.(partial|fleece|tmp)$/.test(file)), []);
-}
-
-async function runIds(s: Scene): Promise<string[]> {
-  const { stdout } = await succeed(["info", "--show", "backups", "--dir", s.target, "--json"]);
-  return stdout.trim().split("\n").map((line) => JSON.parse(line).id).filter(Boolean);
 }
 
 const inc = (s: Scene, ...more: string[]) => s.backupArgs("inc", ...SLOW, ...more);
@@ -186,6 +152,26 @@ Deno.test("a target that hangs when the image is flushed is given up, and the gu
   assertMatch(stderr, /ERROR Disk disk0: The file system of ".*disk0.*" has not answered for 5 s/);
   await guestWrites(s, 0x55);
   target.resume();
+  await nextHoldsAll(s);
+});
+
+Deno.test("a target that begins to hang at any moment holds no run for ever", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using target = await mountBadFs(s.target, 96 * MIB);
+  await fullThenChanges(s);
+  const run = () => ended(startTool(s.backupArgs("inc", "--stall-timeout", "2")));
+  const start = performance.now();
+  assertEquals((await run()).code, 0);
+  const wholeMs = performance.now() - start;
+  // From the first question to the target to the record. QEMU may be in it, and hang as well.
+  for (const part of [0.3, 0.5, 0.7, 0.9]) {
+    const running = run();
+    await delay(part * wholeMs);
+    target.hang();
+    const { code, stderr } = await running;
+    target.resume();
+    assert([0, 1].includes(code), stderr);
+  }
   await nextHoldsAll(s);
 });
 

@@ -3,10 +3,10 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { basename } from "@std/path";
 import { ensurePrograms } from "../support/install_qemu.ts";
+import { fullThenChanges, nextHoldsAll, runsOf } from "../support/next_run.ts";
 import { compare, convertToRaw } from "../support/qemu_img.ts";
 import {
   assertNothingLeft,
-  filesOf,
   queryBlock,
   type Scene,
   scene,
@@ -18,13 +18,6 @@ import { ended, startTool, succeed, tool, type ToolResult } from "../support/too
 const MIB = 1 << 20;
 const SLOW = ["--speed-limit", String(4 * MIB)];
 
-async function fullThenChanges(s: Scene) {
-  await s.remember("full");
-  await succeed(s.backupArgs("full"));
-  await s.vm.write("vd0", 0x51, 0, 12 * MIB);
-  await s.vm.write("vd1", 0x52, 20 * MIB, 12 * MIB);
-}
-
 /** Runs an increment, in whose middle something happens to the VM. */
 async function during(s: Scene, change: () => Promise<unknown>): Promise<ToolResult> {
   await s.remember("inc");
@@ -35,35 +28,9 @@ async function during(s: Scene, change: () => Promise<unknown>): Promise<ToolRes
   return await running;
 }
 
-interface Run {
-  message_type: string;
-  disks: { level: string; file: string }[];
-}
-
-async function runs(s: Scene): Promise<Run[]> {
-  const { stdout } = await succeed(["info", "--show", "backups", "--dir", s.target, "--json"]);
-  return stdout.trim().split("\n").map((line): Run => JSON.parse(line))
-    .filter(({ message_type }) => message_type === "run");
-}
-
-async function lastLevels(s: Scene): Promise<string[]> {
-  return (await runs(s)).at(-1)?.disks.map(({ level }) => level) ?? [];
-}
-
 /** The first disk's image of each run, in the order of the records. */
 async function runFiles(s: Scene): Promise<string[]> {
-  return (await runs(s)).map(({ disks }) => disks[0]?.file ?? "");
-}
-
-/** The next run holds all, and so do the points before it. */
-async function nextHoldsAll(s: Scene, levels = ["inc", "inc"]) {
-  await s.vm.write("vd0", 0x61, 50 * MIB, MIB);
-  await s.remember("auto");
-  await succeed(s.backupArgs("auto"));
-  assertEquals(await lastLevels(s), levels);
-  await s.assertRestores("auto");
-  await assertNothingLeft(s.vm, 1);
-  assertEquals((await filesOf(s.dir.path)).filter((file) => file.endsWith(".fleece")), []);
+  return (await runsOf(s)).map(({ disks }) => disks[0]?.file ?? "");
 }
 
 async function status(s: Scene): Promise<string> {
