@@ -142,6 +142,17 @@ export async function untilSwitched(vm: Vm): Promise<void> {
   });
 }
 
+/** Resolves once the jobs of both disks of a scene are at work, too. */
+export async function untilCopying(vm: Vm): Promise<void> {
+  await untilSwitched(vm);
+  await untilJobs(vm, 2);
+}
+
+/** Resolves once QEMU has so many jobs. */
+export async function untilJobs(vm: Vm, count: number): Promise<void> {
+  await until(async () => (await vm.execute("query-jobs") as unknown[]).length === count);
+}
+
 /** The names of all of QEMU's block nodes. */
 export async function nodeNames(vm: Vm): Promise<string[]> {
   const nodes = await vm.execute("query-named-block-nodes", { flat: true }) as {

@@ -15,7 +15,7 @@ import { assert, assertEquals } from "@std/assert";
 import { countingProxy } from "../support/counting_proxy.ts";
 import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
 import { type ReportedPoint, ReportedPoints } from "../support/reported_points.ts";
-import { assertNothingLeft, filesOf, type Scene, scene, until } from "../support/scene.ts";
+import { assertNothingLeft, filesOf, type Scene, scene, untilJobs } from "../support/scene.ts";
 import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -155,7 +155,7 @@ function killHard(child: Deno.ChildProcess) {
 /** A run that was killed when its jobs were at work, and they are still. */
 async function leaveDeadRun({ scene: s }: Ground) {
   const child = startTool(s.backupArgs("inc", "--speed-limit", "1"));
-  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 2);
+  await untilJobs(s.vm, 2);
   killHard(child);
   await ended(child);
 }

@@ -8,7 +8,7 @@ import {
   filesOf,
   type Scene,
   scene,
-  until,
+  untilJobs,
 } from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { mountTmpfs } from "../support/tmpfs.ts";
@@ -102,7 +102,7 @@ test52("the target is reserved, so that the guest writes on though it fills up",
   await using s = await scene({ vm: { running: true } });
   await using target = await mountTmpfs(s.target, 192 * MIB);
   const running = tool(s.backupArgs("full", ...SLOW));
-  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 2);
+  await untilJobs(s.vm, 2);
   await target.fill();
   for (let i = 0; i < 4; i++) await s.vm.write("vd0", 0x61 + i, (40 + i) * MIB, MIB);
   assertEquals((await running).code, 0);
@@ -127,7 +127,7 @@ for (const signal of ["SIGTERM", "SIGKILL"] as const) {
     await s.vm.write("vd0", 0x51, 0, 12 * MIB);
     await s.vm.write("vd1", 0x52, 20 * MIB, 12 * MIB);
     const child = startTool(s.backupArgs("inc", ...SLOW));
-    await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 2);
+    await untilJobs(s.vm, 2);
     await s.vm.write("vd0", 0x53, 50 * MIB, MIB);
     child.kill(signal);
     await ended(child);

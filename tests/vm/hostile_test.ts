@@ -8,7 +8,14 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { basename, dirname, join, relative } from "@std/path";
 import { compare, convertToRaw, create, info, qemuImg } from "../support/qemu_img.ts";
-import { assertNothingLeft, assertPlainConvert, filesOf, scene, until } from "../support/scene.ts";
+import {
+  assertNothingLeft,
+  assertPlainConvert,
+  filesOf,
+  scene,
+  until,
+  untilJobs,
+} from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { type DiskSpec, startVm, type Vm } from "../support/vm.ts";
@@ -322,7 +329,7 @@ Deno.test("a chain of the reference's whose images have colons in their names go
       },
     ],
   });
-  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 0);
+  await untilJobs(s.vm, 0);
   await s.vm.execute("blockdev-del", { "node-name": "ref" });
   await s.vm.write("vd0", 0x31, MIB, MIB);
   await s.remember("inc1");

@@ -10,6 +10,7 @@ import {
   type Scene,
   scene,
   until,
+  untilCopying,
   untilSwitched,
 } from "../support/scene.ts";
 import { proxy } from "../support/proxy.ts";
@@ -43,8 +44,7 @@ Deno.test("a run that is cut off while it copies puts QEMU in order over a new c
   await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket);
   const args = ["--socket", line.path, "--level", "inc", "--target", s.target, ...SLOW];
   const running = tool(["backup", ...args]);
-  await untilSwitched(s.vm);
-  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 2);
+  await untilCopying(s.vm);
   line.cut();
   const { code, stderr } = await running;
   assertEquals(code, 1);
@@ -215,7 +215,7 @@ Deno.test("cleanup --recover puts right what a killed run left, and with --dry-r
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
   const child = startTool(s.backupArgs("inc", ...SLOW));
-  await untilSwitched(s.vm);
+  await untilCopying(s.vm);
   const cleanup = ["cleanup", "--recover", "--socket", s.secondSocket];
   const alive = await tool(cleanup);
   assertEquals(alive.code, 11, "while the run lives");
@@ -251,7 +251,7 @@ Deno.test("cleanup --recover puts right what a killed run left, and with --dry-r
 Deno.test("cleanup --recover needs no target where the dead run's lock is gone", async () => {
   await using s = await scene({ vm: { running: true } });
   const child = startTool(s.backupArgs("full", ...SLOW));
-  await untilSwitched(s.vm);
+  await untilCopying(s.vm);
   child.kill("SIGKILL");
   await ended(child);
   await s.vm.execute("object-del", { id: "qmpbackup-lock" });

@@ -8,7 +8,7 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { basename, join } from "@std/path";
 import { compare, create, qemuImg } from "../support/qemu_img.ts";
-import { filesOf, queryBlock, type Scene, scene, until } from "../support/scene.ts";
+import { filesOf, queryBlock, type Scene, scene, untilJobs } from "../support/scene.ts";
 import { succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -37,7 +37,7 @@ async function referenceBackup(s: Scene, { folder, bitmap }: Layout, image: stri
       ]
       : [{ type: "blockdev-backup", data: { ...data, sync: "incremental", bitmap } }],
   });
-  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 0);
+  await untilJobs(s.vm, 0);
   await s.vm.execute("blockdev-del", { "node-name": "ref" });
 }
 

@@ -3,7 +3,15 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { mountBadFs, mountThin } from "../support/bad_fs.ts";
-import { filesOf, nodeNames, type Scene, scene, until, untilSwitched } from "../support/scene.ts";
+import {
+  filesOf,
+  nodeNames,
+  type Scene,
+  scene,
+  until,
+  untilCopying,
+  untilSwitched,
+} from "../support/scene.ts";
 import { ended, startTool, type ToolResult } from "../support/tool.ts";
 import { fullThenChanges, nextHoldsAll } from "../support/next_run.ts";
 import { mountTmpfs } from "../support/tmpfs.ts";
@@ -32,8 +40,7 @@ async function strike(
   fault: () => unknown,
 ): Promise<ToolResult & { seconds: number }> {
   const running = ended(startTool(args));
-  await untilSwitched(s.vm);
-  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 2);
+  await untilCopying(s.vm);
   await fault();
   const start = performance.now();
   await guestWrites(s, 0x53);

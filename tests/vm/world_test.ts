@@ -11,6 +11,8 @@ import {
   type Scene,
   scene,
   until,
+  untilCopying,
+  untilJobs,
   untilSwitched,
 } from "../support/scene.ts";
 import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
@@ -22,8 +24,7 @@ const SLOW = ["--speed-limit", String(4 * MIB)];
 async function during(s: Scene, change: () => Promise<unknown>): Promise<ToolResult> {
   await s.remember("inc");
   const running = ended(startTool(s.backupArgs("inc", ...SLOW)));
-  await untilSwitched(s.vm);
-  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length > 1);
+  await untilCopying(s.vm);
   await change();
   return await running;
 }
@@ -206,7 +207,7 @@ Deno.test("a snapshot that someone takes on top of our filter is named, and kept
     return job?.status === "ready";
   });
   await s.vm.execute("job-complete", { id: "commit" });
-  await until(async () => (await s.vm.execute("query-jobs") as unknown[]).length === 0);
+  await untilJobs(s.vm, 0);
   await nextHoldsAll(s);
 });
 
