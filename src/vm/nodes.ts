@@ -9,6 +9,7 @@
  * @module
  */
 
+import { delay } from "@std/async/delay";
 import { Failure } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { queryGraph, queryNodes } from "../qmp/queries.ts";
@@ -97,5 +98,25 @@ export async function takeOffGate(qmp: QmpClient, gate: string): Promise<void> {
   if (!next || !image) throw new Failure(`The node "${gate}" has no image below it`);
   // The filter lets nobody write to its image but itself, for as long as something stands on it.
   if (next !== image) await leadGates(qmp, [[gate, image.name]]);
-  await setDrive(qmp, device, image.name);
+  try {
+    await setDrive(qmp, device, image.name);
+  } catch (error) {
+    // A device that is being unplugged has no name any more, but its drive for some moments yet.
+    if (!(error instanceof QmpCommandError) || !await isReleased(qmp, gate)) throw error;
+  }
+}
+
+const RELEASE_TIMEOUT_MS = 5_000;
+const LOOK_EVERY_MS = 50;
+
+/** Waits for a node to have no parent any more. */
+async function isReleased(qmp: QmpClient, name: string): Promise<boolean> {
+  const giveUp = Date.now() + RELEASE_TIMEOUT_MS;
+  while (Date.now() < giveUp) {
+    const { nodes, edges } = await queryGraph(qmp);
+    const id = nodes.find((node) => node.name === name)?.id;
+    if (!edges.some(({ child }) => child === id)) return true;
+    await delay(LOOK_EVERY_MS);
+  }
+  return false;
 }

@@ -29,7 +29,7 @@ export async function fullThenChanges(s: Scene): Promise<void> {
   await s.remember("full");
   await succeed(s.backupArgs("full"));
   await s.vm.write("vd0", 0x51, 0, 12 * MIB);
-  await s.vm.write("vd1", 0x52, 20 * MIB, 12 * MIB);
+  if (s.disks > 1) await s.vm.write("vd1", 0x52, 20 * MIB, 12 * MIB);
 }
 
 /**

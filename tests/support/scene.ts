@@ -14,6 +14,8 @@ const MIB = 1 << 20;
 export interface Scene extends AsyncDisposable {
   dir: TempDir;
   vm: Vm;
+  /** How many it began with: "vd0" and so on. */
+  disks: number;
   /** Another QMP socket of the VM. */
   secondSocket: string;
   /** Does not exist at first. */
@@ -67,6 +69,7 @@ export async function scene(options: SceneOptions = {}): Promise<Scene> {
   const ids = () => specs.map(({ id }) => id);
   return {
     dir,
+    disks: specs.length,
     get vm() {
       return vm;
     },

@@ -13,16 +13,12 @@ import {
   untilCopying,
   untilSwitched,
 } from "../support/scene.ts";
+import { fullThenChanges } from "../support/next_run.ts";
 import { proxy } from "../support/proxy.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
 const SLOW = ["--speed-limit", String(MIB)];
-
-async function fullThenChanges(s: Scene) {
-  await succeed(s.backupArgs("full"));
-  await s.vm.write("vd0", 0x51, 0, 12 * MIB);
-}
 
 async function autoHoldsAll(s: Scene, ...more: string[]) {
   await s.vm.execute("stop");
@@ -40,7 +36,6 @@ async function autoHoldsAll(s: Scene, ...more: string[]) {
 Deno.test("a run that is cut off while it copies puts QEMU in order over a new connection", async () => {
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
-  await s.vm.write("vd1", 0x52, 0, 12 * MIB);
   await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket);
   const args = ["--socket", line.path, "--level", "inc", "--target", s.target, ...SLOW];
   const running = tool(["backup", ...args]);

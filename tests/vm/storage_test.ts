@@ -162,24 +162,29 @@ Deno.test("a target that hangs when the image is flushed is given up, and the gu
   await nextHoldsAll(s);
 });
 
-Deno.test("a target that begins to hang at any moment holds no run for ever", async () => {
-  await using s = await scene({ vm: { running: true } });
-  await using target = await mountBadFs(s.target, 96 * MIB);
-  await fullThenChanges(s);
-  const run = () => ended(startTool(s.backupArgs("inc", "--stall-timeout", "2")));
-  const start = performance.now();
-  assertEquals((await run()).code, 0);
-  const wholeMs = performance.now() - start;
-  // From the first question to the target to the record. QEMU may be in it, and hang as well.
-  for (const part of [0.3, 0.5, 0.7, 0.9]) {
-    const running = run();
-    await delay(part * wholeMs);
-    target.hang();
-    const { code, stderr } = await running;
-    target.resume();
-    assert([0, 1].includes(code), stderr);
-  }
-  await nextHoldsAll(s);
+Deno.test({
+  name: "a target that begins to hang at any moment holds no run for ever",
+  // That opens files in its only thread: see `catalog/bounded.ts`.
+  ignore: Deno.version.deno.startsWith("2.4."),
+  async fn() {
+    await using s = await scene({ vm: { running: true } });
+    await using target = await mountBadFs(s.target, 96 * MIB);
+    await fullThenChanges(s);
+    const run = () => ended(startTool(s.backupArgs("inc", "--stall-timeout", "2")));
+    const start = performance.now();
+    assertEquals((await run()).code, 0);
+    const wholeMs = performance.now() - start;
+    // From the first question to the target to the record. QEMU may be in it, and hang as well.
+    for (const part of [0.3, 0.5, 0.7, 0.9]) {
+      const running = run();
+      await delay(part * wholeMs);
+      target.hang();
+      const { code, stderr } = await running;
+      target.resume();
+      assert([0, 1].includes(code), stderr);
+    }
+    await nextHoldsAll(s);
+  },
 });
 
 Deno.test("a fleece that fills up is named, and the guest does not notice", async () => {
