@@ -145,15 +145,19 @@ export async function untilSwitched(vm: Vm): Promise<void> {
   });
 }
 
-/** Resolves once the jobs of both disks of a scene are at work, too. */
+/** Resolves once the jobs of two disks, or of more, are at work, too. */
 export async function untilCopying(vm: Vm): Promise<void> {
   await untilSwitched(vm);
-  await untilJobs(vm, 2);
+  await until(async () => await jobCount(vm) >= 2);
 }
 
 /** Resolves once QEMU has so many jobs. */
 export async function untilJobs(vm: Vm, count: number): Promise<void> {
-  await until(async () => (await vm.execute("query-jobs") as unknown[]).length === count);
+  await until(async () => await jobCount(vm) === count);
+}
+
+async function jobCount(vm: Vm): Promise<number> {
+  return (await vm.execute("query-jobs") as unknown[]).length;
 }
 
 /** The names of all of QEMU's block nodes. */
