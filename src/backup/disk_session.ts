@@ -12,27 +12,24 @@
  */
 
 import { delay } from "@std/async/delay";
-import { basename, dirname, join, relative } from "@std/path";
-import { bounded, boundedRun, HangingError, refuseHanging, watched } from "../catalog/bounded.ts";
+import { dirname, join } from "@std/path";
+import { boundedRun, HangingError, refuseHanging, watched } from "../catalog/bounded.ts";
 import { createFile } from "../catalog/create.ts";
-import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { backingLink, partialName, REPLACED_SUFFIX } from "../catalog/names.ts";
-import { createFolder } from "../catalog/target.ts";
-import { Failure, messageOf } from "../errors.ts";
+import { removeFile } from "../catalog/durable.ts";
+import { Failure } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
-import { checkImage, createQcow2 } from "../image/qemu_img.ts";
-import { giveBack, reserve } from "../image/reserve.ts";
+import { createQcow2 } from "../image/qemu_img.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { endJob, JobError, StalledError, waitForJob } from "../qmp/jobs.ts";
-import type { Disk } from "../vm/disks.ts";
 import { addExport, exportName, removeExport } from "../vm/exports.ts";
 import { resumeAfterIoError } from "../vm/marks.ts";
 import { gateNode, isNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
 import { backupJobs, chunkBytes, fileNode, filterNode, fleeceNode } from "./nodes.ts";
 import { jobStallTimeoutMs, readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
+import { explainOpen, shareCommands } from "./explain_open.ts";
+import { ImageFile } from "./image_file.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import { explainFailure, neededBytes } from "./space.ts";
-import { explainOpen, shareCommands } from "./explain_open.ts";
 import { UndoStack } from "./undo.ts";
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */
@@ -46,9 +43,7 @@ export interface CopyOptions {
 }
 
 export class DiskSession {
-  /** Absolute. */
-  readonly image: string;
-  readonly partial: string;
+  readonly file: ImageFile;
   readonly #guest: UndoStack;
   readonly #target: UndoStack;
   readonly #result: UndoStack;
@@ -61,11 +56,10 @@ export class DiskSession {
     readonly disk: DiskPlan,
     leftovers: string[],
   ) {
-    this.image = join(plan.request.target, disk.file);
-    this.partial = partialName(this.image, plan.runId);
     this.#guest = new UndoStack(leftovers);
     this.#target = new UndoStack(leftovers);
     this.#result = new UndoStack(leftovers);
+    this.file = new ImageFile(plan, disk, this.#result);
   }
 
   /** Puts everything in place that does not touch the disk's own nodes. */
@@ -128,29 +122,13 @@ export class DiskSession {
     await this.#guest.unwind();
     await delay(this.plan.request.removeDelayMs, { signal: options.signal });
     await this.#closeTarget();
-    await boundedRun(this.partial, (signal) => checkImage(this.partial, { signal }));
-    await syncPath(this.partial);
-  }
-
-  /** Gives the finished image its name. It does not count before the run's record says so. */
-  async publish(): Promise<void> {
-    const { replaces, link } = this.disk;
-    if (replaces) await this.#setAside();
-    if (await exists(this.image)) throw new Failure(`"${this.image}" exists already`);
-    this.#result.push(`remove "${this.image}"`, () => removeFile(this.image));
-    await renameDurably(this.partial, this.image);
-    if (link === null) return;
-    const path = join(dirname(this.image), link);
-    // One that is there leads to an image of this name already.
-    const isNew = !await exists(path);
-    await replaceSymlink(path, basename(this.image));
-    if (isNew) this.#result.push(`remove "${path}"`, () => removeFile(path));
+    await this.file.check();
   }
 
   /** The record is written: the image and the next bitmap stay, the spent bitmaps go. */
   async keep(): Promise<void> {
     this.#result.keep();
-    if (this.disk.replaces) await removeFile(this.#aside);
+    await this.file.removeReplaced();
     for (const name of this.disk.spentBitmaps) {
       await removeBitmap(this.qmp, this.disk.disk.node, name);
     }
@@ -190,7 +168,8 @@ export class DiskSession {
       if (end.error === undefined) return null;
       const restBytes = end["total-progress"] - end["current-progress"];
       const why = await explainFailure(this.plan, this.disk, restBytes);
-      const what = `The disk "${this.disk.disk.name}" could not be copied to "${this.partial}"`;
+      const what =
+        `The disk "${this.disk.disk.name}" could not be copied to "${this.file.partial}"`;
       return new Failure([`${what}: ${end.error}`, ...why].join(". "));
     } catch (error) {
       throw error instanceof StalledError ? this.#stalled(stallTimeoutMs) : error;
@@ -201,7 +180,7 @@ export class DiskSession {
 
   #stalled(stallTimeoutMs: number): Failure {
     return new Failure(
-      `The copy of "${this.disk.disk.name}" to "${this.partial}" has made no progress for ` +
+      `The copy of "${this.disk.disk.name}" to "${this.file.partial}" has made no progress for ` +
         `${stallTimeoutMs / 1000} s (--stall-timeout): is the storage of the target still there`,
     );
   }
@@ -214,7 +193,8 @@ export class DiskSession {
   }
 
   async #compare({ signal, onProgress }: CopyOptions) {
-    const { disk, exportId, nodes, folder, parent } = this.disk;
+    const { disk, exportId, nodes, parent } = this.disk;
+    const { backing, ...image } = this.file.options;
     const { request, nbdSocket } = this.plan;
     this.#guest.push(`remove the export "${exportId}"`, () => removeExport(this.qmp, exportId));
     await addExport(this.qmp, exportId, nodes.snapshot);
@@ -222,11 +202,11 @@ export class DiskSession {
       request.stallTimeoutMs,
       () => this.#stalled(request.stallTimeoutMs),
       (watch) =>
-        storeDifference(this.partial, {
+        storeDifference(this.file.partial, {
           contents: exportName(nbdSocket as string, nodes.snapshot),
           parent: join(request.target, parent as string),
-          backing: backingLink(relative(folder, parent as string)),
-          image: imageOptions(disk),
+          backing: backing as string,
+          image,
           signal: AbortSignal.any([signal, watch.signal]),
           onPercent: (percent) => {
             watch.progress();
@@ -238,69 +218,32 @@ export class DiskSession {
 
   async #closeTarget() {
     // Flushed by us first: QEMU would do it in its main loop, and the guest would stand still.
-    await syncPath(this.partial);
+    await this.file.flush();
     if (this.disk.compare) return;
     const { request, features } = this.plan;
     const options = readOnlyTarget(this.disk.nodes, request, features.reopen);
     await this.qmp.execute(features.reopen, options, { timeoutMs: CLOSE_TIMEOUT_MS });
     await this.#target.unwind();
-    if (this.plan.direct) await giveBack(this.partial);
-  }
-
-  /** The image that the new one replaces, until that counts. */
-  get #aside(): string {
-    return this.image + REPLACED_SUFFIX;
-  }
-
-  async #setAside() {
-    await bounded(this.image, () => Deno.rename(this.image, this.#aside));
-    this.#result.push(
-      `put "${this.image}" back`,
-      () => bounded(this.image, () => Deno.rename(this.#aside, this.image)),
-    );
+    if (this.plan.direct) await this.file.giveBack();
   }
 
   async #openTarget() {
-    const { disk, nodes, folder, parent } = this.disk;
     const { request } = this.plan;
-    await createFolder(request.target, folder, request.mode);
-    // By us, since QEMU's tools would make it for all to read, and through any link.
-    await createFile(this.partial, request.mode);
-    this.#result.push(
-      `remove "${this.partial}"`,
-      () => this.#removeClosed(nodes.file, this.partial),
-    );
+    const { nodes } = this.disk;
+    const { partial } = this.file;
+    await this.file.create(() => this.#refuseOpen(nodes.file));
     // What is compared is written by `qemu-img`, not by QEMU.
     if (this.disk.compare) return;
-    const options = {
-      ...imageOptions(disk),
-      backing: parent && backingLink(relative(folder, parent)),
-    };
-    await boundedRun(this.partial, (signal) => createQcow2(this.partial, options, { signal }));
-    // A job that reads from the disk itself makes the guest's writes fail where the target is full.
-    if (this.plan.direct) await this.#reserve();
+    await this.file.format();
     try {
-      await this.#addNode(this.#target, fileNode(nodes.file, this.partial, request));
+      await this.#addNode(this.#target, fileNode(nodes.file, partial, request));
       await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
     } catch (error) {
-      const folders = new Set([request.target, dirname(this.partial)]);
+      const folders = new Set([request.target, dirname(partial)]);
       throw explainOpen(
         error,
-        this.partial,
+        partial,
         `let that user's group write there ${shareCommands(...folders)}`,
-      );
-    }
-  }
-
-  async #reserve() {
-    const { reserveBytes } = this.disk;
-    try {
-      await reserve(this.partial, reserveBytes);
-    } catch (error) {
-      throw new Failure(
-        `${reserveBytes} bytes can't be reserved for "${this.partial}", which this QEMU (before 7.1) ` +
-          `needs, lest the guest's writes fail: ${messageOf(error)}`,
-        { cause: error },
       );
     }
   }
@@ -323,7 +266,10 @@ export class DiskSession {
   async #openFleece() {
     const { disk, nodes, fleeceFile } = this.disk;
     await createFile(fleeceFile, this.plan.request.mode);
-    this.#guest.push(`remove "${fleeceFile}"`, () => this.#removeClosed(nodes.fleece, fleeceFile));
+    this.#guest.push(`remove "${fleeceFile}"`, async () => {
+      await this.#refuseOpen(nodes.fleece);
+      await removeFile(fleeceFile);
+    });
     const { virtualSizeBytes } = disk;
     const options = { virtualSizeBytes, clusterSizeBytes: chunkBytes(disk) };
     await boundedRun(fleeceFile, (signal) => createQcow2(fleeceFile, options, { signal }));
@@ -339,12 +285,11 @@ export class DiskSession {
     }
   }
 
-  /** Removes a file, but not under a QEMU that still writes to it: there it would grow unseen. */
-  async #removeClosed(node: string, path: string) {
+  /** A file is not removed under a QEMU that still writes to it: there it would grow unseen. */
+  async #refuseOpen(node: string) {
     if (await isNode(this.qmp, node)) {
       throw new Failure("QEMU still has it open; the next run tries again");
     }
-    await removeFile(path);
   }
 
   async #addNode(stack: UndoStack, options: { "node-name": string }) {
@@ -362,7 +307,7 @@ export class DiskSession {
     } catch (error) {
       if (!(error instanceof JobError)) throw error;
       this.#hanging = new HangingError(
-        `${error.message}: the storage of "${this.partial}" hangs. The guest writes on, ` +
+        `${error.message}: the storage of "${this.file.partial}" hangs. The guest writes on, ` +
           `through the filter "${this.disk.nodes.filter}"`,
         { cause: error },
       );
@@ -386,13 +331,4 @@ export class DiskSession {
       throw error;
     }
   }
-}
-
-/** A new image is as the disk's own. */
-function imageOptions({ virtualSizeBytes, clusterSizeBytes, lazyRefcounts }: Disk) {
-  return {
-    virtualSizeBytes,
-    lazyRefcounts,
-    ...(clusterSizeBytes ? { clusterSizeBytes } : {}),
-  };
 }

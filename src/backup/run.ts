@@ -121,7 +121,7 @@ async function takeAndCopy(
         allEnded,
         onProgress: (doneBytes, totalBytes) => onProgress(disk, doneBytes, totalBytes),
       });
-      row.bytesWritten = await allocatedBytes(session.partial);
+      row.bytesWritten = await allocatedBytes(session.file.partial);
     } catch (error) {
       // A disk's failure is its own; the others go on.
       row.result = "failed";
@@ -201,7 +201,7 @@ async function publish(
   for (const [index, session] of sessions.entries()) {
     const row = record.disks[index] as DiskRecord;
     if (row.result === "failed") continue;
-    await session.publish();
+    await session.file.publish();
     await writeBeside(target, session.disk.configFile, configText(session.disk), mode);
     row.result = "done";
   }

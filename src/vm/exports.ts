@@ -7,12 +7,12 @@
  * @module
  */
 
-import { delay } from "@std/async/delay";
 import { removeFile } from "../catalog/durable.ts";
 import { Failure } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { queryExports } from "../qmp/queries.ts";
 import { readMark, removeMark, setMark } from "./marks.ts";
+import { comesTrue } from "./wait.ts";
 
 const SERVER = "qmpbackup-nbd";
 
@@ -68,17 +68,14 @@ export async function addExport(qmp: QmpClient, id: string, node: string): Promi
 }
 
 const REMOVAL_TIMEOUT_MS = 30_000;
-const LOOK_EVERY_MS = 50;
 
 /** Removes an export, if it is there, with the clients it may have (`block-export-del`). */
 export async function removeExport(qmp: QmpClient, id: string): Promise<void> {
-  const isThere = async () => (await queryExports(qmp)).includes(id);
-  if (!await isThere()) return;
+  const isGone = async () => !(await queryExports(qmp)).includes(id);
+  if (await isGone()) return;
   await qmp.execute("block-export-del", { id, mode: "hard" });
-  const giveUp = Date.now() + REMOVAL_TIMEOUT_MS;
-  while (await isThere()) {
-    if (Date.now() > giveUp) throw new Failure(`The export "${id}" does not end`);
-    await delay(LOOK_EVERY_MS);
+  if (!await comesTrue(isGone, REMOVAL_TIMEOUT_MS)) {
+    throw new Failure(`The export "${id}" does not end`);
   }
 }
 

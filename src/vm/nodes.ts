@@ -9,11 +9,11 @@
  * @module
  */
 
-import { delay } from "@std/async/delay";
 import { Failure } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { queryGraph, queryNodes } from "../qmp/queries.ts";
 import { isOurNode, queryDrive } from "./disks.ts";
+import { comesTrue } from "./wait.ts";
 
 /** Removes a block node (`blockdev-del`), if it is there. */
 export async function removeNode(qmp: QmpClient, name: string): Promise<void> {
@@ -107,16 +107,12 @@ export async function takeOffGate(qmp: QmpClient, gate: string): Promise<void> {
 }
 
 const RELEASE_TIMEOUT_MS = 5_000;
-const LOOK_EVERY_MS = 50;
 
 /** Waits for a node to have no parent any more. */
-async function isReleased(qmp: QmpClient, name: string): Promise<boolean> {
-  const giveUp = Date.now() + RELEASE_TIMEOUT_MS;
-  while (Date.now() < giveUp) {
+function isReleased(qmp: QmpClient, name: string): Promise<boolean> {
+  return comesTrue(async () => {
     const { nodes, edges } = await queryGraph(qmp);
     const id = nodes.find((node) => node.name === name)?.id;
-    if (!edges.some(({ child }) => child === id)) return true;
-    await delay(LOOK_EVERY_MS);
-  }
-  return false;
+    return !edges.some(({ child }) => child === id);
+  }, RELEASE_TIMEOUT_MS);
 }

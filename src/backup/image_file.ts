@@ -1,0 +1,125 @@
+/**
+ * The image of one disk on the target: made under a name that says that it is not finished, given its own
+ * when it is, and only then in the place of one that it replaces.
+ *
+ * @module
+ */
+
+import { basename, dirname, join, relative } from "@std/path";
+import { bounded, boundedRun } from "../catalog/bounded.ts";
+import { createFile } from "../catalog/create.ts";
+import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
+import { backingLink, partialName, REPLACED_SUFFIX } from "../catalog/names.ts";
+import { createFolder } from "../catalog/target.ts";
+import { Failure, messageOf } from "../errors.ts";
+import { checkImage, createQcow2 } from "../image/qemu_img.ts";
+import { giveBack, reserve } from "../image/reserve.ts";
+import type { DiskPlan, Plan } from "./plan.ts";
+import type { UndoStack } from "./undo.ts";
+
+export class ImageFile {
+  /** Absolute. */
+  readonly path: string;
+  /** Its name until it is finished. */
+  readonly partial: string;
+
+  /** @param undo What takes it all away again, unless the run ends well. */
+  constructor(readonly plan: Plan, readonly disk: DiskPlan, readonly undo: UndoStack) {
+    this.path = join(plan.request.target, disk.file);
+    this.partial = partialName(this.path, plan.runId);
+  }
+
+  /** As the disk's own, and on top of the image before it. */
+  get options() {
+    const { disk: { virtualSizeBytes, clusterSizeBytes, lazyRefcounts }, folder, parent } =
+      this.disk;
+    return {
+      virtualSizeBytes,
+      lazyRefcounts,
+      ...(clusterSizeBytes ? { clusterSizeBytes } : {}),
+      backing: parent && backingLink(relative(folder, parent)),
+    };
+  }
+
+  /**
+   * Makes the file, empty: by us, since QEMU's tools would make it for all to read, and through any link.
+   *
+   * @param refuseOpen Throws while QEMU has the file open: then it is not removed.
+   */
+  async create(refuseOpen: () => Promise<void>): Promise<void> {
+    const { target, mode } = this.plan.request;
+    await createFolder(target, this.disk.folder, mode);
+    await createFile(this.partial, mode);
+    this.undo.push(`remove "${this.partial}"`, async () => {
+      await refuseOpen();
+      await removeFile(this.partial);
+    });
+  }
+
+  /** Makes the empty file an image for QEMU to write to. */
+  async format(): Promise<void> {
+    await boundedRun(this.partial, (signal) => createQcow2(this.partial, this.options, { signal }));
+    // A job that reads from the disk itself makes the guest's writes fail where the target is full.
+    if (this.plan.direct) await this.#reserve();
+  }
+
+  async flush(): Promise<void> {
+    await syncPath(this.partial);
+  }
+
+  /** Gives back what was reserved and is not used. */
+  async giveBack(): Promise<void> {
+    await giveBack(this.partial);
+  }
+
+  /** @throws {Failure} If the image, which nobody has open any more, is not sound. */
+  async check(): Promise<void> {
+    await boundedRun(this.partial, (signal) => checkImage(this.partial, { signal }));
+    await this.flush();
+  }
+
+  /** Gives the finished image its name. It does not count before the run's record says so. */
+  async publish(): Promise<void> {
+    const { replaces, link } = this.disk;
+    if (replaces) await this.#setAside();
+    if (await exists(this.path)) throw new Failure(`"${this.path}" exists already`);
+    this.undo.push(`remove "${this.path}"`, () => removeFile(this.path));
+    await renameDurably(this.partial, this.path);
+    if (link === null) return;
+    const path = join(dirname(this.path), link);
+    // One that is there leads to an image of this name already.
+    const isNew = !await exists(path);
+    await replaceSymlink(path, basename(this.path));
+    if (isNew) this.undo.push(`remove "${path}"`, () => removeFile(path));
+  }
+
+  /** The new image counts: the one that it replaces goes. */
+  async removeReplaced(): Promise<void> {
+    if (this.disk.replaces) await removeFile(this.#aside);
+  }
+
+  get #aside(): string {
+    return this.path + REPLACED_SUFFIX;
+  }
+
+  async #setAside() {
+    await bounded(this.path, () => Deno.rename(this.path, this.#aside));
+    this.undo.push(
+      `put "${this.path}" back`,
+      () => bounded(this.path, () => Deno.rename(this.#aside, this.path)),
+    );
+  }
+
+  async #reserve() {
+    const { reserveBytes } = this.disk;
+    try {
+      await reserve(this.partial, reserveBytes);
+    } catch (error) {
+      throw new Failure(
+        `${reserveBytes} bytes can't be reserved for "${this.partial}", which this QEMU (before 7.1) ` +
+          `needs, lest the guest's writes fail: ${messageOf(error)}`,
+        { cause: error },
+      );
+    }
+  }
+}
