@@ -1,4 +1,10 @@
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertNotEquals,
+  assertStringIncludes,
+} from "@std/assert";
 import { join } from "@std/path";
 import { exists } from "../../src/catalog/durable.ts";
 import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
@@ -263,21 +269,62 @@ Deno.test("cleanup --recover needs no target where the dead run's lock is gone",
   assertEquals([other.code, other.stderr.includes("holds no records")], [2, true]);
 });
 
-Deno.test("cleanup --recover keeps the bitmaps of a run that died when it was recorded, whatever target is named", async () => {
-  await using s = await scene({ vm: { running: true } });
-  const other = s.dir.join("other");
-  await succeed(s.backupArgs("full").map((word) => word === s.target ? other : word));
-  await succeed(s.backupArgs("full"));
+/** A run that was recorded as done, and killed before it gave up the bitmap that it had spent. */
+async function killBeforeBitmapGoes(s: Scene) {
   await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket, (text) => {
     if (text.includes('"execute":"block-dirty-bitmap-remove"')) child.kill("SIGKILL");
   });
   const args = ["--socket", line.path, "--level", "inc", "--target", s.target];
   const child = startTool(["backup", ...args]);
   await ended(child);
+}
+
+Deno.test("cleanup --recover keeps the bitmaps of a run that died when it was recorded, whatever target is named", async () => {
+  await using s = await scene({ vm: { running: true } });
+  const other = s.dir.join("other");
+  await succeed(s.backupArgs("full").map((word) => word === s.target ? other : word));
+  await succeed(s.backupArgs("full"));
+  await killBeforeBitmapGoes(s);
   await succeed(["cleanup", "--recover", "--socket", s.vm.socket, "--target", other]);
   await s.vm.write("vd1", 0x59, 2 * MIB, MIB);
   await s.vm.execute("stop");
   await s.remember("now");
   await succeed(s.backupArgs("inc"));
   await s.assertRestores("now");
+});
+
+Deno.test("cleanup --recover keeps all bitmaps of a run that died where its records can't be seen", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  await killBeforeBitmapGoes(s);
+  // As where the target is not mounted; the lock's file is there, so that the run can be proved dead.
+  const runs = `${s.target}/_qmpbackup/runs`;
+  await Deno.rename(runs, s.dir.join("elsewhere"));
+  const { stdout } = await succeed(["cleanup", "--recover", "--socket", s.vm.socket]);
+  assertMatch(stdout, /^Unlocking the VM/);
+  await Deno.rename(s.dir.join("elsewhere"), runs);
+  const next = await autoHoldsAll(s);
+  assertMatch(next.stdout, /disk0 +inc +done[^]*disk1 +inc +done/);
+});
+
+Deno.test("cleanup --recover removes nothing of a run that finishes while it waits for the target", async () => {
+  await using s = await scene();
+  await s.remember("full");
+  await succeed(s.backupArgs("full"));
+  const folder = `${s.target}/_qmpbackup/runs`;
+  const [name] = await Array.fromAsync(Deno.readDir(folder), ({ name }) => name);
+  const done = await Deno.readTextFile(join(folder, name as string));
+  const running = done.replace(/"state": *"done"/, '"state":"running"')
+    .replaceAll(/"result": *"done"/g, '"result":"pending"');
+  assertNotEquals(running, done);
+  await Deno.writeTextFile(join(folder, name as string), running);
+  // The lock that it takes in QEMU comes after that of the target.
+  await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket, (text) => {
+    if (!text.includes('"object-add"')) return;
+    Deno.writeTextFileSync(join(folder, name as string), done);
+  });
+  const args = ["--recover", "--socket", line.path, "--target", s.target];
+  const { stdout } = await succeed(["cleanup", ...args, "--json"]);
+  assertEquals(JSON.parse(stdout).recovered, 0);
+  await s.assertRestores("full");
 });
