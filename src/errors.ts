@@ -74,6 +74,11 @@ const REFUSAL = /^Requires (?<kind>[a-z]+) access(?: to (?<quote>"?)(?<what>.+)\
 function refusalText(message: string): string {
   const { kind, what } = REFUSAL.exec(message)?.groups ?? {};
   if (kind === undefined) return `Deno does not allow it: ${message}`;
+  if (kind === "all") {
+    // No list of paths opens these: the binary, too, has no more than that.
+    return `Deno keeps "${what}" to programs with all rights, as all of /dev, /proc and /sys: name ` +
+      "another path";
+  }
   const flag = `--allow-${kind}`;
   if (what === undefined) return `Deno does not allow ${kind} access to everything: add ${flag}`;
   // Of the folder for temporary files Deno does not tell the name.

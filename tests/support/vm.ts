@@ -12,6 +12,8 @@ export interface DiskSpec {
   /** What QEMU is told instead of the path, if that is to be seen from {@linkcode VmOptions.cwd}. */
   filename?: string;
   format: ImageFormat;
+  /** What is below the format. Default: `"file"`. */
+  protocol?: "host_device";
   /** Needed when the image is to be created. */
   sizeBytes?: number;
   /** Whether to create the image. Default: if there's no such file. */
@@ -224,12 +226,12 @@ async function ensureImage({ path, format, sizeBytes, create: wanted }: DiskSpec
 }
 
 /** Discards must reach the file, or `zero` and `discard` would change nothing. */
-function blockdev({ node, path, filename = path, format }: DiskSpec): Record<string, unknown> {
+function blockdev({ node, path, filename = path, format, protocol }: DiskSpec) {
   return {
     driver: format,
     "node-name": node,
     discard: "unmap",
-    file: { driver: "file", filename, discard: "unmap" },
+    file: { driver: protocol ?? "file", filename, discard: "unmap" },
   };
 }
 

@@ -1,8 +1,8 @@
-import { bareRoot, binary, compileBinary, fromSource } from "../support/program.ts";
+import { asBinary, bareRoot, binary, compileBinary } from "../support/program.ts";
 import { cliCases } from "./_cli_cases.ts";
 
 Deno.test("`main` behaves on the command line", async (t) => {
-  await cliCases(fromSource, t);
+  await cliCases(asBinary, t);
 });
 
 Deno.test("the compiled binary behaves on the command line", async (t) => {

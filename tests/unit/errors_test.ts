@@ -91,6 +91,11 @@ const REFUSALS: [runtime: string, sentence: string][] = [
     "`deno compile --allow-run`",
     'Deno does not allow run access to "x": add --allow-run=x',
   ],
+  [
+    'Requires all access to "/dev/vg/vm1", run again with the --allow-all flag',
+    'Deno keeps "/dev/vg/vm1" to programs with all rights, as all of /dev, /proc and /sys: name ' +
+    "another path",
+  ],
   ["Not today", "Deno does not allow it: Not today"],
 ];
 for (const [runtime, sentence] of REFUSALS) {

@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl } from "@std/path";
-import { compare } from "../support/qemu_img.ts";
+import { compare, create } from "../support/qemu_img.ts";
 import { type Scene, scene } from "../support/scene.ts";
 import { ended, succeed, type ToolResult } from "../support/tool.ts";
+import type { DiskSpec } from "../support/vm.ts";
 
 const ROOT = fromFileUrl(new URL("../../", import.meta.url));
 
@@ -150,6 +151,45 @@ Deno.test({
     const { code, stderr } = await run(["-P"], s.backupArgs("full", "--strict"));
     assertEquals(code, 0, stderr);
   },
+});
+
+/** A device with these contents, where it may be made; else a file in a place as hard to reach. */
+async function deviceOf(
+  file: string,
+): Promise<Pick<DiskSpec, "path" | "protocol"> & AsyncDisposable> {
+  const losetup = (...args: string[]) =>
+    new Deno.Command("losetup", { args }).output().catch(() => null);
+  const made = await losetup("--find", "--show", file);
+  if (made?.success) {
+    const path = new TextDecoder().decode(made.stdout).trim();
+    return {
+      ...{ path, protocol: "host_device" } as const,
+      [Symbol.asyncDispose]: async () => void await losetup("--detach", path),
+    };
+  }
+  const path = await Deno.makeTempFile({ dir: "/dev/shm" });
+  await Deno.copyFile(file, path);
+  return { path, [Symbol.asyncDispose]: () => Deno.remove(path) };
+}
+
+Deno.test("a disk on a block device is backed up with the rights of the binary", async () => {
+  await using s = await scene({ disks: 1 });
+  const file = s.dir.join("device");
+  await create(file, 32 << 20, { format: "raw" });
+  await using device = await deviceOf(file);
+  await s.vm.addDisk({ id: "vd1", node: "disk1", format: "raw", ...device });
+  const rights = IS_OLD ? ["-A"] : ["-P"];
+  for (const level of ["full", "inc"]) {
+    await s.vm.write("vd1", level.length, 1 << 20, 1 << 20);
+    await s.vm.snapshotContents("vd1", s.dir.join(level));
+    const { code, stderr } = await run(rights, s.backupArgs(level, "--include-raw"));
+    assertEquals(code, 0, stderr);
+    assertMatch(stderr, /What the guest overwrites on disk1 is kept on the target meanwhile/);
+    const restored = s.dir.join(`${level}.raw`);
+    const args = ["--dir", `${s.target}/disk1`, "--format", "raw", "--targetfile", restored];
+    await succeed(["restore", "merge", ...args]);
+    await compare(s.dir.join(level), "raw", restored, "raw");
+  }
 });
 
 Deno.test("a hook that may not be run, and a log that may not be sent, are named with the flag", async () => {
