@@ -6,7 +6,8 @@
  *
  * `QMPBACKUP_TEST_CUTS`: "all" tries every message of every scenario; a number says which sample, so
  * that one which found something can be run again. One scenario: `--filter "full, kill"`. With `TMPDIR`
- * on a tmpfs all takes a fraction of the time: it is the syncing that takes long.
+ * on a tmpfs (not below `/dev`, which Deno keeps to programs with all rights, and the guard has not)
+ * all takes a fraction of the time: it is the syncing that takes long.
  *
  * @module
  */
