@@ -26,8 +26,11 @@ for (const how of ["full", "inc", "compare"]) {
         isSeen = true;
         hasGrown = await s.vm.execute("block_resize", { "node-name": "disk0", size: 80 * MIB })
           .then(() => true, () => false);
-        if (hasGrown) await s.vm.write("vd0", 0x66, 70 * MIB, MIB);
+        // From QEMU 10.0 on, a node that lies above one that grows by its name does not hear of it: for the
+        // milliseconds in which a gate leads to the disk, the guest can't see what was added.
+        if (hasGrown) await writeToNew().catch(() => {});
       };
+      const writeToNew = () => s.vm.write("vd0", 0x66, 70 * MIB, MIB);
       await using line = countingProxy(s.dir.join("counted.qmp"), s.vm.socket, onMessage);
       const { code, stdout } = await tool([
         ...["backup", "--socket", line.path, "--level", how === "full" ? "full" : "auto"],
@@ -35,6 +38,7 @@ for (const how of ["full", "inc", "compare"]) {
         ...(how === "compare" ? ["--on-lost-bitmap", "compare"] : []),
       ]);
       assertEquals(isSeen, true);
+      if (hasGrown) await writeToNew();
       await s.remember("now");
       if (code === 0) await s.assertRestores("now");
       else {assertMatch(
