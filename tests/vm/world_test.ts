@@ -5,7 +5,7 @@ import { basename } from "@std/path";
 import { countingProxy } from "../support/counting_proxy.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import { fullThenChanges, nextHoldsAll, runsOf } from "../support/next_run.ts";
-import { compare, convertToRaw } from "../support/qemu_img.ts";
+import { compare, convertToRaw, create } from "../support/qemu_img.ts";
 import {
   assertNothingLeft,
   queryBlock,
@@ -16,6 +16,7 @@ import {
   untilJobs,
   untilSwitched,
 } from "../support/scene.ts";
+import { tempDir } from "../support/temp_dir.ts";
 import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -153,6 +154,44 @@ Deno.test("a disk that is plugged in during a run is in the next one", async () 
   const restored = s.dir.join("disk2.out");
   await succeed(["restore", "merge", "--dir", `${s.target}/disk2`, "--targetfile", restored]);
   await compare(s.dir.join("vd2.raw"), "raw", restored, "qcow2");
+});
+
+Deno.test("a disk that is grown by its drive's name during a run is in it as it was, and in the next as it is", async () => {
+  await using dir = await tempDir();
+  const disk = dir.join("disk.qcow2");
+  await create(disk, 64 * MIB);
+  const drive = `if=none,id=drive-scsi0,format=qcow2,file=${disk}`;
+  const scsi = [...SCSI, "-drive", drive, "-device", "scsi-hd,drive=drive-scsi0,id=scsi0"];
+  await using s = await scene({ disks: 1, vm: { running: true, qemuArgs: scsi } });
+  const write = (pattern: number, mib: number, lengthMib: number) =>
+    s.vm.execute("human-monitor-command", {
+      "command-line": `qemu-io -d scsi0 "write -P ${pattern} ${mib}M ${lengthMib}M"`,
+    });
+  const remember = async (moment: string) => {
+    await s.vm.execute("human-monitor-command", { "command-line": 'qemu-io -d scsi0 "flush"' });
+    await convertToRaw(disk, "qcow2", dir.join(moment));
+  };
+  const assertRestores = async (moment: string) => {
+    const restored = dir.join(`${moment}.out`);
+    const folder = `${s.target}/drive-scsi0`;
+    await succeed(["restore", "merge", "--dir", folder, "--targetfile", restored]);
+    await compare(dir.join(moment), "raw", restored, "qcow2");
+  };
+  await write(0x41, 0, 12);
+  await fullThenChanges(s);
+  await write(0x42, 4, 12);
+  await remember("inc");
+  const { code, stderr } = await during(s, async () => {
+    await s.vm.execute("block_resize", { device: "drive-scsi0", size: 80 * MIB });
+    await write(0x43, 70, 1);
+  });
+  assertEquals(code, 0, stderr);
+  await s.assertRestores("inc");
+  await assertRestores("inc");
+  await write(0x44, 71, 1);
+  await remember("auto");
+  await nextHoldsAll(s);
+  await assertRestores("auto");
 });
 
 Deno.test("a disk can't be grown during a run, but after it, and its chain goes on", async () => {
