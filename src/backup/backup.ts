@@ -27,6 +27,7 @@ import {
   findInVm,
   hasLeftovers,
   putRight,
+  refuseHangingRuns,
 } from "./recover.ts";
 import type { BackupRequest } from "./request.ts";
 import { runBackup } from "./run.ts";
@@ -64,7 +65,8 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const lockInode = (await bounded(lockFile, () => Deno.stat(lockFile))).ino ?? 0;
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
-  await recoverFrom(qmp, vm.dead, context);
+  const deadTarget = vm.dead ? targetOfLock(vm.dead.lockFile) : request.target;
+  await recoverFrom(qmp, vm.dead, deadTarget, context);
   await putRight(await findInTarget(await readTarget(request.target)));
 
   const target = await readTarget(request.target);
@@ -113,11 +115,13 @@ function newRun(): Holder {
 async function recoverFrom(
   qmp: QmpClient,
   dead: VmHolder | null,
+  target: string,
   { agentSocket, agentTimeoutMs }: BackupContext,
 ): Promise<void> {
   await putRight(
     await findHolds(qmp, agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs))),
   );
+  await refuseHangingRuns(qmp, target);
   await putRight(await findInVm(qmp));
   if (dead) await putRight(await findBitmaps(qmp, dead));
 }
@@ -127,9 +131,10 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
   try {
     await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
     log.warn("Connected again, to put back what the run had changed");
-    await recoverFrom(qmp, holder, context);
+    const target = targetOfLock(holder.lockFile);
+    await recoverFrom(qmp, holder, target, context);
     await unlockVm(qmp, holder);
-    await putRight(await findInTarget(await readTarget(targetOfLock(holder.lockFile))));
+    await putRight(await findInTarget(await readTarget(target)));
   } catch (error) {
     log.error("What the run left in QEMU could not be put back, the next run will try: {words}", {
       words: messageOf(error),

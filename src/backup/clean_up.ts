@@ -12,7 +12,14 @@ import { readTarget } from "../catalog/target.ts";
 import { LockedError, UsageError } from "../errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { holderOfVm, lockVm, refuseLockedVm, type VmHolder } from "../vm/marks.ts";
-import { findBitmaps, findHolds, findInTarget, findInVm, type Leftover } from "./recover.ts";
+import {
+  findBitmaps,
+  findHolds,
+  findInTarget,
+  findInVm,
+  type Leftover,
+  refuseHangingRuns,
+} from "./recover.ts";
 
 export interface CleanUpOptions {
   /** Absolute; null is that of the dead run, where the VM tells. */
@@ -47,7 +54,10 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
   const stages: (() => Promise<Leftover[]>)[] = [
     () => Promise.resolve(dead ? [unlocked(dead)] : []),
     () => findHolds(qmp, options.thaw),
-    () => findInVm(qmp),
+    async () => {
+      if (target !== null) await refuseHangingRuns(qmp, target);
+      return await findInVm(qmp);
+    },
     async () => dead ? await findBitmaps(qmp, dead) : [],
     // Read anew: before the lock was ours, a run may have finished.
     async () => target !== null ? await findInTarget(await readTarget(target)) : [],

@@ -20,7 +20,8 @@ import { Failure } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
 import { createQcow2 } from "../image/qemu_img.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { endJob, JobError, StalledError, waitForJob } from "../qmp/jobs.ts";
+import { endJob, finalizeJob, JobError, StalledError, waitForWork } from "../qmp/jobs.ts";
+import type { Job } from "../qmp/queries.ts";
 import { addExport, exportName, removeExport } from "../vm/exports.ts";
 import { resumeAfterIoError } from "../vm/marks.ts";
 import { gateNode, isNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
@@ -157,7 +158,7 @@ export class DiskSession {
   async #waitForJob({ signal, onProgress, allEnded }: CopyOptions): Promise<Failure | null> {
     const stallTimeoutMs = jobStallTimeoutMs(this.plan, this.disk);
     try {
-      const end = await waitForJob(this.qmp, this.disk.job, {
+      const end = await waitForWork(this.qmp, this.disk.job, {
         signal,
         stallTimeoutMs,
         onProgress: (job) => {
@@ -165,17 +166,29 @@ export class DiskSession {
           onProgress(job["current-progress"], job["total-progress"]);
         },
       });
-      if (end.error === undefined) return null;
-      const restBytes = end["total-progress"] - end["current-progress"];
-      const why = await explainFailure(this.plan, this.disk, restBytes);
-      const what =
-        `The disk "${this.disk.disk.name}" could not be copied to "${this.file.partial}"`;
-      return new Failure([`${what}: ${end.error}`, ...why].join(". "));
+      if (end.status === "pending") {
+        await this.#refuseHanging();
+        return await this.#failureOf(await finalizeJob(this.qmp, this.disk.job));
+      }
+      return await this.#failureOf(end);
     } catch (error) {
       throw error instanceof StalledError ? this.#stalled(stallTimeoutMs) : error;
     } finally {
       if (this.plan.direct) await this.endJob().catch(() => {}).finally(allEnded);
     }
+  }
+
+  async #failureOf(end: Job): Promise<Failure | null> {
+    const { disk, fleeceFile } = this.disk;
+    const error = end.status === "paused"
+      ? `it can't be read any more: "${fleeceFile}", which keeps what the guest overwrites, failed or ` +
+        "took too long, or the disk itself failed"
+      : end.error;
+    if (error === undefined) return null;
+    const restBytes = end["total-progress"] - end["current-progress"];
+    const why = await explainFailure(this.plan, this.disk, restBytes);
+    const what = `The disk "${disk.name}" could not be copied to "${this.file.partial}"`;
+    return new Failure([`${what}: ${error}`, ...why].join(". "));
   }
 
   #stalled(stallTimeoutMs: number): Failure {
@@ -196,7 +209,10 @@ export class DiskSession {
     const { disk, exportId, nodes, parent } = this.disk;
     const { backing, ...image } = this.file.options;
     const { request, nbdSocket } = this.plan;
-    this.#guest.push(`remove the export "${exportId}"`, () => removeExport(this.qmp, exportId));
+    this.#guest.push(`remove the export "${exportId}"`, async () => {
+      await this.#refuseHanging();
+      await removeExport(this.qmp, exportId);
+    });
     await addExport(this.qmp, exportId, nodes.snapshot);
     await watched(
       request.stallTimeoutMs,
@@ -220,6 +236,7 @@ export class DiskSession {
     // Flushed by us first: QEMU would do it in its main loop, and the guest would stand still.
     await this.file.flush();
     if (this.disk.compare) return;
+    await this.#refuseHanging();
     const { request, features } = this.plan;
     const options = readOnlyTarget(this.disk.nodes, request, features.reopen);
     await this.qmp.execute(features.reopen, options, { timeoutMs: CLOSE_TIMEOUT_MS });
@@ -302,6 +319,7 @@ export class DiskSession {
   }
 
   async #endJob() {
+    if (!this.plan.direct) await this.#refuseHanging();
     try {
       await endJob(this.qmp, this.disk.job);
     } catch (error) {

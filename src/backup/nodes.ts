@@ -131,6 +131,13 @@ export function backupJobs(plan: Plan, disks: DiskPlan[]): QmpArguments {
   return { actions: disks.flatMap((disk) => jobActions(plan, disk)) };
 }
 
+/**
+ * No job ends by itself. When one does, QEMU (8 and newer) changes its graph of nodes, for which all that
+ * is under way must come to an end, in its main loop: while the fleece hangs, the guest would hang with it.
+ * So we ask the storage first.
+ */
+const WAITING = { "auto-finalize": false, "on-source-error": "stop" };
+
 interface Action {
   type: string;
   data: QmpArguments;
@@ -148,6 +155,7 @@ function jobActions(plan: Plan, disk: DiskPlan): Action[] {
     speed: request.speedLimitBytesPerSecond,
     compress: request.compress,
     "auto-dismiss": false,
+    ...(direct ? {} : WAITING),
     ...(features.backupPerf ? { "x-perf": jobPerf(plan, disk) } : {}),
   };
   if (disk.level !== "inc" || disk.previousBitmap === null) {

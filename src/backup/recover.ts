@@ -9,8 +9,8 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { basename, join } from "@std/path";
-import { bounded } from "../catalog/bounded.ts";
+import { basename, dirname, join } from "@std/path";
+import { bounded, HangingError, refuseHanging } from "../catalog/bounded.ts";
 import { images, restorePoints } from "../catalog/chains.ts";
 import { lookAt } from "../catalog/create.ts";
 import {
@@ -85,6 +85,30 @@ export async function findHolds(
     });
   }
   return holds;
+}
+
+/**
+ * Asks the storage of dead runs whether it answers, before QEMU is told to take anything of theirs away:
+ * where that hangs, QEMU would hang with it, and the guest. What is left alone harms nobody.
+ *
+ * @param target Where the runs were recorded.
+ * @throws {HangingError} If it does not.
+ */
+export async function refuseHangingRuns(qmp: QmpClient, target: string): Promise<void> {
+  const ours = [...await nodeNames(qmp), ...(await queryJobs(qmp)).map(({ id }) => id)];
+  const tags = new Set(
+    ours.flatMap((name) => /^qmpbackup[.-]([0-9a-f]{8})[.-]/.exec(name)?.[1] ?? []),
+  );
+  if (tags.size === 0) return;
+  const runs = await readTarget(target).then(({ runs }) => runs, (error) => {
+    if (error instanceof HangingError) throw error;
+    // What can't be read is said elsewhere, and tells nothing of fleeces.
+    return [];
+  });
+  const disks = runs.filter(({ id }) => tags.has(tagOf(id))).flatMap(({ disks }) => disks);
+  for (const folder of new Set([target, ...disks.map(({ fleece }) => dirname(fleece))])) {
+    await refuseHanging(folder);
+  }
 }
 
 /** The order in which nodes may go, by the end of their names. */

@@ -2,7 +2,8 @@
  * Follows and ends QEMU's background jobs.
  *
  * A job ends in the state `concluded` and stays there until it is dismissed (we start ours with
- * `auto-dismiss: false`), so that its result can't be missed.
+ * `auto-dismiss: false`), so that its result can't be missed. One that is started with
+ * `auto-finalize: false` waits in `pending` before, with its work done.
  *
  * @module
  */
@@ -10,7 +11,7 @@
 import { delay } from "@std/async/delay";
 import { Failure } from "../errors.ts";
 import type { QmpClient } from "./client.ts";
-import { type Job, queryJobs } from "./queries.ts";
+import { type Job, queryFailedJobs, queryJobs } from "./queries.ts";
 
 /** A job did not end when told to. */
 export class JobError extends Failure {
@@ -39,6 +40,13 @@ export function standingOf(last: Standing | null, job: Job, nowMs: number): Stan
   return isWaiting ? last : { progress, sinceMs: nowMs };
 }
 
+export interface WaitOptions {
+  signal?: AbortSignal;
+  intervalMs?: number;
+  stallTimeoutMs?: number;
+  onProgress?: (job: Job) => void;
+}
+
 /**
  * Waits until a job has concluded.
  *
@@ -55,12 +63,41 @@ export function standingOf(last: Standing | null, job: Job, nowMs: number): Stan
 export async function waitForJob(
   qmp: QmpClient,
   id: string,
-  options: {
-    signal?: AbortSignal;
-    intervalMs?: number;
-    stallTimeoutMs?: number;
-    onProgress?: (job: Job) => void;
-  } = {},
+  options: WaitOptions = {},
+): Promise<Job> {
+  return await follow(qmp, id, ({ status }) => status === "concluded", options);
+}
+
+/**
+ * As {@linkcode waitForJob}, but for a job that waits for us at the end (`auto-finalize: false`), or
+ * where an error of its source has stopped it (`on-source-error: stop`).
+ *
+ * @returns The job: `pending`, if its work is done; `paused`, if an error has stopped it; else
+ * `concluded`, with its `error`.
+ */
+export async function waitForWork(
+  qmp: QmpClient,
+  id: string,
+  options: WaitOptions = {},
+): Promise<Job> {
+  const isOver = async ({ status }: Job) =>
+    ["pending", "concluded"].includes(status) ||
+    // Somebody may have paused it, too.
+    (status === "paused" && (await queryFailedJobs(qmp)).includes(id));
+  return await follow(qmp, id, isOver, options);
+}
+
+/** Lets a job that is `pending` conclude (`job-finalize`). */
+export async function finalizeJob(qmp: QmpClient, id: string): Promise<Job> {
+  await qmp.execute("job-finalize", { id });
+  return await waitForJob(qmp, id);
+}
+
+async function follow(
+  qmp: QmpClient,
+  id: string,
+  isOver: (job: Job) => boolean | Promise<boolean>,
+  options: WaitOptions,
 ): Promise<Job> {
   const { stallTimeoutMs = Infinity } = options;
   let standing: Standing | null = null;
@@ -78,7 +115,7 @@ export async function waitForJob(
       const job = (await queryJobs(qmp)).find((job) => job.id === id);
       if (!job) throw new JobError(`The job "${id}" has vanished: did another client end it`);
       options.onProgress?.(job);
-      if (job.status === "concluded") return job;
+      if (await isOver(job)) return job;
       standing = standingOf(standing, job, performance.now());
       if (performance.now() - standing.sinceMs > stallTimeoutMs) {
         throw new StalledError(

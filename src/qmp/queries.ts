@@ -128,6 +128,14 @@ export async function queryJobs(qmp: QmpClient): Promise<Job[]> {
   return decodeAnswer("query-jobs", v.array(Job), await qmp.execute("query-jobs"));
 }
 
+/** `query-block-jobs`: the ids of those that an error has stopped (`on-source-error: stop`). */
+export async function queryFailedJobs(qmp: QmpClient): Promise<string[]> {
+  const command = "query-block-jobs";
+  const BlockJobs = v.array(v.object({ device: v.string(), "io-status": v.string() }));
+  return decodeAnswer(command, BlockJobs, await qmp.execute(command))
+    .filter((job) => job["io-status"] !== "ok").map(({ device }) => device);
+}
+
 /** `query-block-exports`: the ids of what QEMU lets others read. */
 export async function queryExports(qmp: QmpClient): Promise<string[]> {
   const command = "query-block-exports";

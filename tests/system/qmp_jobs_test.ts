@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { StoppedError } from "../../src/errors.ts";
 import { QmpClient } from "../../src/qmp/client.ts";
-import { endJob, JobError, waitForJob } from "../../src/qmp/jobs.ts";
+import { endJob, finalizeJob, JobError, waitForJob, waitForWork } from "../../src/qmp/jobs.ts";
 import type { Job } from "../../src/qmp/queries.ts";
 import { ConnectionError } from "../../src/wire/address.ts";
 import { tempDir } from "../support/temp_dir.ts";
@@ -125,6 +125,29 @@ Deno.test("`waitForJob()` fails at once if the connection is lost while it waits
   const onProgress = () => void looked.promise.then((peer) => peer.hangUp());
   const wait = () => waitForJob(fake.qmp, "j", { intervalMs: NEVER_MS, onProgress });
   await within(SOON_MS, assertRejects(wait, ConnectionError));
+});
+
+Deno.test("`waitForWork()` returns a job that waits for us, and `finalizeJob()` lets it conclude", async () => {
+  const states = ["running", "waiting", "pending", "pending", "concluded"];
+  await using fake = await connected(
+    (count) => [job(states[count - 1] as string)],
+    { "job-finalize": () => ({}) },
+  );
+  const work = await within(SOON_MS, waitForWork(fake.qmp, "j", { intervalMs: 1 }));
+  assertEquals(work.status, "pending");
+  assertEquals((await within(SOON_MS, finalizeJob(fake.qmp, "j"))).status, "concluded");
+  assertEquals(fake.received.slice(3), ["job-finalize", "query-jobs", "query-jobs"]);
+});
+
+Deno.test("`waitForWork()` returns a job that an error has stopped, not one that somebody has", async () => {
+  let looks = 0;
+  const blockJobs = () => [
+    { device: "other", "io-status": "failed" },
+    { device: "j", "io-status": ++looks < 3 ? "ok" : "failed" },
+  ];
+  await using fake = await connected(() => [job("paused")], { "query-block-jobs": blockJobs });
+  const work = await within(SOON_MS, waitForWork(fake.qmp, "j", { intervalMs: 1 }));
+  assertEquals([work.status, looks], ["paused", 3]);
 });
 
 Deno.test("`endJob()` does nothing where there is no job", async () => {

@@ -48,6 +48,8 @@ Deno.test("backupJobs() copies all of the snapshot for a full backup", () => {
       speed: 0,
       compress: false,
       "auto-dismiss": false,
+      "auto-finalize": false,
+      "on-source-error": "stop",
       "x-perf": { "max-workers": 32, "max-chunk": 65536 },
       sync: "full",
     },
