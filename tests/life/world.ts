@@ -175,8 +175,12 @@ export class World implements AsyncDisposable {
     return new Target(this.dir.join("room", `target${this.#targetsSoFar++}`));
   }
 
-  /** As with `--monthly`: another folder takes its place, and the bitmaps of the old one stay. */
+  /**
+   * As with `--monthly`: another folder takes its place, and the bitmaps of the old one stay. With a
+   * dead run's lock in it, it could not be removed: nothing else proves that the run is dead.
+   */
   async replace(target: Target): Promise<void> {
+    await this.recover(target);
     this.targets = this.targets.map((old) => old === target ? this.#newTarget() : old);
     await Deno.remove(target.path, { recursive: true }).catch(() => {});
   }
