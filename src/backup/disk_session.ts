@@ -20,7 +20,14 @@ import { Failure } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
 import { createQcow2 } from "../image/qemu_img.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { endJob, finalizeJob, JobError, StalledError, waitForWork } from "../qmp/jobs.ts";
+import {
+  endJob,
+  finalizeJob,
+  JobError,
+  StalledError,
+  waitForJob,
+  waitForWork,
+} from "../qmp/jobs.ts";
 import type { Job } from "../qmp/queries.ts";
 import { addExport, exportName, removeExport } from "../vm/exports.ts";
 import { resumeAfterIoError } from "../vm/marks.ts";
@@ -157,8 +164,10 @@ export class DiskSession {
   /** @returns Why the job failed; null if it did not. */
   async #waitForJob({ signal, onProgress, allEnded }: CopyOptions): Promise<Failure | null> {
     const stallTimeoutMs = jobStallTimeoutMs(this.plan, this.disk);
+    // See `backupJobs()`: only a job that reads a snapshot waits for us.
+    const wait = this.plan.direct ? waitForJob : waitForWork;
     try {
-      const end = await waitForWork(this.qmp, this.disk.job, {
+      const end = await wait(this.qmp, this.disk.job, {
         signal,
         stallTimeoutMs,
         onProgress: (job) => {
