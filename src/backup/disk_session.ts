@@ -328,14 +328,16 @@ export class DiskSession {
   }
 
   async #endJob() {
-    if (!this.plan.direct) await this.#refuseHanging();
     try {
+      if (!this.plan.direct) await this.#refuseHanging();
       await endJob(this.qmp, this.disk.job);
     } catch (error) {
-      if (!(error instanceof JobError)) throw error;
+      if (!(error instanceof JobError || error instanceof HangingError)) throw error;
+      const what = error instanceof JobError
+        ? `${error.message}: the storage of "${this.file.partial}" hangs`
+        : error.message;
       this.#hanging = new HangingError(
-        `${error.message}: the storage of "${this.file.partial}" hangs. The guest writes on, ` +
-          `through the filter "${this.disk.nodes.filter}"`,
+        `${what}. The guest writes on, through the filter "${this.disk.nodes.filter}"`,
         { cause: error },
       );
       throw this.#hanging;
