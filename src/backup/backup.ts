@@ -65,8 +65,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const lockInode = (await bounded(lockFile, () => Deno.stat(lockFile))).ino ?? 0;
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
-  const deadTarget = vm.dead ? targetOfLock(vm.dead.lockFile) : request.target;
-  await recoverFrom(qmp, vm.dead, deadTarget, context);
+  await recoverFrom(qmp, vm.dead, request.target, context);
   await putRight(await findInTarget(await readTarget(request.target)));
 
   const target = await readTarget(request.target);
@@ -121,7 +120,7 @@ async function recoverFrom(
   await putRight(
     await findHolds(qmp, agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs))),
   );
-  await refuseHangingRuns(qmp, target);
+  await refuseHangingRuns(qmp, dead, target);
   await putRight(await findInVm(qmp));
   if (dead) await putRight(await findBitmaps(qmp, dead));
 }

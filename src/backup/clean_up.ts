@@ -55,7 +55,7 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
     () => Promise.resolve(dead ? [unlocked(dead)] : []),
     () => findHolds(qmp, options.thaw),
     async () => {
-      if (target !== null) await refuseHangingRuns(qmp, target);
+      await refuseHangingRuns(qmp, dead, target);
       return await findInVm(qmp);
     },
     async () => dead ? await findBitmaps(qmp, dead) : [],

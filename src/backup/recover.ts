@@ -91,10 +91,17 @@ export async function findHolds(
  * Asks the storage of dead runs whether it answers, before QEMU is told to take anything of theirs away:
  * where that hangs, QEMU would hang with it, and the guest. What is left alone harms nobody.
  *
- * @param target Where the runs were recorded.
+ * @param dead Whose target holds their records; null where the VM does not know of one.
+ * @param named The target that is used otherwise; null where there is none.
  * @throws {HangingError} If it does not.
  */
-export async function refuseHangingRuns(qmp: QmpClient, target: string): Promise<void> {
+export async function refuseHangingRuns(
+  qmp: QmpClient,
+  dead: VmHolder | null,
+  named: string | null,
+): Promise<void> {
+  const target = dead ? targetOfLock(dead.lockFile) : named;
+  if (target === null) return;
   const ours = [...await nodeNames(qmp), ...(await queryJobs(qmp)).map(({ id }) => id)];
   const tags = new Set(
     ours.flatMap((name) => /^qmpbackup[.-]([0-9a-f]{8})[.-]/.exec(name)?.[1] ?? []),
