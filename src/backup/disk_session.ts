@@ -83,12 +83,10 @@ export class DiskSession {
     const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, cbwTimeoutSeconds);
     await this.#addNode(this.#guest, filter);
     await this.#addNode(this.#guest, gateNode(nodes.gate, disk.rootNode));
-    this.#guest.push(
+    this.#pushInQemu(
+      this.#guest,
       `take the gate off the disk "${disk.name}"`,
-      async () => {
-        await this.#refuseHanging();
-        await takeOffGate(this.qmp, nodes.gate);
-      },
+      () => takeOffGate(this.qmp, nodes.gate),
     );
     await setDrive(this.qmp, disk.id, nodes.gate);
   }
@@ -167,7 +165,7 @@ export class DiskSession {
     // See `backupJobs()`: only a job that reads a snapshot waits for us.
     const wait = this.plan.direct ? waitForJob : waitForWork;
     try {
-      const end = await wait(this.qmp, this.disk.job, {
+      let end = await wait(this.qmp, this.disk.job, {
         signal,
         stallTimeoutMs,
         onProgress: (job) => {
@@ -177,7 +175,7 @@ export class DiskSession {
       });
       if (end.status === "pending") {
         await this.#refuseHanging();
-        return await this.#failureOf(await finalizeJob(this.qmp, this.disk.job));
+        end = await finalizeJob(this.qmp, this.disk.job);
       }
       return await this.#failureOf(end);
     } catch (error) {
@@ -218,10 +216,11 @@ export class DiskSession {
     const { disk, exportId, nodes, parent } = this.disk;
     const { backing, ...image } = this.file.options;
     const { request, nbdSocket } = this.plan;
-    this.#guest.push(`remove the export "${exportId}"`, async () => {
-      await this.#refuseHanging();
-      await removeExport(this.qmp, exportId);
-    });
+    this.#pushInQemu(
+      this.#guest,
+      `remove the export "${exportId}"`,
+      () => removeExport(this.qmp, exportId),
+    );
     await addExport(this.qmp, exportId, nodes.snapshot);
     await watched(
       request.stallTimeoutMs,
@@ -320,11 +319,16 @@ export class DiskSession {
 
   async #addNode(stack: UndoStack, options: { "node-name": string }) {
     const name = options["node-name"];
-    stack.push(`remove the node "${name}"`, async () => {
-      await this.#refuseHanging();
-      await removeNode(this.qmp, name);
-    });
+    this.#pushInQemu(stack, `remove the node "${name}"`, () => removeNode(this.qmp, name));
     await this.qmp.execute("blockdev-add", options);
+  }
+
+  /** As `UndoStack.push()`, for what QEMU may wait for the storage with. */
+  #pushInQemu(stack: UndoStack, what: string, undo: () => Promise<unknown>) {
+    stack.push(what, async () => {
+      await this.#refuseHanging();
+      await undo();
+    });
   }
 
   async #endJob() {

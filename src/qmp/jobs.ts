@@ -40,6 +40,7 @@ export function standingOf(last: Standing | null, job: Job, nowMs: number): Stan
   return isWaiting ? last : { progress, sinceMs: nowMs };
 }
 
+/** How a job is waited for. */
 export interface WaitOptions {
   signal?: AbortSignal;
   intervalMs?: number;
