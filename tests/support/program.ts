@@ -22,13 +22,16 @@ export const fromSource: Program = {
   argv: (args) => [Deno.execPath(), "run", "-A", join(ROOT, "main.ts"), ...args],
 };
 
-/** Deno 2.4 knows no sets of rights. */
-const RIGHTS = Deno.version.deno.startsWith("2.4.") ? ["-A"] : ["--no-prompt", "--quiet", "-P"];
+/** The flag for the rights of the binary; Deno 2.4 knows no sets of rights. */
+export const BINARY_RIGHTS = Deno.version.deno.startsWith("2.4.") ? "-A" : "-P";
 
 /** The same with the rights of the binary: a binary made by this Deno can do no more. */
 export const asBinary: Program = {
   name: "main with the rights of the binary",
-  argv: (args) => [Deno.execPath(), "run", ...RIGHTS, join(ROOT, "main.ts"), ...args],
+  argv: (args) => [
+    ...[Deno.execPath(), "run", "--no-prompt", "--quiet", BINARY_RIGHTS] as const,
+    ...[join(ROOT, "main.ts"), ...args],
+  ],
 };
 
 /**

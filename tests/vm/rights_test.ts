@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl } from "@std/path";
+import { BINARY_RIGHTS } from "../support/program.ts";
 import { compare, create } from "../support/qemu_img.ts";
 import { type Scene, scene } from "../support/scene.ts";
 import { ended, succeed, type ToolResult } from "../support/tool.ts";
@@ -178,11 +179,10 @@ Deno.test("a disk on a block device is backed up with the rights of the binary",
   await create(file, 32 << 20, { format: "raw" });
   await using device = await deviceOf(file);
   await s.vm.addDisk({ id: "vd1", node: "disk1", format: "raw", ...device });
-  const rights = IS_OLD ? ["-A"] : ["-P"];
   for (const level of ["full", "inc"]) {
     await s.vm.write("vd1", level.length, 1 << 20, 1 << 20);
     await s.vm.snapshotContents("vd1", s.dir.join(level));
-    const { code, stderr } = await run(rights, s.backupArgs(level, "--include-raw"));
+    const { code, stderr } = await run([BINARY_RIGHTS], s.backupArgs(level, "--include-raw"));
     assertEquals(code, 0, stderr);
     assertMatch(stderr, /What the guest overwrites on disk1 is kept on the target meanwhile/);
     const restored = s.dir.join(`${level}.raw`);
