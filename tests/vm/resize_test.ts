@@ -1,6 +1,6 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { countingProxy } from "../support/counting_proxy.ts";
-import { assertNothingLeft, scene } from "../support/scene.ts";
+import { assertNothingLeft, type Scene, scene } from "../support/scene.ts";
 import { succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -13,6 +13,10 @@ const MOMENTS = [
   "blockdev-reopen",
   "snapshot-access",
 ];
+
+async function qemuMajor(s: Scene): Promise<number> {
+  return (await s.vm.execute("query-version") as { qemu: { major: number } }).qemu.major;
+}
 
 for (const how of ["full", "inc", "compare"]) {
   for (const moment of MOMENTS) {
@@ -28,9 +32,9 @@ for (const how of ["full", "inc", "compare"]) {
           .then(() => true, () => false);
         // From QEMU 10.0 on, a node that lies above one that grows by its name does not hear of it: for the
         // milliseconds in which a gate leads to the disk, the guest can't see what was added.
-        if (hasGrown) await writeToNew().catch(() => {});
+        const isDeaf = moment === "qom-set" && await qemuMajor(s) >= 10;
+        if (hasGrown && !isDeaf) await s.vm.write("vd0", 0x66, 70 * MIB, MIB);
       };
-      const writeToNew = () => s.vm.write("vd0", 0x66, 70 * MIB, MIB);
       await using line = countingProxy(s.dir.join("counted.qmp"), s.vm.socket, onMessage);
       const { code, stdout } = await tool([
         ...["backup", "--socket", line.path, "--level", how === "full" ? "full" : "auto"],
@@ -38,7 +42,6 @@ for (const how of ["full", "inc", "compare"]) {
         ...(how === "compare" ? ["--on-lost-bitmap", "compare"] : []),
       ]);
       assertEquals(isSeen, true);
-      if (hasGrown) await writeToNew();
       await s.remember("now");
       if (code === 0) await s.assertRestores("now");
       else {assertMatch(
