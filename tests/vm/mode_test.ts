@@ -72,7 +72,8 @@ Deno.test("--mode holds for all that a backup and a restore make, the fleece too
   await using s = await scene();
   using _mask = umask(0o077);
   await fullAndInc(s, "--mode", "0640");
-  await s.vm.write("vd0", 0x63, 0, 12 * MIB);
+  // Of each disk so much that its fleece is still needed when it is looked at.
+  for (const disk of ["vd0", "vd1"]) await s.vm.write(disk, 0x63, 0, 12 * MIB);
   const child = startTool(s.backupArgs("inc", "--mode", "640", ...SLOW));
   await untilSwitched(s.vm);
   const fleeces = Object.entries(await modesIn(s.dir.path)).filter(([path]) =>
