@@ -124,16 +124,27 @@ async function proveDead(
   const holder = parseVmHolder(text);
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
-    const { ino } = await bounded(holder.lockFile, () => Deno.stat(holder.lockFile));
-    const isSame = ino === holder.lockInode;
-    const isOwn = holder.lockFile === own?.lockFile;
-    if (isSame && isOwn) return { holder, [Symbol.dispose]: () => {} };
+    const isSame = (await lookUp(holder)).ino === holder.lockInode;
+    if (isSame && own && await isOneFile(holder, own)) {
+      return { holder, [Symbol.dispose]: () => {} };
+    }
     const lock = isSame ? await takeDeadLock(holder.lockFile) : null;
     if (lock) return { holder, [Symbol.dispose]: () => lock[Symbol.dispose]() };
-  } catch {
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
     // It can't be asked (another user's, another mount namespace's): it may live.
   }
   throw lockedBy(text);
+}
+
+function lookUp({ lockFile }: VmHolder): Promise<Deno.FileInfo> {
+  return bounded(lockFile, () => Deno.stat(lockFile));
+}
+
+/** Whatever the paths: a link or a mount may lead to the same target. */
+async function isOneFile(a: VmHolder, b: VmHolder): Promise<boolean> {
+  const [one, other] = [await lookUp(a), await lookUp(b)];
+  return one.dev === other.dev && one.ino === other.ino;
 }
 
 function lockedBy(text: string): LockedError {

@@ -6,8 +6,8 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { assertNothingLeft, filesOf, type Scene } from "./scene.ts";
-import { succeed } from "./tool.ts";
+import { assertNothingLeft, filesOf, type Scene, untilJobs } from "./scene.ts";
+import { ended, startTool, succeed } from "./tool.ts";
 
 const MIB = 1 << 20;
 
@@ -30,6 +30,14 @@ export async function fullThenChanges(s: Scene): Promise<void> {
   await succeed(s.backupArgs("full"));
   await s.vm.write("vd0", 0x51, 0, 12 * MIB);
   if (s.disks > 1) await s.vm.write("vd1", 0x52, 20 * MIB, 12 * MIB);
+}
+
+/** A run that was killed when its jobs were at work, and they are still. */
+export async function leaveDeadRun(s: Scene): Promise<void> {
+  const child = startTool(s.backupArgs("inc", "--speed-limit", "1"));
+  await untilJobs(s.vm, s.disks);
+  child.kill("SIGKILL");
+  await ended(child);
 }
 
 /**

@@ -15,15 +15,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { countingProxy } from "../support/counting_proxy.ts";
 import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
+import { leaveDeadRun } from "../support/next_run.ts";
 import { type ReportedPoint, ReportedPoints } from "../support/reported_points.ts";
-import {
-  assertNothingLeft,
-  filesOf,
-  type Scene,
-  scene,
-  until,
-  untilJobs,
-} from "../support/scene.ts";
+import { assertNothingLeft, filesOf, type Scene, scene, until } from "../support/scene.ts";
 import type { TempDir } from "../support/temp_dir.ts";
 import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
 
@@ -185,14 +179,6 @@ async function commandLines(): Promise<string[]> {
   );
 }
 
-/** A run that was killed when its jobs were at work, and they are still. */
-async function leaveDeadRun({ scene: s }: Ground) {
-  const child = startTool(s.backupArgs("inc", "--speed-limit", "1"));
-  await untilJobs(s.vm, 2);
-  killHard(child);
-  await ended(child);
-}
-
 async function isRunning({ vm }: Scene): Promise<boolean> {
   return (await vm.execute("query-status") as { running: boolean }).running;
 }
@@ -226,7 +212,7 @@ async function tryCut(ground: Ground, scenario: Scenario, n: number): Promise<Cu
   const { scene: s, points, agent, agentArgs } = ground;
   const { way, variant } = scenario;
   await ground.scribble();
-  if (variant === "behind a dead run") await leaveDeadRun(ground);
+  if (variant === "behind a dead run") await leaveDeadRun(s);
   await s.remember(`${n}.before`);
   const run = await runAndCut(ground, scenario, n);
   const check = async () => {

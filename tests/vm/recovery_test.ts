@@ -19,7 +19,7 @@ import {
   untilCopying,
   untilSwitched,
 } from "../support/scene.ts";
-import { fullThenChanges } from "../support/next_run.ts";
+import { fullThenChanges, leaveDeadRun, nextHoldsAll } from "../support/next_run.ts";
 import { proxy } from "../support/proxy.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
@@ -140,6 +140,18 @@ Deno.test("a dead run is cleaned up though its target and its lock are gone", as
   await succeed(s.backupArgs("auto"));
   const roots = (await queryBlock(s.vm)).map(({ inserted }) => inserted?.["node-name"]);
   assertEquals(roots, ["disk0", "disk1"]);
+});
+
+Deno.test("a dead run is cleaned up whatever way leads to its target", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  await leaveDeadRun(s);
+  const alias = s.dir.join("alias");
+  await Deno.symlink(s.target, alias);
+  await s.remember("now");
+  await succeed(s.backupArgs("auto").map((word) => word === s.target ? alias : word));
+  await s.assertRestores("now");
+  await nextHoldsAll(s);
 });
 
 Deno.test("a guest whose run is killed while it is frozen is thawed by the guard", async () => {
