@@ -3,6 +3,7 @@ import { fromFileUrl } from "@std/path";
 import { BINARY_RIGHTS } from "../support/program.ts";
 import { compare, create } from "../support/qemu_img.ts";
 import { type Scene, scene } from "../support/scene.ts";
+import { leaveDeadRun } from "../support/next_run.ts";
 import { ended, succeed, type ToolResult } from "../support/tool.ts";
 import type { DiskSpec } from "../support/vm.ts";
 
@@ -85,6 +86,7 @@ for (const [subcommand, line] of Object.entries(LINES)) {
   Deno.test(`\`${subcommand}\` needs just the rights that the README says`, async (t) => {
     await using s = await backedUp();
     await s.remember("now");
+    if (subcommand === "cleanup --recover") await leaveDeadRun(s);
     const given = { s, target: s.target, out: s.dir.join("out") };
     await Deno.mkdir(given.out);
     const paths: Record<string, string> = {
@@ -117,6 +119,44 @@ for (const [subcommand, line] of Object.entries(LINES)) {
 
 Deno.test("the README has no row of rights that is not tested", async () => {
   assertEquals([...(await rightsOfReadme()).keys()].sort(), Object.keys(LINES).sort());
+});
+
+Deno.test("what the README says that flags need on top is enough", async () => {
+  await using s = await backedUp();
+  const hook = s.dir.join("hook");
+  await Deno.writeTextFile(hook, "#!/bin/sh\nexec cat >/dev/null\n", { mode: 0o755 });
+  const folders = ["metrics", "log"].map((name) => s.dir.join(name));
+  for (const folder of folders) await Deno.mkdir(folder);
+  const paths = [s.vm.socket, s.target, s.dir.join("disks")];
+  const rights = [
+    `--allow-read=${[...paths, hook, ...folders]}`,
+    `--allow-write=${[...paths, ...folders]}`,
+    "--allow-run=qemu-img,timeout",
+    "--allow-sys=hostname,statfs",
+    ...(IS_OLD ? [] : [`--allow-net=unix:${s.vm.socket}`]),
+  ];
+  const files = folders.map((folder) => `${folder}/file`);
+  const args = s.backupArgs("inc", "--before", hook, "--after", hook, "--strict");
+  const [metrics = "", logfile = ""] = files;
+  const all = [...args, "--metrics-file", metrics, "--logfile", logfile];
+  const { code, stderr } = await run(rights, all);
+  assertEquals(code, 0, stderr);
+  for (const file of files) assert((await Deno.readTextFile(file)).length > 0, file);
+});
+
+Deno.test("what prints completions, the manual or the units needs no rights", async () => {
+  for (const args of [["completions", "bash"], ["manual"], ["units"]]) {
+    const { code, stderr, stdout } = await run([], args);
+    assertEquals([code, stderr], [0, ""]);
+    assert(stdout.length > 1000);
+  }
+  const root = await Deno.makeTempDir();
+  const { code, stderr } = await run(
+    [`--allow-read=${root}`, `--allow-write=${root}`],
+    ["units", "--root", root],
+  );
+  await Deno.remove(root, { recursive: true });
+  assertEquals(code, 0, stderr);
 });
 
 Deno.test("a guard that may not be started is named, with the flag", async () => {
