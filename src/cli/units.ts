@@ -34,6 +34,9 @@ TimeoutStopSec=10min
 # To all processes, SIGKILL only after the time-out. The guard, which lets a held guest go on should
 # qmpbackup be killed, does not heed SIGTERM and needs a minute at most; "mixed" would kill it at once.
 KillMode=control-group
+# What --mode allows the group is made so at once: root without CAP_FSETID loses a folder's set-group-ID
+# bit by changing its mode afterwards. Files of hooks are not for others.
+UMask=0007
 # No Nice=: for some milliseconds the guest may have to wait for us.
 
 # If QEMU does not run as root, run as its user: it must open the images that are made here.

@@ -1,6 +1,6 @@
 /**
  * What systemd makes of `qmpbackup@.service`, without systemd as the first process: its command line,
- * its view of the file system, its capabilities and its system calls.
+ * its view of the file system, its umask, its capabilities and its system calls.
  *
  * @module
  */
@@ -30,7 +30,8 @@ export function unitCommand(environment: Record<string, string>): string[] {
 const ENTER = `
 set -e
 capabilities=$1
-shift
+umask "$2"
+shift 2
 while [ "$1" != -- ]; do
   mount --bind "$1" "$1"
   shift
@@ -85,8 +86,9 @@ export async function runAsUnit(
   const kept = settings("CapabilityBoundingSet").join(" ").split(" ")
     .map((name) => `+${name.replace("CAP_", "").toLowerCase()}`);
   const capabilities = ["-all", ...kept].join(",");
+  const umask = settings("UMask").join("") || "0022";
   const filter = [PYTHON, "-c", FILTER, settings("SystemCallFilter").join(" ")];
-  const args = ["-c", ENTER, "sh", capabilities, ...writable, "--", ...filter, ...command];
+  const args = ["-c", ENTER, "sh", capabilities, umask, ...writable, "--", ...filter, ...command];
   await ensurePrograms({
     [PYTHON]: "python3",
     "/usr/share/doc/python3-seccomp": "python3-seccomp",

@@ -2,8 +2,10 @@ import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl } from "@std/path";
 import { assertNothingLeft, scene } from "../support/scene.ts";
 import { runAsUnit, unitCommand } from "../support/unit_sandbox.ts";
+import { asNobody } from "../support/vm.ts";
 
 const MIB = 1 << 20;
+const NOGROUP = 65534;
 const ROOT = fromFileUrl(new URL("../../", import.meta.url));
 
 /** The script instead of the binary, for which `binary_test.ts` does the same. */
@@ -32,6 +34,33 @@ Deno.test("the unit's command line backs up where only its folders can be writte
     await s.assertRestores(level);
     await assertNothingLeft(s.vm, 1);
   }
+});
+
+Deno.test("the unit's command line keeps a target of QEMU's group the group's", async () => {
+  await using s = await scene({ vm: { qemuArgs: await asNobody() } });
+  // Up to here QEMU must be able to go, as to any file of its own.
+  await Deno.chmod(s.dir.path, 0o711);
+  for (const folder of [s.target, s.dir.join("fleeces")]) {
+    await Deno.mkdir(folder);
+    await Deno.chown(folder, null, NOGROUP);
+    await Deno.chmod(folder, 0o2770);
+  }
+  const environment = {
+    QMPBACKUP_SOCKET: s.vm.socket,
+    QMPBACKUP_TARGET: s.target,
+    QMPBACKUP_OPTIONS: `--mode 0660 --fleece-dir ${s.dir.join("fleeces")}`,
+  };
+  const env = { PATH: "/usr/bin:/bin", HOME: Deno.env.get("HOME") ?? "/root" };
+  for (const level of ["full", "inc"]) {
+    await s.vm.write("vd1", level.length, 30 * MIB, MIB);
+    await s.remember(level);
+    const command = fromSource(unitCommand(environment));
+    const { code, stderr } = await runAsUnit(command, [s.dir.path], env);
+    assertEquals(code, 0, stderr);
+    await s.assertRestores(level);
+  }
+  const { mode, gid } = await Deno.stat(`${s.target}/disk0`);
+  assertEquals([(mode ?? 0) & 0o7777, gid], [0o2770, NOGROUP]);
 });
 
 Deno.test("the unit's command line fails with a sentence where the target can't be written", async () => {

@@ -29,6 +29,19 @@ Deno.test("UNITS name a command line of ours", () => {
   }
 });
 
+Deno.test("UNITS let be written what the example writes, and libvirt's disks", () => {
+  const service = UNITS[0]?.text ?? "";
+  const writable = /^ReadWritePaths=(.*)$/m.exec(service)?.[1]?.split(" ") ?? [];
+  // With the "-" a folder that is not there is no error.
+  assert(writable.every((path) => path.startsWith("-/")));
+  const environment = UNITS[2]?.text ?? "";
+  const target = /^QMPBACKUP_TARGET=(.*)$/m.exec(environment)?.[1];
+  const metrics = /--metrics-file (\S+)/.exec(environment)?.[1];
+  for (const path of [target, metrics, "/var/lib/libvirt/images/disk.qcow2"]) {
+    assert(writable.some((folder) => path?.startsWith(`${folder.slice(1)}/`)), path);
+  }
+});
+
 Deno.test("UNITS hide no path from us that QEMU sees, and spare the guard", () => {
   const service = UNITS[0]?.text ?? "";
   const valueOf = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(service)?.[1];
