@@ -16,8 +16,11 @@ export const GREETING = {
 };
 
 /** Greets and answers `qmp_capabilities`. */
-export async function greet(peer: Peer): Promise<void> {
-  await peer.send(GREETING);
+export async function greet(
+  peer: Peer,
+  greeting: Record<string, unknown> = GREETING,
+): Promise<void> {
+  await peer.send(greeting);
   const command = await peer.receive();
   assertEquals(command?.execute, "qmp_capabilities");
   await reply(peer, command);

@@ -364,6 +364,26 @@ cli("says what is wrong with qemu-img, and makes nothing", async (qmpbackup, _pr
   assertEquals(await names(dir.join("disk0")), ["FULL-1-d", "INC-2-d"]);
 });
 
+cli("backs up nothing with a QEMU or a qemu-img that is too old", async (qmpbackup) => {
+  await using dir = await tempDir();
+  const script = "#!/bin/sh\necho qemu-img version 4.2.1\n";
+  await Deno.writeTextFile(dir.join("qemu-img"), script, { mode: 0o755 });
+  const version = (major: number) => ({ qemu: { major, minor: 1, micro: 0 }, package: "" });
+  for (const major of [4, 7]) {
+    await using peer = serve(dir.join(`${major}.qmp`), async (peer) => {
+      await greet(peer, { QMP: { version: version(major), capabilities: [] } });
+      await peer.untilClosed();
+    });
+    assert(peer.address.transport === "unix");
+    const args = ["backup", "-l", "auto", "--socket", peer.address.path, "-t", dir.join("target")];
+    const result = await qmpbackup(args, { PATH: dir.path });
+    assertSentence(result);
+    assertMatch(result.stderr, major === 4 ? /This is QEMU 4\.1\.0: 5\.2/ : /QEMU 4\.2\.1: 5\.2/);
+    assertEquals(result.code, 1);
+  }
+  assert(!(await names(dir.path)).includes("target"));
+});
+
 cli("starts qemu-img whatever libraries the caller names", async (qmpbackup) => {
   await using dir = await tempDir();
   const expected = await backupFolder(dir.join("disk0"));

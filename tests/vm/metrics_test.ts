@@ -83,6 +83,10 @@ Deno.test("--metrics-file tells of each run, done, failed or refused", async () 
     samples.get("qmpbackup_disk_result")?.map(({ labels }) => [labels.level, labels.result]);
   assertEquals(resultsOf(done), [["full", "done"], ["full", "done"]]);
 
+  // A collector that is reading meanwhile.
+  const reading = await Deno.open(file);
+  const seen = await Deno.readTextFile(file);
+
   // Refused while another run is on, which then fails.
   for (const id of ["vd0", "vd1"]) await s.vm.write(id, 0x41, 0, 8 << 20);
   const failing = tool(s.backupArgs("inc", ...metrics, "--speed-limit", "1048576"));
@@ -116,6 +120,7 @@ Deno.test("--metrics-file tells of each run, done, failed or refused", async () 
     unreachable.get("qmpbackup_last_run_exit_code")?.map(({ labels }) => labels.vm),
     done.get("qmpbackup_last_run_exit_code")?.map(({ labels }) => labels.vm),
   );
+  assertEquals(await new Response(reading.readable).text(), seen);
   const names = await Array.fromAsync(Deno.readDir(s.dir.join("prom")), ({ name }) => name);
   assertEquals(names, ["vm.prom"]);
 });

@@ -1,9 +1,9 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertNotEquals } from "@std/assert";
 import { join } from "@std/path";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import { compare } from "../support/qemu_img.ts";
 import { recipes } from "../support/readme.ts";
-import { mustRun } from "../support/run.ts";
+import { mustRun, run } from "../support/run.ts";
 import { scene } from "../support/scene.ts";
 import { succeed, tool } from "../support/tool.ts";
 
@@ -31,11 +31,16 @@ Deno.test("README: what restic has sent on restores to what the disks held", asy
       );
       assertEquals(JSON.parse(stdout).warnings, []);
     }
+    // A warning may hold what a shell takes for more than it is.
+    const record = { state: "done", target: s.target, warnings: ["C:\\new folder\n", "$(exit 1)"] };
+    await mustRun(sendOn, [], { stdin: JSON.stringify(record) });
+    // What can't be read is no success.
+    assertNotEquals((await run(sendOn, [], { stdin: "{" })).code, 0);
     // A run that is not done is not sent.
     const away = join(s.dir.path, "away");
     assertEquals((await tool(s.backupArgs("inc", "--after", sendOn, "--target", away))).code, 1);
     const snapshots = JSON.parse(await mustRun("restic", ["--json", "snapshots"])) as unknown[];
-    assertEquals(snapshots.length, 2);
+    assertEquals(snapshots.length, 3);
     const copy = s.dir.join("copy");
     await mustRun("restic", ["--quiet", "restore", "latest", "--target", copy]);
     for (const level of ["full", "inc"]) {
