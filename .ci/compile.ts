@@ -161,7 +161,10 @@ function denoCompile(
 async function tryOut(target: string, binary: string, folder: string): Promise<void> {
   const machine = TARGETS[target]?.machine;
   if (machine !== undefined && machine !== await machineOf(binary)) {
-    throw new BuildError(`The denort is not for ${target}: set DENORT_BIN to one that is`);
+    throw new BuildError(
+      `The denort is not for ${target}: set DENORT_BIN to one that is, or for several machines ` +
+        "QMPBACKUP_DENORT to a mirror's folder",
+    );
   }
   if (target !== Deno.build.target) return;
   if (!await run([binary, "--version"], { env: { TMPDIR: folder } })) {

@@ -15,6 +15,11 @@ export function jsonLine(messageType: string, content: object): string {
   return JSON.stringify({ message_type: messageType, ...content }) + "\n";
 }
 
+/** QEMU's `-name` is optional. */
+function vmText(name: string): string {
+  return name === "" ? "a VM without a name" : `the VM "${printable(name)}"`;
+}
+
 /** The result of `backup`. */
 export function backupText(record: RunRecord): string {
   const rows = record.disks.map(({ name, level, bytesWritten, file, result, reason, error }) => [
@@ -26,7 +31,7 @@ export function backupText(record: RunRecord): string {
     error ?? reason,
   ]);
   return [
-    `Backup ${record.id} of the VM "${printable(record.vm.name)}": ${record.state}\n`,
+    `Backup ${record.id} of ${vmText(record.vm.name)}: ${record.state}\n`,
     table([["DISK", "LEVEL", "RESULT", "WRITTEN", "FILE", "WHY"], ...rows]),
     record.pointInTime === null
       ? ""

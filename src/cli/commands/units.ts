@@ -15,7 +15,9 @@ export async function units(context: CommandContext): Promise<number> {
   // Before anything is written: a unit that somebody has changed belongs to them.
   for (const { path } of files) {
     if (await exists(path)) {
-      throw new UsageError(`"${path}" exists already, and is not overwritten`);
+      throw new UsageError(
+        `"${path}" exists already, and is not overwritten: compare it with what "qmpbackup units" prints`,
+      );
     }
   }
   for (const { path, text } of files) {

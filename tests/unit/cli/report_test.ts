@@ -48,6 +48,8 @@ Deno.test("backupText() says what became of each disk", () => {
     "asked for",
   ]);
   assertEquals(cells(second), ["disk1", "inc", "failed", "-", "-", "No space left"]);
+  const nameless = backupText({ ...aRun([]), vm: { name: "", uuid: "" } });
+  assertMatch(nameless, /^Backup \S+ of a VM without a name: done\n/);
 });
 
 const HOLDS = [
