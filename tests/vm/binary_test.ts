@@ -7,7 +7,7 @@ import {
   fromSource,
   type Program,
 } from "../support/program.ts";
-import { proxy } from "../support/proxy.ts";
+import { countingProxy } from "../support/counting_proxy.ts";
 import { compare } from "../support/qemu_img.ts";
 import { assertNothingLeft, type Scene, scene } from "../support/scene.ts";
 import type { ToolResult } from "../support/tool.ts";
@@ -136,10 +136,11 @@ for (const [who, id] of [["root", 0], ["an ordinary user", NOBODY]] as const) {
         shared: [s.dir.path],
         userspec: `${id}:${id}`,
       });
-      await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket, (text) => {
-        if (text.includes('"execute":"stop"')) onStop();
-      });
       let onStop = () => {};
+      await using line = countingProxy(s.dir.join("line.qmp"), s.vm.socket, (message) => {
+        if (message.includes('"execute":"stop"')) onStop();
+        return Promise.resolve();
+      });
       for await (const { name } of Deno.readDir(s.dir.path)) {
         await Deno.chown(s.dir.join(name), id, id);
       }

@@ -7,6 +7,7 @@ import {
 } from "@std/assert";
 import { join } from "@std/path";
 import { exists } from "../../src/catalog/durable.ts";
+import { countingProxy } from "../support/counting_proxy.ts";
 import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
 import {
   assertNothingLeft,
@@ -179,8 +180,10 @@ Deno.test("a guest whose run is killed while it is frozen is thawed by the guard
 Deno.test("a guest whose run is killed while it stands still is let go by the guard", async () => {
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
-  await using line = proxy(s.dir.join("proxy.qmp"), s.vm.socket, (text) => {
-    if (text.includes('"execute":"stop"')) child.kill("SIGKILL");
+  // QEMU has carried it out by then: what it has not read yet when its client goes, it need not do.
+  await using line = countingProxy(s.dir.join("line.qmp"), s.vm.socket, (message) => {
+    if (message.includes('"execute":"stop"')) child.kill("SIGKILL");
+    return Promise.resolve();
   });
   const args = ["--socket", line.path, "--level", "inc", "--target", s.target, "--pause"];
   const child = startTool(["backup", ...args]);
