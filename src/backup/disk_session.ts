@@ -30,7 +30,7 @@ import {
 } from "../qmp/jobs.ts";
 import type { Job } from "../qmp/queries.ts";
 import { addExport, exportName, removeExport } from "../vm/exports.ts";
-import { resumeAfterIoError } from "../vm/marks.ts";
+import { resumeAfterIoError } from "../vm/io_error.ts";
 import { gateNode, isNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
 import { backupJobs, chunkBytes, fileNode, filterNode, fleeceNode } from "./nodes.ts";
 import { jobStallTimeoutMs, readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
@@ -67,6 +67,12 @@ export class DiskSession {
     this.#guest = new UndoStack(leftovers);
     this.#target = new UndoStack(leftovers);
     this.#result = new UndoStack(leftovers);
+    // Last of all, when our files are gone: see `watch_guest.ts`.
+    for (const stack of [this.#guest, this.#result]) {
+      stack.push("let the guest go on", async () => {
+        if (qmp.isOpen) await resumeAfterIoError(qmp);
+      });
+    }
     this.file = new ImageFile(plan, disk, this.#result);
   }
 
@@ -155,7 +161,6 @@ export class DiskSession {
     const failure = await this.#waitForJob(options);
     if (!failure) return;
     await this.#guest.unwind();
-    if (this.plan.direct) await resumeAfterIoError(this.qmp);
     throw failure;
   }
 

@@ -30,14 +30,8 @@ import { endJob } from "../qmp/jobs.ts";
 import { queryExports, queryJobs, queryNodes, queryStatus } from "../qmp/queries.ts";
 import { isOurNode } from "../vm/disks.ts";
 import { findNbdServer, removeExport, stopNbdServer } from "../vm/exports.ts";
-import {
-  findFreeze,
-  findPause,
-  resumeAfterIoError,
-  resumeIfMarked,
-  thawIfMarked,
-  type VmHolder,
-} from "../vm/marks.ts";
+import { resumeAfterIoError } from "../vm/io_error.ts";
+import { findFreeze, findPause, resumeIfMarked, thawIfMarked, type VmHolder } from "../vm/marks.ts";
 import { nodeNames, removeBitmap, removeNode, takeOffGate } from "../vm/nodes.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
@@ -48,12 +42,13 @@ export interface Leftover {
   putRight(): Promise<unknown>;
 }
 
-/** Puts all right, in order, and says so. */
-export async function putRight(leftovers: Leftover[]): Promise<void> {
+/** Puts all right, in order, and says so. Returns how many things that were. */
+export async function putRight(leftovers: Leftover[]): Promise<number> {
   for (const { what, putRight } of leftovers) {
     log.warn("{what}", { what });
     await putRight();
   }
+  return leftovers.length;
 }
 
 /**
@@ -135,13 +130,6 @@ export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
       found(`Ending the job ${id}`, () => endJob(qmp, id));
     }
   }
-  if (leftovers.length > 0 && (await queryStatus(qmp)).status === "io-error") {
-    // Without a fleece, a job's full target fails the guest's own write.
-    found(
-      "Letting the VM go on, which has the state io-error since a job",
-      () => resumeAfterIoError(qmp),
-    );
-  }
   const server = await findNbdServer(qmp);
   if (server !== null) found(`Stopping the NBD server on ${server}`, () => stopNbdServer(qmp));
   for (const id of await queryExports(qmp)) {
@@ -199,6 +187,18 @@ export async function findBitmaps(qmp: QmpClient, dead: VmHolder): Promise<Lefto
           log.warn("It could not be removed: {words}", { words: messageOf(error) })
         ),
     }));
+}
+
+/**
+ * Finds a guest that stands still since a write of its own failed: files of a dead run, which are gone
+ * by now, may have taken the room; without a fleece it is the job's full target that fails a write.
+ */
+export async function findIoError(qmp: QmpClient): Promise<Leftover[]> {
+  if ((await queryStatus(qmp)).status !== "io-error") return [];
+  return [{
+    what: "Letting the VM go on, which has the state io-error since a run that died was at work",
+    putRight: () => resumeAfterIoError(qmp),
+  }];
 }
 
 async function queryBitmaps(qmp: QmpClient): Promise<{ node: string; name: string }[]> {

@@ -32,6 +32,7 @@ import type { Guard } from "./guard.ts";
 import { backupJobs } from "./nodes.ts";
 import { type SwitchSteps, takePointInTime } from "./point_in_time.ts";
 import { checkSpace } from "./space.ts";
+import { watchGuest } from "./watch_guest.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
 
@@ -110,6 +111,9 @@ async function takeAndCopy(
     shared.push("stop QEMU's NBD server", () => stopNbdServer(qmp));
     await startNbdServer(qmp, plan.nbdSocket);
   }
+  // Without a fleece it is the job that hears of it first.
+  await using watch = plan.direct ? null : watchGuest(qmp);
+  const copySignal = watch ? AbortSignal.any([signal, watch.signal]) : signal;
   const allEnded = gathering(sessions.length);
   await Promise.all(sessions.map(async (session, index) => {
     const row = record.disks[index] as DiskRecord;
@@ -117,7 +121,7 @@ async function takeAndCopy(
     try {
       if (!plan.direct) await refuseResized(qmp, disk);
       await session.copy({
-        signal,
+        signal: copySignal,
         allEnded,
         onProgress: (doneBytes, totalBytes) => onProgress(disk, doneBytes, totalBytes),
       });

@@ -48,7 +48,7 @@ export function reserveBytes(disk: Disk, level: DiskLevel, changedBytes: number)
 
 /**
  * How much of what is backed up the guest is taken to overwrite meanwhile: what the fleece must have
- * room for. Where that is too little, the backup fails and the guest does not notice.
+ * room for. Where that is too little, the backup fails, and the guest goes on.
  */
 const OVERWRITTEN_SHARE = 0.1;
 

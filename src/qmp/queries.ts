@@ -86,6 +86,7 @@ export type BlockNode = v.InferOutput<typeof BlockNode>;
 const BlockDevice = v.object({
   device: v.string(),
   qdev: v.optional(v.string(), ""),
+  "io-status": v.optional(v.string()),
   inserted: v.optional(BlockNode),
 });
 export type BlockDevice = v.InferOutput<typeof BlockDevice>;

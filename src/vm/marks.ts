@@ -206,18 +206,6 @@ export async function resumeIfMarked(qmp: QmpClient): Promise<void> {
   await removeMark(qmp, PAUSED);
 }
 
-/**
- * Lets a guest go on that QEMU stopped since a job's target was full: with the job gone, the write that
- * failed is tried again (`query-status` "io-error").
- *
- * @returns Whether it was so.
- */
-export async function resumeAfterIoError(qmp: QmpClient): Promise<boolean> {
-  if ((await queryStatus(qmp)).status !== "io-error") return false;
-  await qmp.execute("cont");
-  return true;
-}
-
 /** Marks that the guest's file systems are about to be frozen by us. */
 export async function markFrozen(qmp: QmpClient): Promise<void> {
   await setMark(qmp, FROZEN, new Date().toISOString());
