@@ -208,7 +208,8 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
   });
   return {
     runId: runId(facts.startedAt, tag),
-    sequence: (target.runs.at(-1)?.sequence ?? 0) + 1,
+    // The newest run need not have the highest: chains that are adopted late count from 1 as well.
+    sequence: Math.max(0, ...target.runs.map(({ sequence }) => sequence)) + 1,
     chainId,
     startedAt: facts.startedAt,
     request,
@@ -237,7 +238,12 @@ function refuseRunState(runState: string) {
   );
 }
 
-function refuseOtherVm({ path, runs }: Target, vm: VmIdentity) {
+/**
+ * Refuses a target with the backups of another VM.
+ *
+ * @throws {UsageError} With what to do.
+ */
+export function refuseOtherVm({ path, runs }: Target, vm: VmIdentity) {
   const then = runs.at(-1)?.vm;
   if (!then) return;
   const same = then.uuid && vm.uuid ? then.uuid === vm.uuid : then.name === vm.name;

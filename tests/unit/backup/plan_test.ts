@@ -307,6 +307,8 @@ Deno.test("planBackup() counts the target's runs", () => {
   const runs = [aRun([aDiskRecord()]), aRun([], { sequence: 7 })];
   assertEquals(planBackup(aRequest(), factsAfter(runs, [aDisk()])).sequence, 8);
   assertEquals(planBackup(aRequest(), someFacts()).sequence, 1);
+  // As behind a chain that was adopted late.
+  assertEquals(planBackup(aRequest(), factsAfter(runs.toReversed(), [aDisk()])).sequence, 8);
 });
 
 for (const level of ["full", "inc", "auto"] satisfies Level[]) {
