@@ -15,16 +15,18 @@ import { Failure, messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
 import { requireQemuImg } from "../image/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
+import { queryIdentity } from "../qmp/queries.ts";
 import { lockVm, unlockVm, type VmHolder } from "../vm/marks.ts";
 import type { Address } from "../wire/address.ts";
 import { gatherFacts } from "./facts.ts";
 import { startGuard } from "./guard.ts";
-import { type DiskPlan, type Plan, planBackup } from "./plan.ts";
+import { type DiskPlan, type Plan, planBackup, refuseOtherVm } from "./plan.ts";
 import {
   findBitmaps,
   findHolds,
   findInTarget,
   findInVm,
+  findIoError,
   hasLeftovers,
   putRight,
   refuseHangingRuns,
@@ -65,8 +67,9 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const lockInode = (await bounded(lockFile, () => Deno.stat(lockFile))).ino ?? 0;
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
-  await recoverFrom(qmp, vm.dead, request.target, context);
-  await putRight(await findInTarget(await readTarget(request.target)));
+  const found = await recoverFrom(qmp, vm.dead, request.target, context) +
+    await putRight(await findInTarget(await readTarget(request.target)));
+  if (found > 0) await putRight(await findIoError(qmp));
 
   const target = await readTarget(request.target);
   const facts = await gatherFacts(qmp, target, tagOf(holder.run));
@@ -88,6 +91,8 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   refuseOld(qmp.version);
   const target = await readTarget(request.target);
   await refuseForeign(target);
+  // A dead run's files are to be removed only where its QEMU is the one that we talk to.
+  refuseOtherVm(target, await queryIdentity(qmp));
   if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
@@ -110,19 +115,24 @@ function newRun(): Holder {
   return holderNow(runId(now, crypto.randomUUID().slice(0, 8)), now);
 }
 
-/** We hold the VM's lock: whatever bears our names is a dead run's, whether its lock was left or not. */
+/**
+ * We hold the VM's lock: whatever bears our names is a dead run's, whether its lock was left or not.
+ *
+ * @returns How many things were put right.
+ */
 async function recoverFrom(
   qmp: QmpClient,
   dead: VmHolder | null,
   target: string,
   { agentSocket, agentTimeoutMs }: BackupContext,
-): Promise<void> {
-  await putRight(
+): Promise<number> {
+  let count = await putRight(
     await findHolds(qmp, agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs))),
   );
   await refuseHangingRuns(qmp, dead, target);
-  await putRight(await findInVm(qmp));
-  if (dead) await putRight(await findBitmaps(qmp, dead));
+  count += await putRight(await findInVm(qmp));
+  if (dead) count += await putRight(await findBitmaps(qmp, dead));
+  return count;
 }
 
 /** The connection broke in the middle of a run: QEMU may live on, with all we put into it. */
@@ -134,6 +144,7 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
     await recoverFrom(qmp, holder, target, context);
     await unlockVm(qmp, holder);
     await putRight(await findInTarget(await readTarget(target)));
+    await putRight(await findIoError(qmp));
   } catch (error) {
     log.error("What the run left in QEMU could not be put back, the next run will try: {words}", {
       words: messageOf(error),

@@ -11,12 +11,15 @@ import { LOCK_FILE, targetOfLock } from "../catalog/names.ts";
 import { readTarget } from "../catalog/target.ts";
 import { LockedError, UsageError } from "../errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
+import { queryIdentity } from "../qmp/queries.ts";
 import { holderOfVm, lockVm, refuseLockedVm, type VmHolder } from "../vm/marks.ts";
+import { refuseOtherVm } from "./plan.ts";
 import {
   findBitmaps,
   findHolds,
   findInTarget,
   findInVm,
+  findIoError,
   type Leftover,
   refuseHangingRuns,
 } from "./recover.ts";
@@ -37,19 +40,21 @@ export interface CleanUpOptions {
  *
  * @returns How many things were found.
  * @throws {LockedError} If a living run is at work on the VM or on the target.
- * @throws {UsageError} If the target holds no backups of ours.
+ * @throws {UsageError} If the target holds no backups of ours, or those of another VM.
  */
 export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<number> {
   // Whoever is alive is refused here, before anything else.
   await refuseLockedVm(qmp);
   const dead = await holderOfVm(qmp);
   const target = await targetOf(options.target, dead);
+  if (target !== null) refuseOtherVm(await readTarget(target), await queryIdentity(qmp));
   await using stack = new AsyncDisposableStack();
   if (options.dryRun) {
     if (target !== null) await refuseLockedTarget(target);
   } else {
     stack.use(await lockBoth(qmp, target));
   }
+  let count = 0;
   // What the one finds is gone before the next looks: see `hasLeftovers()`.
   const stages: (() => Promise<Leftover[]>)[] = [
     () => Promise.resolve(dead ? [unlocked(dead)] : []),
@@ -61,8 +66,8 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
     async () => dead ? await findBitmaps(qmp, dead) : [],
     // Read anew: before the lock was ours, a run may have finished.
     async () => target !== null ? await findInTarget(await readTarget(target)) : [],
+    async () => count > 0 ? await findIoError(qmp) : [],
   ];
-  let count = 0;
   for (const find of stages) {
     for (const leftover of await find()) {
       count++;

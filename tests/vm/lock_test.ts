@@ -1,5 +1,6 @@
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { assertNothingLeft, scene, untilSwitched } from "../support/scene.ts";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { leaveDeadRun } from "../support/next_run.ts";
+import { assertNothingLeft, filesOf, scene, untilSwitched } from "../support/scene.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
 const SLOW = ["--speed-limit", String(1 << 20)];
@@ -49,6 +50,26 @@ Deno.test("backup of another VM into a target is refused", async () => {
   ]);
   assertEquals(code, 2);
   assertStringIncludes(stderr, 'holds backups of the VM "testvm", this is "othervm"');
+});
+
+Deno.test("a dead run's files are not removed by way of another VM, while its QEMU writes to them", async () => {
+  await using a = await scene();
+  await succeed(a.backupArgs("full"));
+  for (const id of ["vd0", "vd1"]) await a.vm.write(id, 0x41, 0, 8 << 20);
+  await leaveDeadRun(a);
+  await using b = await scene({ vm: { name: "othervm" } });
+  const before = await filesOf(a.target);
+  assert(before.some((file) => file.endsWith(".partial")));
+  const other = ["--socket", b.vm.socket, "--target", a.target];
+  for (const args of [["backup", "--level", "auto"], ["cleanup", "--recover"]]) {
+    const { code, stderr } = await tool([...args, ...other]);
+    assertEquals(code, 2, stderr);
+    assertStringIncludes(stderr, 'this is "othervm"');
+  }
+  assertEquals(await filesOf(a.target), before);
+  await a.remember("now");
+  await succeed(a.backupArgs("auto"));
+  await a.assertRestores("now");
 });
 
 Deno.test("cleanup removes our bitmaps, of one chain or all, and says each", async () => {
