@@ -219,6 +219,11 @@ async function tryCut(ground: Ground, scenario: Scenario, n: number): Promise<Cu
     const { cutAt, result: { code, stderr: words } } = run;
     if (cutAt === null || way === "write") assertEquals(code, 0, words);
     if (way === "cut") await assertGuestIsFree(s);
+    // By the guard, which has ended with the run's stderr: not by the next run.
+    if (way === "kill") {
+      assert(await isRunning(s), "the guest was left standing still");
+      assert(!agent.frozen, "the guest was left frozen");
+    }
     // Whether that one write falls before or after the point in time, the next run must hold it.
     if (way === "write") await s.remember(`${n}.during`);
     const reported = await points.look(`${n}.before`, ...(way === "write" ? [`${n}.during`] : []));
