@@ -92,7 +92,7 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   const target = await readTarget(request.target);
   await refuseForeign(target);
   // A dead run's files are to be removed only where its QEMU is the one that we talk to.
-  refuseOtherVm(target, await queryIdentity(qmp));
+  if (target.hasRecords) refuseOtherVm(target, await queryIdentity(qmp));
   if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
