@@ -36,6 +36,7 @@ import { backupJobs, chunkBytes, fileNode, filterNode, fleeceNode } from "./node
 import { jobStallTimeoutMs, readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
 import { explainOpen, shareCommands } from "./explain_open.ts";
 import { ImageFile } from "./image_file.ts";
+import { requireLinks } from "./links.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import { explainFailure, neededBytes } from "./space.ts";
 import { UndoStack } from "./undo.ts";
@@ -230,18 +231,22 @@ export class DiskSession {
     await watched(
       request.stallTimeoutMs,
       () => this.#stalled(request.stallTimeoutMs),
-      (watch) =>
-        storeDifference(this.file.partial, {
+      async (watch) => {
+        const stop = AbortSignal.any([signal, watch.signal]);
+        const path = join(request.target, parent as string);
+        await requireLinks(path, stop);
+        await storeDifference(this.file.partial, {
           contents: exportName(nbdSocket as string, nodes.snapshot),
-          parent: join(request.target, parent as string),
+          parent: path,
           backing: backing as string,
           image,
-          signal: AbortSignal.any([signal, watch.signal]),
+          signal: stop,
           onPercent: (percent) => {
             watch.progress();
             onProgress(percent / 100 * disk.virtualSizeBytes, disk.virtualSizeBytes);
           },
-        }),
+        });
+      },
     );
   }
 

@@ -123,6 +123,27 @@ for (const [version, layout] of Object.entries(LAYOUTS)) {
   });
 }
 
+Deno.test("nothing is compared with a chain of the reference before it is linked", async () => {
+  const layout = LAYOUTS["0.47"];
+  await using s = await referenceChain(layout);
+  // Our own increment is linked to one that is not.
+  await succeed(s.backupArgs("inc"));
+  for (const { name } of (await queryBlock(s.vm))[0]?.inserted?.["dirty-bitmaps"] ?? []) {
+    await s.vm.execute("block-dirty-bitmap-remove", { node: "disk0", name });
+  }
+  // What the full backup holds, and no increment: it is read as zeroes where the link is missing.
+  await s.vm.zero("vd0", 4 * MIB, MIB);
+  const args = s.backupArgs("auto", "--on-lost-bitmap", "compare");
+  const { code, stderr } = await tool(args);
+  assertEquals(code, 1);
+  assertMatch(stderr, /INC-1700000100-disk0.qcow2" has no link to the image that it builds on/);
+  await succeed(["restore", "rebase", "--dir", join(s.target, layout.folder)]);
+  await s.remember("compared");
+  const { stdout } = await succeed(args);
+  assertMatch(stdout, /disk0 +inc +done/);
+  await restored(s, "compared");
+});
+
 Deno.test("a chain of the reference without its bitmap can't go on, and says so", async () => {
   await using s = await referenceChain(LAYOUTS["0.47"]);
   await s.vm.execute("block-dirty-bitmap-remove", {
