@@ -28,6 +28,7 @@ import {
   findInVm,
   findIoError,
   hasLeftovers,
+  lockTargetOf,
   putRight,
   refuseHangingRuns,
 } from "./recover.ts";
@@ -68,7 +69,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
   const found = await recoverFrom(qmp, vm.dead, request.target, context) +
-    await putRight(await findInTarget(await readTarget(request.target)));
+    await recoverTargets(vm.dead, request.target);
   if (found > 0) await putRight(await findIoError(qmp));
 
   const target = await readTarget(request.target);
@@ -133,6 +134,22 @@ async function recoverFrom(
   count += await putRight(await findInVm(qmp));
   if (dead) count += await putRight(await findBitmaps(qmp, dead));
   return count;
+}
+
+/** Ours, and that of the dead run; what can't be done there is no reason to take no backup here. */
+async function recoverTargets(dead: VmHolder | null, own: string): Promise<number> {
+  const count = await putRight(await findInTarget(await readTarget(own)));
+  try {
+    using other = await lockTargetOf(dead, own);
+    if (!other) return count;
+    return count + await putRight(await findInTarget(await readTarget(other.target)));
+  } catch (error) {
+    log.error('What a run that died left on "{target}" could not be removed: {words}', {
+      target: dead && targetOfLock(dead.lockFile),
+      words: messageOf(error),
+    });
+    return count;
+  }
 }
 
 /** The connection broke in the middle of a run: QEMU may live on, with all we put into it. */

@@ -21,6 +21,7 @@ import {
   findInVm,
   findIoError,
   type Leftover,
+  lockTargetOf,
   refuseHangingRuns,
 } from "./recover.ts";
 
@@ -66,6 +67,10 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
     async () => dead ? await findBitmaps(qmp, dead) : [],
     // Read anew: before the lock was ours, a run may have finished.
     async () => target !== null ? await findInTarget(await readTarget(target)) : [],
+    async () => {
+      const other = stack.use(await lockTargetOf(dead, target));
+      return other ? await findInTarget(await readTarget(other.target)) : [];
+    },
     async () => count > 0 ? await findIoError(qmp) : [],
   ];
   for (const find of stages) {

@@ -22,6 +22,7 @@ import {
   tagOf,
   targetOfLock,
 } from "../catalog/names.ts";
+import { takeDeadLock } from "../catalog/lock.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
 import { readTarget, refuseLinks, type Target, temporaries, writeRun } from "../catalog/target.ts";
 import { messageOf } from "../errors.ts";
@@ -229,6 +230,24 @@ export async function findInTarget(target: Target): Promise<Leftover[]> {
     });
   }
   return leftovers;
+}
+
+/**
+ * Locks the target of the dead run whose place was taken in the VM, if it is another one than ours (with
+ * `--monthly` it is, at each turn of the month): nobody else is going to look there.
+ *
+ * @param own Whose lock we hold.
+ * @returns Null where there is none, where somebody is at work on it, or where it can't be reached.
+ */
+export async function lockTargetOf(
+  dead: VmHolder | null,
+  own: string | null,
+): Promise<Disposable & { target: string } | null> {
+  const target = dead && targetOfLock(dead.lockFile);
+  if (!dead || target === null || target === own) return null;
+  if (!(await readTarget(target)).hasRecords) return null;
+  const lock = await takeDeadLock(dead.lockFile).catch(() => null);
+  return lock && { target, [Symbol.dispose]: () => lock[Symbol.dispose]() };
 }
 
 function failed(run: RunRecord): RunRecord {

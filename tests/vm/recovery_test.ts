@@ -20,7 +20,7 @@ import {
   untilCopying,
   untilSwitched,
 } from "../support/scene.ts";
-import { fullThenChanges, leaveDeadRun, nextHoldsAll } from "../support/next_run.ts";
+import { fullThenChanges, leaveDeadRun, nextHoldsAll, runsOf } from "../support/next_run.ts";
 import { proxy } from "../support/proxy.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
@@ -154,6 +154,26 @@ Deno.test("a dead run is cleaned up whatever way leads to its target", async () 
   await s.assertRestores("now");
   await nextHoldsAll(s);
 });
+
+for (const next of ["backup", "cleanup"]) {
+  Deno.test(`what a killed run left is removed by a ${next} with another target, too`, async () => {
+    await using s = await scene({ vm: { running: true } });
+    await fullThenChanges(s);
+    const other = s.dir.join("other");
+    const copy = s.backupArgs("copy").map((word) => word === s.target ? other : word);
+    await succeed(copy);
+    await leaveDeadRun(s);
+    const left = async () =>
+      [...await filesOf(s.dir.path), ...await filesOf(s.target)]
+        .filter((file) => /\.(fleece|partial)$/.test(file));
+    assertEquals((await left()).length >= 4, true);
+    const recover = ["cleanup", "--recover", "--socket", s.vm.socket, "--target", other];
+    await succeed(next === "backup" ? copy : recover);
+    assertEquals(await left(), []);
+    assertEquals((await runsOf(s)).map(({ state }) => state), ["done", "failed"]);
+    await nextHoldsAll(s);
+  });
+}
 
 Deno.test("a guest whose run is killed while it is frozen is thawed by the guard", async () => {
   await using s = await scene({ vm: { running: true } });
