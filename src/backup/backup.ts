@@ -65,6 +65,8 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const lockFile = await createTarget(request.target, request.mode);
   const run = newRun();
   using _target = await takeLock(lockFile, run, request.mode);
+  // A dead run's files are to be removed only where its QEMU is the one that we talk to.
+  refuseOtherVm(await readTarget(request.target), await queryIdentity(qmp));
   const lockInode = (await bounded(lockFile, () => Deno.stat(lockFile))).ino ?? 0;
   const holder: VmHolder = { ...run, lockFile, lockInode };
   await using vm = await lockVm(qmp, holder);
@@ -92,8 +94,6 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   refuseOld(qmp.version);
   const target = await readTarget(request.target);
   await refuseForeign(target);
-  // A dead run's files are to be removed only where its QEMU is the one that we talk to.
-  if (target.hasRecords) refuseOtherVm(target, await queryIdentity(qmp));
   if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
