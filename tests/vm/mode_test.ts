@@ -1,12 +1,12 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
+import { groupScene, NOGROUP } from "../support/group_scene.ts";
 import { assertNothingLeft, filesOf, type Scene, scene, untilSwitched } from "../support/scene.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { asNobody } from "../support/vm.ts";
 
 const MIB = 1 << 20;
 const SLOW = ["--speed-limit", String(MIB)];
-const NOGROUP = 65534;
 
 /** The mode of everything in a folder, in octal, by its path there; links left out. */
 async function modesIn(folder: string, path = ""): Promise<Record<string, string>> {
@@ -147,13 +147,7 @@ Deno.test("what an error says can be pasted into a shell, whatever the target is
 });
 
 Deno.test("a target of QEMU's group stays the group's: all in it, from the first run on", async () => {
-  await using s = await scene({ vm: { qemuArgs: await asNobody() } });
-  await Deno.chmod(s.dir.path, 0o711);
-  for (const folder of [s.target, s.dir.join("fleeces")]) {
-    await Deno.mkdir(folder);
-    await Deno.chown(folder, null, NOGROUP);
-    await Deno.chmod(folder, 0o2770);
-  }
+  await using s = await groupScene();
   using _mask = umask(0o077);
   await fullAndInc(s, "--mode", "0660", "--fleece-dir", s.dir.join("fleeces"));
   await assertModes(s.target, "660", "2770");

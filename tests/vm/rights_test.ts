@@ -4,6 +4,7 @@ import { BINARY_RIGHTS } from "../support/program.ts";
 import { compare, create } from "../support/qemu_img.ts";
 import { type Scene, scene } from "../support/scene.ts";
 import { leaveDeadRun } from "../support/next_run.ts";
+import { tempDir } from "../support/temp_dir.ts";
 import { ended, succeed, type ToolResult } from "../support/tool.ts";
 import type { DiskSpec } from "../support/vm.ts";
 
@@ -150,12 +151,11 @@ Deno.test("what prints completions, the manual or the units needs no rights", as
     assertEquals([code, stderr], [0, ""]);
     assert(stdout.length > 1000);
   }
-  const root = await Deno.makeTempDir();
+  await using root = await tempDir();
   const { code, stderr } = await run(
-    [`--allow-read=${root}`, `--allow-write=${root}`],
-    ["units", "--root", root],
+    [`--allow-read=${root.path}`, `--allow-write=${root.path}`],
+    ["units", "--root", root.path],
   );
-  await Deno.remove(root, { recursive: true });
   assertEquals(code, 0, stderr);
 });
 

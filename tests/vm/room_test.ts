@@ -1,7 +1,7 @@
 /** A guest whose disks grow on the file system that the fleeces lie on, with room for one of both. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { mountTmpfs, type Tmpfs } from "../support/tmpfs.ts";
+import { mountTmpfs } from "../support/tmpfs.ts";
 import { until, untilCopying } from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { ended, startTool, succeed, type ToolResult } from "../support/tool.ts";
@@ -14,8 +14,6 @@ const BULK_BYTES = 60 * MIB;
 
 interface Ground extends AsyncDisposable {
   vm: Vm;
-  target: string;
-  storage: Tmpfs;
   backup: string[];
   elsewhere: string;
 }
@@ -26,7 +24,7 @@ async function startGround(): Promise<Ground> {
   const dir = stack.use(await tempDir());
   const folder = dir.join("disks");
   const wholeBytes = 2 * writerDiskBytes(SLOTS) + BULK_BYTES;
-  const storage = stack.use(await mountTmpfs(folder, wholeBytes + 16 * MIB));
+  stack.use(await mountTmpfs(folder, wholeBytes + 16 * MIB));
   const sizeBytes = Math.ceil(writerDiskBytes(SLOTS) / 65536) * 65536;
   const disk = (id: string, sizeBytes: number, bootIndex: number): DiskSpec => (
     { id, node: `node-${id}`, path: `${folder}/${id}`, format: "qcow2", sizeBytes, bootIndex }
@@ -37,15 +35,11 @@ async function startGround(): Promise<Ground> {
   await installWriterGuest(`${folder}/a`, "qcow2", SLOTS);
   const vm = stack.use(await startVm({ dir: dir.path, disks, name: "writer" }));
   await vm.write("bulk", 0x11, 0, BULK_BYTES);
-  const target = dir.join("target");
-  const backup = ["backup", "--socket", vm.socket, "--target", target];
+  const backup = ["backup", "--socket", vm.socket, "--target", dir.join("target")];
   const elsewhere = dir.join("elsewhere");
   await Deno.mkdir(elsewhere);
   const left = stack.move();
-  return {
-    ...{ vm, target, storage, backup, elsewhere },
-    [Symbol.asyncDispose]: () => left.disposeAsync(),
-  };
+  return { vm, backup, elsewhere, [Symbol.asyncDispose]: () => left.disposeAsync() };
 }
 
 async function stateOf(vm: Vm): Promise<string> {

@@ -1,11 +1,10 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl } from "@std/path";
+import { groupScene, NOGROUP } from "../support/group_scene.ts";
 import { assertNothingLeft, scene } from "../support/scene.ts";
 import { runAsUnit, unitCommand } from "../support/unit_sandbox.ts";
-import { asNobody } from "../support/vm.ts";
 
 const MIB = 1 << 20;
-const NOGROUP = 65534;
 const ROOT = fromFileUrl(new URL("../../", import.meta.url));
 
 /** The script instead of the binary, for which `binary_test.ts` does the same. */
@@ -37,14 +36,7 @@ Deno.test("the unit's command line backs up where only its folders can be writte
 });
 
 Deno.test("the unit's command line keeps a target of QEMU's group the group's", async () => {
-  await using s = await scene({ vm: { qemuArgs: await asNobody() } });
-  // Up to here QEMU must be able to go, as to any file of its own.
-  await Deno.chmod(s.dir.path, 0o711);
-  for (const folder of [s.target, s.dir.join("fleeces")]) {
-    await Deno.mkdir(folder);
-    await Deno.chown(folder, null, NOGROUP);
-    await Deno.chmod(folder, 0o2770);
-  }
+  await using s = await groupScene();
   const environment = {
     QMPBACKUP_SOCKET: s.vm.socket,
     QMPBACKUP_TARGET: s.target,
