@@ -11,7 +11,7 @@ import { ChainError } from "../catalog/chains.ts";
 import { bounded } from "../catalog/bounded.ts";
 import { type NamedImage, orderByName } from "../catalog/name_order.ts";
 import { diskFileName, referenceBitmaps } from "../catalog/names.ts";
-import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
+import { adoptedId, type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
 import { Failure, messageOf } from "../errors.ts";
 import { type ImageFacts, imageFacts } from "../image/qemu_img.ts";
@@ -91,7 +91,7 @@ export function adoptedRuns(
     const disks = found.flatMap((foreign) => rowsOf(foreign, unixSeconds, chainId));
     return {
       ...RECORD_HEAD,
-      id: `adopted-${unixSeconds}-${tag}`,
+      id: adoptedId(unixSeconds, tag),
       sequence: index + 1,
       level: disks[0]?.level ?? "full",
       state: "done",

@@ -13,6 +13,7 @@ import { basename, dirname, join } from "@std/path";
 import { bounded, HangingError, refuseHanging } from "../catalog/bounded.ts";
 import { images, restorePoints } from "../catalog/chains.ts";
 import { lookAt } from "../catalog/create.ts";
+import { removeFile } from "../catalog/durable.ts";
 import {
   isBackupBitmap,
   isFleeceOf,
@@ -24,7 +25,14 @@ import {
 } from "../catalog/names.ts";
 import { takeDeadLock } from "../catalog/lock.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
-import { readTarget, refuseLinks, type Target, temporaries, writeRun } from "../catalog/target.ts";
+import {
+  readTarget,
+  recordFile,
+  refuseLinks,
+  type Target,
+  temporaries,
+  writeRun,
+} from "../catalog/target.ts";
 import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
@@ -214,7 +222,11 @@ async function queryBitmaps(qmp: QmpClient): Promise<{ node: string; name: strin
  */
 export async function findInTarget(target: Target): Promise<Leftover[]> {
   await refuseLinks(target);
-  const leftovers = [...await findTemporaries(target), ...await findReplaced(target)];
+  const leftovers = [
+    ...await findTemporaries(target),
+    ...findHalfAdopted(target),
+    ...await findReplaced(target),
+  ];
   // Two runs of one second may have died with one file's name.
   const settled = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state !== "done")) {
@@ -263,7 +275,15 @@ function failed(run: RunRecord): RunRecord {
 async function findTemporaries({ path }: Target): Promise<Leftover[]> {
   return (await temporaries(path)).map((file) => ({
     what: `Removing ${file} of a run that died`,
-    putRight: () => Deno.remove(file),
+    putRight: () => removeFile(file),
+  }));
+}
+
+/** Its next run adopts that chain anew. */
+function findHalfAdopted({ path, halfAdopted }: Target): Leftover[] {
+  return halfAdopted.map((run) => ({
+    what: `Removing the record of ${run.id}, of a run that died before it had adopted all`,
+    putRight: () => removeFile(recordFile(path, run)),
   }));
 }
 
@@ -284,7 +304,7 @@ async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
       result === "done"
         ? {
           what: `Removing ${aside}, which a run that died had replaced`,
-          putRight: () => bounded(aside, () => Deno.remove(aside)),
+          putRight: () => removeFile(aside),
         }
         : {
           what: `Putting ${image} back, which a run that died was about to replace`,
@@ -307,7 +327,7 @@ async function findFiles(
     settled.add(path);
     leftovers.push({
       what: `Removing ${path} of a run that died`,
-      putRight: () => bounded(path, () => Deno.remove(path)),
+      putRight: () => removeFile(path),
     });
   }
   return leftovers;

@@ -64,7 +64,8 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
   const leftovers: string[] = [];
   const sessions = plan.disks.map((disk) => new DiskSession(context.qmp, plan, disk, leftovers));
   const { target, mode } = plan.request;
-  for (const adopted of plan.adopted) await writeRun(target, adopted, mode);
+  // The first one last: see `halfAdopted()`.
+  for (const adopted of plan.adopted.toReversed()) await writeRun(target, adopted, mode);
   await writeRun(target, record, mode);
   try {
     await takeAndCopy(plan, context, record, sessions, leftovers);

@@ -10,7 +10,14 @@
 import { dirname } from "@std/path";
 import * as v from "valibot";
 import { Failure } from "../errors.ts";
-import { CONFIG_SUFFIX, isBackupBitmap, isChainId, RECORDS_FOLDER, UUID_FILE } from "./names.ts";
+import {
+  CONFIG_SUFFIX,
+  isBackupBitmap,
+  isChainId,
+  RECORDS_FOLDER,
+  tagOf,
+  UUID_FILE,
+} from "./names.ts";
 
 const FORMAT = "qmpbackup-run";
 const VERSION = 1;
@@ -167,6 +174,27 @@ export function parseRecord(name: string, text: string): RunRecord {
 export function formatRecord(record: RunRecord): string {
   return JSON.stringify(record, null, 2) + "\n";
 }
+
+/** The id of a record that one of our runs made for a backup of the reference's. */
+export function adoptedId(unixSeconds: number, runTag: string): string {
+  return `adopted-${unixSeconds}-${runTag}`;
+}
+
+/**
+ * Finds the records of an adoption that was interrupted, which count for nothing: number 1 is written
+ * last. Once a run of ours has recorded the disk, too, an old record may well be gone.
+ */
+export function halfAdopted(runs: RunRecord[]): RunRecord[] {
+  const isAdopted = ({ id }: RunRecord) => /^adopted-\d+-[0-9a-f]{8}$/.test(id);
+  const ours = new Set(runs.filter((run) => !isAdopted(run)).flatMap(diskIds));
+  const isProof = (run: RunRecord) => run.sequence === 1 || diskIds(run).some((id) => ours.has(id));
+  const whole = new Set(
+    runs.filter((run) => isAdopted(run) && isProof(run)).map(({ id }) => tagOf(id)),
+  );
+  return runs.filter((run) => isAdopted(run) && !whole.has(tagOf(run.id)));
+}
+
+const diskIds = ({ disks }: RunRecord) => disks.map(({ id }) => id);
 
 /**
  * Puts records into the order of their runs.

@@ -20,6 +20,7 @@ import {
 import {
   type DiskRecord,
   formatRecord,
+  halfAdopted,
   inOrder,
   parseRecord,
   RecordError,
@@ -38,6 +39,8 @@ export interface Target {
   hasRecords: boolean;
   /** In the order of their sequence numbers. */
   runs: RunRecord[];
+  /** Records that count for nothing: see `halfAdopted()`. */
+  halfAdopted: RunRecord[];
 }
 
 /**
@@ -49,12 +52,14 @@ export interface Target {
  */
 export async function readTarget(path: string): Promise<Target> {
   try {
-    const runs = await readRuns(path);
+    const all = await readRuns(path);
+    const half = halfAdopted(all);
     return {
       path,
       chainId: await readChainId(path),
       hasRecords: await exists(join(path, RUNS_FOLDER)),
-      runs,
+      runs: inOrder(all.filter((run) => !half.includes(run))),
+      halfAdopted: half,
     };
   } catch (error) {
     throw readable(error, path);
@@ -127,7 +132,7 @@ export async function createTarget(path: string, mode?: number): Promise<string>
  * @throws {RecordError} If it can't be written: nothing counts then.
  */
 export async function writeRun(path: string, record: RunRecord, mode?: number): Promise<void> {
-  const file = join(path, RUNS_FOLDER, `${record.id}.json`);
+  const file = recordFile(path, record);
   try {
     await writeDurably(file, formatRecord(record), mode === undefined ? {} : { mode });
   } catch (error) {
@@ -137,6 +142,11 @@ export async function writeRun(path: string, record: RunRecord, mode?: number): 
       { cause: error },
     );
   }
+}
+
+/** Where a run's record stands. */
+export function recordFile(path: string, { id }: RunRecord): string {
+  return join(path, RUNS_FOLDER, `${id}.json`);
 }
 
 /** Makes a disk's folder, and makes it last. */
@@ -185,7 +195,7 @@ export async function updateRows(
   path: string,
   change: (row: DiskRecord) => boolean,
 ): Promise<void> {
-  for (const run of (await readRuns(path)).toReversed()) {
+  for (const run of (await readTarget(path)).runs.toReversed()) {
     if (run.disks.map(change).includes(true)) await writeRun(path, run);
   }
 }
@@ -200,6 +210,7 @@ async function readChainId(path: string): Promise<string | null> {
   return text;
 }
 
+/** All records, in no order. */
 async function readRuns(path: string): Promise<RunRecord[]> {
   const folder = join(path, RUNS_FOLDER);
   const runs: RunRecord[] = [];
@@ -220,7 +231,7 @@ async function readRuns(path: string): Promise<RunRecord[]> {
     }
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
-  return inOrder(runs);
+  return runs;
 }
 
 async function entriesOf(folder: string): Promise<Deno.DirEntry[]> {

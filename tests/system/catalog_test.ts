@@ -204,7 +204,13 @@ Deno.test("`removeFile()` removes a file, a dangling link, and nothing where the
 Deno.test("`readTarget()` takes a directory that is not there for an empty one", async () => {
   await using dir = await tempDir();
   const target = await readTarget(dir.join("none"));
-  assertEquals(target, { path: dir.join("none"), chainId: null, hasRecords: false, runs: [] });
+  assertEquals(target, {
+    path: dir.join("none"),
+    chainId: null,
+    hasRecords: false,
+    runs: [],
+    halfAdopted: [],
+  });
   await refuseForeign(target);
   assertEquals(await names(dir.path), []);
 });

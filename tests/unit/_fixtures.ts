@@ -100,6 +100,7 @@ export function aTarget(runs: RunRecord[] = [], change: Partial<Target> = {}): T
     chainId: runs.length > 0 ? CHAIN : null,
     hasRecords: runs.length > 0,
     runs,
+    halfAdopted: [],
     ...change,
   };
 }

@@ -8,8 +8,10 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { basename, join } from "@std/path";
 import { compare, create, qemuImg } from "../support/qemu_img.ts";
-import { filesOf, queryBlock, type Scene, scene, untilJobs } from "../support/scene.ts";
-import { succeed, tool } from "../support/tool.ts";
+import { exists } from "../../src/catalog/durable.ts";
+import { ensurePrograms } from "../support/install_qemu.ts";
+import { filesOf, queryBlock, type Scene, scene, until, untilJobs } from "../support/scene.ts";
+import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
 const UUID = "0b5e6d3a-1111-4222-8333-444455556666";
@@ -122,6 +124,36 @@ for (const [version, layout] of Object.entries(LAYOUTS)) {
     await restored(s, "inc2");
   });
 }
+
+Deno.test("a run that dies while it takes a chain over leaves it as it was for restore, and for the next", async () => {
+  await using s = await referenceChain(LAYOUTS["0.47"]);
+  await ensurePrograms({ strace: "strace" });
+  const renames = "?rename,?renameat,?renameat2";
+  const slow = ["-e", `trace=${renames}`, "-e", `inject=${renames}:delay_enter=1000000`];
+  const child = startTool(s.backupArgs("inc"), {
+    under: ["strace", "-f", "-qq", "-o", "/dev/null", ...slow],
+  });
+  const runs = join(s.target, "_qmpbackup/runs");
+  const adopted = async () => {
+    const names = await exists(runs) ? (await Array.fromAsync(Deno.readDir(runs))) : [];
+    return names.filter(({ name }) => /^adopted-.*\.json$/.test(name)).length;
+  };
+  await until(async () => await adopted() === 1);
+  const tracee = await Deno.readTextFile(`/proc/${child.pid}/task/${child.pid}/children`);
+  Deno.kill(Number(tracee), "SIGKILL");
+  await ended(child);
+  assertEquals(await adopted(), 1);
+
+  // What the record of one image says does not hide the others.
+  await restored(s, "inc1");
+  await s.remember("inc2");
+  const { stderr } = await succeed(s.backupArgs("inc"));
+  assertMatch(stderr, /Removing the record of adopted-/);
+  assertEquals(await adopted(), 2);
+  await restored(s, "inc2");
+  await restored(s, "inc1", "--until", "INC-1700000100-disk0.qcow2");
+  await restored(s, "full", "--until", "FULL-1700000000-disk0.qcow2");
+});
 
 Deno.test("nothing is compared with a chain of the reference before it is linked", async () => {
   const layout = LAYOUTS["0.47"];
