@@ -132,6 +132,7 @@ function rowsOf({ disk, folder, images }: Foreign, unixSeconds: number, chainId:
       fleece: "",
       file: `${folder}/${image.name}`,
       parent: image.parent && `${folder}/${image.parent}`,
+      unrecorded: [],
       virtualSizeBytes: image.virtualSizeBytes,
       bytesWritten: image.allocatedBytes,
       result: "done",

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { isBackupBitmap } from "../catalog/names.ts";
+import { basename } from "@std/path";
+import { isBackupBitmap, parseImageName } from "../catalog/names.ts";
 import type { Target } from "../catalog/target.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { Disk } from "../vm/disks.ts";
@@ -60,6 +61,7 @@ export function warningsOf(request: BackupRequest, facts: Facts, disks: DiskPlan
     ...plainTextWarnings(disks.map(({ disk }) => disk)),
     ...newTargetWarnings(facts.target, facts.disks),
     ...compareWarnings(request, disks),
+    ...timedWarnings(request, disks),
     ...directWarnings(facts.features),
   ];
 }
@@ -72,8 +74,8 @@ function plainTextWarnings(disks: Disk[]): string[] {
 }
 
 /** Nothing tells a mount point without its file system from a new target, but what the disks remember. */
-function newTargetWarnings({ path, chainId, hasRecords }: Target, disks: Disk[]): string[] {
-  if (hasRecords || chainId !== null) return [];
+function newTargetWarnings({ path, chainId, runs }: Target, disks: Disk[]): string[] {
+  if (runs.length > 0 || chainId !== null) return [];
   const bitmaps = disks.flatMap((disk) => disk.bitmaps.map(({ name }) => name));
   const known = bitmaps.find((name) => isBackupBitmap(name));
   if (known === undefined) return [];
@@ -88,6 +90,16 @@ function compareWarnings(request: BackupRequest, disks: DiskPlan[]): string[] {
   const isCompared = disks.some(({ compare }) => compare);
   if (!isCompared || (!request.compress && request.speedLimitBytesPerSecond === 0)) return [];
   return ["--speed-limit and --compress have no effect on a disk that is compared"];
+}
+
+/** See `imageOf()`. */
+function timedWarnings({ timestamp }: BackupRequest, disks: DiskPlan[]): string[] {
+  if (timestamp) return [];
+  return disks.filter(({ level, file }) => level === "full" && parseImageName(basename(file)))
+    .map(({ file, disk }) =>
+      `"${file}" bears a time in its name, since increments build on the full backup of the disk ` +
+      `"${disk.name}" that has none: --no-timestamp would have replaced that one`
+    );
 }
 
 function directWarnings({ fleecing }: Features): string[] {

@@ -91,20 +91,29 @@ export function isListed(files: Map<string, string[]>, path: string): boolean {
   return files.get(dirname(path))?.includes(basename(path)) ?? false;
 }
 
-/**
- * An image of the chain in a disk's folder that no record knows: another program made it, and has
- * perhaps emptied the bitmap that it found.
- */
+/** The images of the chain in a folder that no record knows. */
 export function unrecorded(
-  last: Point | undefined,
+  folder: string,
   { runs }: Target,
   files: Map<string, string[]>,
-): string | undefined {
-  if (!last) return undefined;
-  const { folder } = last.disk;
+): string[] {
   const recorded = new Set(runs.flatMap((run) => run.disks.map(({ file }) => basename(file))));
-  return files.get(folder)?.find((name) => {
+  return (files.get(folder) ?? []).filter((name) => {
     const level = parseImageName(name)?.level;
     return (level === "full" || level === "inc") && !recorded.has(name);
   });
+}
+
+/**
+ * An image that another program made after the last backup: it has perhaps emptied the bitmap that it
+ * found.
+ */
+export function foreignSince(
+  last: Point | undefined,
+  target: Target,
+  files: Map<string, string[]>,
+): string | undefined {
+  if (!last) return undefined;
+  const { folder, unrecorded: known } = last.disk;
+  return unrecorded(folder, target, files).find((name) => !known.includes(name));
 }

@@ -11,11 +11,7 @@ import {
   diskFileName,
   type DiskLevel,
   fleeceName,
-  imageName,
-  MAX_NAME_SECONDS,
-  parseImageName,
   PARTIAL_SUFFIX,
-  plainImageName,
   RECORDS_FOLDER,
   runId,
 } from "../catalog/names.ts";
@@ -26,8 +22,9 @@ import type { Features } from "../qmp/schema.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
 import { adaptRequest, pauseReason, SAFE_CBW_TIMEOUT_SECONDS, warningsOf } from "./caution.ts";
-import { foldersOf, isComplete, isListed, lastBackup, unrecorded } from "./continuity.ts";
+import { foldersOf, foreignSince, isComplete, lastBackup, unrecorded } from "./continuity.ts";
 import { fileNamesOf } from "./file_names.ts";
+import { imageOf } from "./image_name.ts";
 import { levelOf } from "./level.ts";
 import type { BackupRequest } from "./request.ts";
 import { selectDisks } from "./select.ts";
@@ -97,6 +94,8 @@ export interface DiskPlan {
   cbwTimeoutSeconds: number | null;
   /** The file of the source's `qemu-img info`, relative to the target. */
   configFile: string;
+  /** The images in its folder that no record knows. */
+  unrecorded: string[];
 }
 
 export interface Plan {
@@ -139,7 +138,6 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
   const { selected, leftOut } = selectDisks(facts.disks, facts.leftOut, request);
   const points = restorePoints(target.runs);
   const all = images(target.runs);
-  const seconds = imageTime(facts);
   const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
   const fileNames = fileNamesOf(facts.disks);
   const folders = foldersOf(lasts, [...fileNames.values()].map(configName));
@@ -154,20 +152,14 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       disk,
       last,
       (file) => isComplete(all, file, facts.files),
-      unrecorded(last, target, facts.files),
+      foreignSince(last, target, facts.files),
     );
     // An increment lies beside the image it builds on.
     const folder = level.level === "inc" && last ? last.disk.folder : usualFolder;
     refusePartial(target.path, folder, facts.files);
     const uniqueName = fileNames.get(disk) ?? disk.name;
     const fileName = folder === "." ? uniqueName : diskFileName(disk.source);
-    const isNamedAsDisk = !request.timestamp && level.level !== "inc";
-    const name = isNamedAsDisk
-      ? plainImageName(fileName)
-      : imageName(level.level, seconds, fileName);
-    const file = folder === "." ? name : `${folder}/${name}`;
-    const replaces = facts.files.get(folder)?.includes(name) ?? false;
-    refuseBase(facts, disk, file);
+    const image = imageOf(request, facts, disk, level.level, { folder, fileName });
     const besideDisk = facts.besideDisk.get(disk.id) ?? null;
     const beside = request.fleeceDir ?? besideDisk;
     const isBeside = beside !== null && beside === besideDisk;
@@ -176,9 +168,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       disk,
       ...level,
       folder,
-      file,
-      replaces,
-      link: isNamedAsDisk && level.level === "full" && request.symlink ? linkName(name) : null,
+      ...image,
       spentBitmaps: level.level === "copy" ? [] : spentBitmaps(disk, target),
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
       granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
@@ -204,6 +194,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       cbwTimeoutSeconds: request.cbwTimeoutSeconds ??
         (isBeside ? null : SAFE_CBW_TIMEOUT_SECONDS),
       configFile: configName(uniqueName),
+      unrecorded: unrecorded(folder, target, facts.files),
     };
   });
   return {
@@ -274,19 +265,6 @@ function spentBitmaps(disk: Disk, { runs }: Target): string[] {
   return disk.bitmaps.map(({ name }) => name).filter((name) => recorded.has(name));
 }
 
-/**
- * The time in the images' names: now, but later than any name in the target, so that two runs in one
- * second don't collide and names sort even where the clock was set back.
- */
-function imageTime({ startedAt, files }: Facts): number {
-  const taken = [...files.values()].flat().map((name) => parseImageName(name)?.unixSeconds ?? 0)
-    .filter((time) => time < MAX_NAME_SECONDS);
-  return taken.reduce(
-    (time, used) => Math.max(time, used + 1),
-    Math.floor(startedAt.getTime() / 1000),
-  );
-}
-
 function refusePartial(target: string, folder: string, files: Facts["files"]) {
   const partial = files.get(folder)?.find((name) => name.endsWith(PARTIAL_SUFFIX));
   if (!partial) return;
@@ -297,29 +275,3 @@ function refusePartial(target: string, folder: string, files: Facts["files"]) {
 }
 
 const configName = (fileName: string) => `${fileName}.config`;
-
-/** Of a disk file called "1-root.qcow2", a link would be read as an image with a time. */
-function linkName(name: string): string | null {
-  return parseImageName(`FULL-${name}`) === null ? `FULL-${name}` : null;
-}
-
-/** Without a time in its name, a full backup takes the place of the last one of the same disk. */
-function refuseBase({ target, files }: Facts, { id, source }: Disk, file: string) {
-  const all = images(target.runs);
-  const remedy = "name another target, or leave out --no-timestamp";
-  // Even if the image itself is gone: what is left of its chain would be read on top of the new one.
-  const child = all.find(({ disk }) => disk.parent === file && isListed(files, disk.file));
-  if (child) {
-    throw new Failure(
-      `"${
-        join(target.path, child.disk.file)
-      }" builds on "${file}", which would be replaced: ${remedy}`,
-    );
-  }
-  const other = all.findLast(({ disk }) => disk.file === file)?.disk;
-  if (!other || !isListed(files, file) || other.id === id || other.source === source) return;
-  throw new Failure(
-    `"${file}" is the backup of another disk, "${other.name}" (${other.source}), and would be ` +
-      `replaced: ${remedy}`,
-  );
-}

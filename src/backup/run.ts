@@ -296,6 +296,7 @@ function draftDisk(disk: DiskPlan): DiskRecord {
     fleece: disk.fleeceFile,
     file: disk.file,
     parent: disk.parent,
+    unrecorded: disk.unrecorded,
     virtualSizeBytes: disk.disk.virtualSizeBytes,
     bytesWritten: 0,
     result: "pending",

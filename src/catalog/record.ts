@@ -82,6 +82,11 @@ const DiskRow = v.object({
   file: ImagePath,
   /** The image this one builds on, relative to the target. */
   parent: v.nullable(ImagePath),
+  /**
+   * The images in the folder that no record knew when this one was begun: they say nothing of another
+   * program that went on with the chain after it.
+   */
+  unrecorded: v.optional(v.array(Name), []),
   virtualSizeBytes: sizeBytes,
   /** What the image takes on the disk. */
   bytesWritten: sizeBytes,

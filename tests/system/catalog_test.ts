@@ -393,6 +393,7 @@ function disk(): RunRecord["disks"][number] {
     fleece: "/vm/qmpbackup-3f9a2c11-0.fleece",
     file: "disk0/FULL-1-disk0.qcow2",
     parent: null,
+    unrecorded: [],
     virtualSizeBytes: 1 << 20,
     bytesWritten: 1 << 16,
     result: "done",

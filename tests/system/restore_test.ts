@@ -576,6 +576,7 @@ function runRecord(
       fleece: "",
       file,
       parent,
+      unrecorded: [],
       virtualSizeBytes: SIZE,
       bytesWritten: 0,
       result: "done",

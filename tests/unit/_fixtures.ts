@@ -64,6 +64,7 @@ export function aDiskRecord(name = "disk0", change: Partial<DiskRecord> = {}): D
     fleece: `/vm/qmpbackup-${OLD_TAG}-0.fleece`,
     file: `${name}/FULL-${NOW_SECONDS - 86400}-${name}.qcow2`,
     parent: null,
+    unrecorded: [],
     virtualSizeBytes: 16 << 20,
     bytesWritten: 5 << 20,
     result: "done",

@@ -147,6 +147,26 @@ Deno.test("--no-timestamp names full backups as the disk, with a link, and repla
   await s.assertRestores("inc");
 });
 
+Deno.test("--no-timestamp gives an auto's full backup a time where increments build on the last one", async () => {
+  await using s = await scene({ disks: 1 });
+  await succeed(s.backupArgs("auto", "--no-timestamp"));
+  await s.vm.write("vd0", 0x46, MIB, MIB);
+  await s.remember("inc");
+  await succeed(s.backupArgs("auto", "--no-timestamp"));
+  await s.restart();
+  await s.vm.write("vd0", 0x47, 2 * MIB, MIB);
+  await s.remember("anew");
+  const { stderr } = await succeed(s.backupArgs("auto", "--no-timestamp"));
+  assertMatch(stderr, /"disk0\/FULL-\d+-disk0.qcow2" bears a time in its name/);
+  await s.vm.write("vd0", 0x48, 3 * MIB, MIB);
+  await s.remember("last");
+  await succeed(s.backupArgs("inc", "--no-timestamp"));
+  await s.assertRestores("last");
+  const runs = (await runsOf(s.target)).map((line) => (JSON.parse(line) as { id: string }).id);
+  await s.assertRestores("inc", runs[1]);
+  await s.assertRestores("anew", runs[2]);
+});
+
 Deno.test("--no-timestamp keeps the last backup when the new one fails", async () => {
   await using s = await scene({ disks: 1 });
   await s.remember("first");

@@ -210,6 +210,15 @@ Deno.test("backup does not build on a bitmap that another program may have empti
   await s.remember("auto");
   await succeed(s.backupArgs("auto"));
   await s.assertRestores("auto");
+  // One full backup is enough: from here on it is known, until the reference goes on again.
+  await s.vm.write("vd0", 0x36, 3 * MIB, MIB);
+  await s.remember("inc");
+  await succeed(s.backupArgs("inc"));
+  await s.assertRestores("inc");
+  await Deno.writeTextFile(join(s.target, "disk0/INC-1900000001-disk0.qcow2"), "");
+  const again = await tool(s.backupArgs("inc"));
+  assertEquals(again.code, 1);
+  assertMatch(again.stderr, /"INC-1900000001-disk0.qcow2" is in no record/);
 });
 
 Deno.test("a chain of ours whose records are gone is not adopted: its bitmap may count from a lost image", async () => {

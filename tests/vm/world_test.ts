@@ -1,6 +1,12 @@
 /** What others do to the VM, its disks and the clock while a run is at work, or between two. */
 
-import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { basename } from "@std/path";
 import { countingProxy } from "../support/counting_proxy.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
@@ -8,6 +14,7 @@ import { fullThenChanges, nextHoldsAll, runsOf } from "../support/next_run.ts";
 import { compare, convertToRaw, create } from "../support/qemu_img.ts";
 import {
   assertNothingLeft,
+  filesOf,
   queryBlock,
   type Scene,
   scene,
@@ -17,6 +24,7 @@ import {
   untilSwitched,
 } from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { command } from "../support/tmpfs.ts";
 import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -309,4 +317,60 @@ Deno.test("a clock that was set back changes neither the order nor the chain", a
   // Other programs, the reference's restore among them, go by the names.
   const times = (await runFiles(s)).map(timeOf);
   assertEquals(times, times.toSorted((a, b) => a - b));
+});
+
+Deno.test("nothing is touched beside a record that was cut off; moved away, it costs one full backup", async () => {
+  await using s = await scene({ disks: 1 });
+  await fullThenChanges(s);
+  await succeed(s.backupArgs("inc"));
+  const id = (await runsOf(s)).at(-1)?.id ?? "";
+  const record = `${s.target}/_qmpbackup/runs/${id}.json`;
+  await Deno.truncate(record, 700);
+  const before = [await filesOf(s.target), await queryBlock(s.vm)];
+  const { code, stderr } = await tool(s.backupArgs("auto"));
+  assertEquals(code, 1);
+  assertStringIncludes(
+    stderr,
+    `The record "${record}" is no JSON (move it away and use --level auto`,
+  );
+  assertEquals([await filesOf(s.target), await queryBlock(s.vm)], before);
+
+  await Deno.rename(record, s.dir.join("away.json"));
+  await s.vm.write("vd0", 0x62, 40 * MIB, MIB);
+  await s.remember("anew");
+  await succeed(s.backupArgs("auto"));
+  await s.assertRestores("anew");
+  await s.assertRestores("full", (await runsOf(s))[0]?.id);
+  await s.vm.write("vd0", 0x63, 50 * MIB, MIB);
+  await s.remember("inc");
+  await succeed(s.backupArgs("inc"));
+  await s.assertRestores("inc");
+  // Nothing proves any more that the bitmap of the run without a record is ours.
+  await assertNothingLeft(s.vm, 2);
+});
+
+Deno.test("below a mount point without its file system a run warns, and the chain goes on when that is back", async () => {
+  await using s = await scene({ disks: 1 });
+  await using stack = new AsyncDisposableStack();
+  const storage = s.dir.join("storage");
+  for (const folder of [storage, s.target]) await Deno.mkdir(folder);
+  const mount = async () => void await command("mount", "--bind", storage, s.target);
+  const unmount = async () => void await command("umount", s.target);
+  await mount();
+  await fullThenChanges(s);
+  await unmount();
+  await s.remember("below");
+  const { code, stderr } = await tool(s.backupArgs("auto", "--strict"));
+  assertEquals(code, 3, stderr);
+  assertMatch(stderr, /is new, but there are backups of this VM elsewhere .* not mounted/);
+  assertEquals((await runsOf(s)).map(({ disks }) => disks[0]?.level), ["full"]);
+  await s.assertRestores("below");
+
+  await mount();
+  stack.defer(unmount);
+  await s.vm.write("vd0", 0x62, 40 * MIB, MIB);
+  await s.remember("inc");
+  await succeed(s.backupArgs("inc"));
+  await s.assertRestores("inc");
+  await assertNothingLeft(s.vm, 2);
 });

@@ -1,4 +1,5 @@
 import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { basename } from "@std/path";
 import { type DiskPlan, type Facts, planBackup } from "../../../src/backup/plan.ts";
 import type { BackupRequest, Level } from "../../../src/backup/request.ts";
 import type { DiskRecord } from "../../../src/catalog/record.ts";
@@ -560,6 +561,33 @@ Deno.test("planBackup() does not put a full backup under the increments of one t
   });
   assertThrows(() => disksOf(facts, PLAIN), Failure, 'builds on "disk0.qcow2"');
   assertEquals(disksOf({ ...facts, files: new Map() }, PLAIN).map(({ file }) => file), [full.file]);
+});
+
+Deno.test("planBackup() gives a full backup that nobody asked for a time where increments build on the last", () => {
+  const full = aDiskRecord("disk0", { file: "disk0/disk0.qcow2" });
+  const inc = aDiskRecord("disk0", {
+    ...{ file: "disk0/INC-1-disk0.qcow2", level: "inc", parent: full.file, bitmap: null },
+  });
+  const runs = [aRun([full]), aRun([inc], { sequence: 2 })];
+  const facts = factsAfter(runs, [aDisk()], {
+    files: new Map([["disk0", ["disk0.qcow2", "INC-1-disk0.qcow2"]]]),
+  });
+  const { disks: [disk], warnings } = planBackup(aRequest({ timestamp: false }), facts);
+  assertEquals([disk?.level, disk?.file, disk?.replaces, disk?.link], [
+    ...["full", `disk0/FULL-${NOW_SECONDS}-disk0.qcow2`, false, null],
+  ]);
+  assertStringIncludes(warnings.join(), "bears a time in its name");
+});
+
+Deno.test("planBackup() needs one full backup after an image that no record knows", () => {
+  const foreign = "INC-5-disk0.qcow2";
+  const known = basename(aDiskRecord().file);
+  const after = (unrecorded: string[]) =>
+    disksOf(factsAfter([aRun([aDiskRecord("disk0", { unrecorded })])], [aDiskWithBitmap()], {
+      files: new Map([["disk0", [known, foreign]]]),
+    })).map(({ level, unrecorded }) => ({ level, unrecorded }));
+  assertEquals(after([]), [{ level: "full", unrecorded: [foreign] }]);
+  assertEquals(after([foreign]), [{ level: "inc", unrecorded: [foreign] }]);
 });
 
 Deno.test("planBackup() makes no link that would be read as an image with a time", () => {

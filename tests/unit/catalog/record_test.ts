@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import {
   formatRecord,
+  halfAdopted,
   inOrder,
   parseRecord,
   RecordError,
@@ -177,6 +178,17 @@ Deno.test("parseRecord() names the newer program whatever else a record of the f
 
 const numbered = (id: string, sequence: number, disk = "disk0", started = run.started) =>
   aRun([aDiskRecord(disk)], { id, sequence, started });
+
+Deno.test("halfAdopted() finds what was written before the first of an adoption", () => {
+  const adopted = (n: number, sequence: number) => numbered(`adopted-${n}-3f9a2c11`, sequence);
+  const later = adopted(1700000100, 2);
+  const found = (...runs: RunRecord[]) => halfAdopted([later, ...runs]).map(({ id }) => id);
+  assertEquals(found(), [later.id]);
+  assertEquals(found(numbered("20260101T000000Z-aaaaaaaa", 1, "disk1")), [later.id]);
+  assertEquals(found(adopted(1700000000, 1)), []);
+  // The first was removed by hand, long after.
+  assertEquals(found(numbered("20260101T000000Z-aaaaaaaa", 3)), []);
+});
 
 Deno.test("inOrder() goes by the sequence, whatever the clock did", () => {
   const late = numbered("a", 2, "disk0", "2001-01-01T00:00:00.000Z");
