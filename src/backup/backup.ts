@@ -5,7 +5,7 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { bounded, setFileTimeout } from "../catalog/bounded.ts";
+import { setFileTimeout } from "../catalog/bounded.ts";
 import { exists, requireSymlinks } from "../catalog/durable.ts";
 import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf, targetOfLock } from "../catalog/names.ts";
@@ -16,7 +16,7 @@ import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
 import { requireQemuImg } from "../image/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import { queryIdentity } from "../qmp/queries.ts";
-import { lockVm, unlockVm, type VmHolder } from "../vm/marks.ts";
+import { lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/marks.ts";
 import type { Address } from "../wire/address.ts";
 import { gatherFacts } from "./facts.ts";
 import { startGuard } from "./guard.ts";
@@ -67,8 +67,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   using _target = await takeLock(lockFile, run, request.mode);
   // A dead run's files are to be removed only where its QEMU is the one that we talk to.
   refuseOtherVm(await readTarget(request.target), await queryIdentity(qmp));
-  const lockInode = (await bounded(lockFile, () => Deno.stat(lockFile))).ino ?? 0;
-  const holder: VmHolder = { ...run, lockFile, lockInode };
+  const holder = await vmHolder(run, lockFile);
   await using vm = await lockVm(qmp, holder);
   const found = await recoverFrom(qmp, vm.dead, request.target, context) +
     await recoverTargets(vm.dead, request.target);

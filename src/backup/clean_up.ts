@@ -12,7 +12,7 @@ import { readTarget } from "../catalog/target.ts";
 import { LockedError, UsageError } from "../errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { queryIdentity } from "../qmp/queries.ts";
-import { holderOfVm, lockVm, refuseLockedVm, type VmHolder } from "../vm/marks.ts";
+import { lockVm, refuseLockedVm, type VmHolder, vmHolder } from "../vm/marks.ts";
 import { refuseOtherVm } from "./plan.ts";
 import {
   findBitmaps,
@@ -45,8 +45,7 @@ export interface CleanUpOptions {
  */
 export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<number> {
   // Whoever is alive is refused here, before anything else.
-  await refuseLockedVm(qmp);
-  const dead = await holderOfVm(qmp);
+  const dead = await refuseLockedVm(qmp, await lockOf(options.target));
   const target = await targetOf(options.target, dead);
   if (target !== null) refuseOtherVm(await readTarget(target), await queryIdentity(qmp));
   await using stack = new AsyncDisposableStack();
@@ -99,9 +98,14 @@ async function targetOf(named: string | null, dead: VmHolder | null): Promise<st
   throw new UsageError(`"${path}" holds no records of backups: there is nothing to recover`);
 }
 
+async function lockOf(target: string | null): Promise<string | null> {
+  const file = target === null ? null : join(target, LOCK_FILE);
+  return file !== null && await exists(file) ? file : null;
+}
+
 async function refuseLockedTarget(target: string): Promise<void> {
-  const file = join(target, LOCK_FILE);
-  if (!await exists(file)) return;
+  const file = await lockOf(target);
+  if (file === null) return;
   const free = await takeDeadLock(file);
   if (!free) throw new LockedError(`Another run is at work on the target "${target}"`);
   free[Symbol.dispose]();
@@ -115,7 +119,6 @@ async function lockBoth(qmp: QmpClient, target: string | null): Promise<AsyncDis
   if (target === null) stack.defer(() => Deno.remove(lockFile));
   const holder = holderNow(`cleanup-${crypto.randomUUID().slice(0, 8)}`);
   stack.use(await takeLock(lockFile, holder));
-  const lockInode = (await Deno.stat(lockFile)).ino ?? 0;
-  stack.use(await lockVm(qmp, { ...holder, lockFile, lockInode }));
+  stack.use(await lockVm(qmp, await vmHolder(holder, lockFile)));
   return stack.move();
 }

@@ -33,8 +33,16 @@ const VmHolder = v.object({
   lockFile: v.string(),
   /** A file made anew in its place says nothing: the holder may live on with the old one. */
   lockInode: v.number(),
+  /** With the inode it is that file, whatever it is called now, for as long as a holder has it open. */
+  lockDevice: v.number(),
 });
 export type VmHolder = v.InferOutput<typeof VmHolder>;
+
+/** This process as the holder of a VM's lock, which has taken a file lock. */
+export async function vmHolder(holder: Holder, lockFile: string): Promise<VmHolder> {
+  const { ino, dev } = await lookUp(lockFile);
+  return { ...holder, lockFile, lockInode: ino ?? 0, lockDevice: dev };
+}
 
 export async function readMark(qmp: QmpClient, id: string): Promise<string | null> {
   return await qomText(qmp, `/objects/${id}`, SECRET_TEXT);
@@ -63,7 +71,7 @@ export async function lockVm(
 ): Promise<AsyncDisposable & { dead: VmHolder | null }> {
   const present = await readMark(qmp, LOCK);
   // Held until our mark is set: of two runs that find the same dead one, only one takes over.
-  using death = present === null ? null : await proveDead(present, holder);
+  using death = present === null ? null : await proveDead(present, { ...holder, isHeld: true });
   if (death) {
     log.warn("{holder} died and left this VM locked: taking over", {
       holder: describeHolder(death.holder),
@@ -94,11 +102,18 @@ export async function lockVm(
 /**
  * Looks whether a run is at work on the VM, without taking the lock.
  *
+ * @param lockFile The lock of a target that is known otherwise; null where none is.
+ * @returns The dead run that left the lock; null where there is none.
  * @throws {LockedError} If one is, or it can't be told.
  */
-export async function refuseLockedVm(qmp: QmpClient): Promise<void> {
+export async function refuseLockedVm(
+  qmp: QmpClient,
+  lockFile: string | null,
+): Promise<VmHolder | null> {
   const present = await readMark(qmp, LOCK);
-  if (present !== null) (await proveDead(present, null))[Symbol.dispose]();
+  if (present === null) return null;
+  using death = await proveDead(present, lockFile === null ? null : { lockFile, isHeld: false });
+  return death.holder;
 }
 
 /** Whose lock the VM bears; null where there is none, or one that is nothing of ours. */
@@ -111,25 +126,37 @@ export async function unlockVm(qmp: QmpClient, holder: VmHolder): Promise<void> 
   if ((await holderOfVm(qmp))?.run === holder.run) await removeMark(qmp, LOCK);
 }
 
+/** A target's lock that is known otherwise than by the VM's. */
+interface OwnLock {
+  lockFile: string;
+  /** By us, so that nobody else can. */
+  isHeld: boolean;
+}
+
 /**
  * Proves that the holder of a VM's lock is dead, by taking its file lock, which is kept until disposed.
  *
- * @param own Whose file lock is held by us, so that nobody else can hold it.
+ * @returns The holder, with its lock's file as it is called now.
  * @throws {LockedError} If it lives, or that can't be told.
  */
 async function proveDead(
   text: string,
-  own: VmHolder | null,
+  own: OwnLock | null,
 ): Promise<Disposable & { holder: VmHolder }> {
   const holder = parseVmHolder(text);
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
-    const isSame = (await lookUp(holder)).ino === holder.lockInode;
-    if (isSame && own && await isOneFile(holder, own)) {
-      return { holder, [Symbol.dispose]: () => {} };
+    const isOwn = own !== null && await isLockOf(holder, own.lockFile);
+    const lockFile = isOwn ? own.lockFile : holder.lockFile;
+    const isSame = isOwn || (await lookUp(lockFile)).ino === holder.lockInode;
+    const lock = isOwn && own.isHeld
+      ? { [Symbol.dispose]: () => {} }
+      : isSame
+      ? await takeDeadLock(lockFile)
+      : null;
+    if (lock) {
+      return { holder: { ...holder, lockFile }, [Symbol.dispose]: () => lock[Symbol.dispose]() };
     }
-    const lock = isSame ? await takeDeadLock(holder.lockFile) : null;
-    if (lock) return { holder, [Symbol.dispose]: () => lock[Symbol.dispose]() };
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
     // It can't be asked (another user's, another mount namespace's): it may live.
@@ -137,14 +164,21 @@ async function proveDead(
   throw lockedBy(text);
 }
 
-function lookUp({ lockFile }: VmHolder): Promise<Deno.FileInfo> {
-  return bounded(lockFile, () => Deno.stat(lockFile));
+function lookUp(path: string): Promise<Deno.FileInfo> {
+  return bounded(path, () => Deno.stat(path));
 }
 
-/** Whatever the paths: a link or a mount may lead to the same target. */
-async function isOneFile(a: VmHolder, b: VmHolder): Promise<boolean> {
-  const [one, other] = [await lookUp(a), await lookUp(b)];
-  return one.dev === other.dev && one.ino === other.ino;
+/** Whatever it is called: the target may have been renamed, or a link or a mount lead to it. */
+async function isLockOf(
+  { lockFile, lockInode, lockDevice }: VmHolder,
+  path: string,
+): Promise<boolean> {
+  const { dev, ino } = await lookUp(path);
+  if (ino !== lockInode) return false;
+  if (dev === lockDevice) return true;
+  // The file system was mounted anew.
+  const there = await lookUp(lockFile);
+  return there.dev === dev && there.ino === ino;
 }
 
 function lockedBy(text: string): LockedError {

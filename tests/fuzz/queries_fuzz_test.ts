@@ -120,12 +120,12 @@ fuzz("refuseLockedVm() lets no mark pass for a dead run's", dice, async (seed) =
   const dice = new Dice(seed);
   const holder = {
     ...{ run: "20261121T230000Z-0ld0ld00", host: HOST, pid: 1, since: "2026-11-21T23:00:00Z" },
-    ...{ lockFile: dice.pick(["/nowhere/lock", word(dice)]), lockInode: 1 },
+    ...{ lockFile: dice.pick(["/nowhere/lock", word(dice)]), lockInode: 1, lockDevice: 1 },
   };
   const text = jsonText(nearlyRight(dice, holder));
   const mark = dice.once(2) ? text : mutateText(dice, text);
   const answers: Record<string, unknown> = { "qom-list": [{ name: "data" }], "qom-get": mark };
-  const words = await refuseLockedVm(answering((command) => answers[command]))
+  const words = await refuseLockedVm(answering((command) => answers[command]), null)
     .then(() => "free", (error) => error instanceof LockedError ? "locked" : error);
   assertEquals(words, "locked");
 }, { permissions: { sys: ["hostname"], read: true } });

@@ -156,6 +156,22 @@ Deno.test("a dead run is cleaned up whatever way leads to its target", async () 
 });
 
 for (const next of ["backup", "cleanup"]) {
+  Deno.test(`a dead run is cleaned up by a ${next} though its target was renamed`, async () => {
+    await using s = await scene({ vm: { running: true } });
+    await fullThenChanges(s);
+    await leaveDeadRun(s);
+    const renamed = s.dir.join("renamed");
+    await Deno.rename(s.target, renamed);
+    await s.remember("now");
+    const now = (args: string[]) => args.map((word) => word === s.target ? renamed : word);
+    const recover = ["cleanup", "--recover", "--socket", s.vm.socket, "--target", renamed];
+    if (next === "cleanup") await succeed(recover);
+    await succeed(now(s.backupArgs("auto")));
+    await Deno.rename(renamed, s.target);
+    await s.assertRestores("now");
+    await nextHoldsAll(s);
+  });
+
   Deno.test(`what a killed run left is removed by a ${next} with another target, too`, async () => {
     await using s = await scene({ vm: { running: true } });
     await fullThenChanges(s);

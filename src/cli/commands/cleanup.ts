@@ -51,7 +51,7 @@ async function removeBitmaps(
   { values, io, signal }: CommandContext,
   dryRun: boolean,
 ): Promise<number> {
-  await refuseLockedVm(qmp);
+  await refuseLockedVm(qmp, null);
   const { disks } = await queryDisks(qmp);
   const ours = disks.flatMap((disk) =>
     disk.bitmaps.filter(({ name }) => isBackupBitmap(name, values.uuid))
