@@ -7,8 +7,9 @@
 import { statfs } from "node:fs";
 import { dirname } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
-import { bounded, HangingError } from "../catalog/bounded.ts";
+import { bounded, boundedRun, HangingError } from "../catalog/bounded.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
+import { measure, QemuImgError } from "../image/qemu_img.ts";
 import type { DiskLevel } from "../catalog/names.ts";
 import type { Disk } from "../vm/disks.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
@@ -52,22 +53,32 @@ export function reserveBytes(disk: Disk, level: DiskLevel, changedBytes: number)
  */
 const OVERWRITTEN_SHARE = 0.1;
 
-/** What a plan needs, and where. Pure. */
-export function claimsOf({ disks, request, direct }: Plan): Claim[] {
+/**
+ * What a plan needs, and where. Pure.
+ *
+ * @param measured What disks have in them, as far as that is known better than by the plan's estimate.
+ */
+export function claimsOf(
+  { disks, request, direct }: Plan,
+  measured: ReadonlyMap<DiskPlan, number> = new Map(),
+): Claim[] {
   // Reserving says by itself whether there is room.
   if (direct) return [];
-  return disks.flatMap((disk) => [
-    {
-      folder: request.target,
-      what: `the backup of "${disk.disk.name}"`,
-      sizeBytes: disk.estimateBytes + metadataBytes(disk.disk),
-    },
-    {
-      folder: dirname(disk.fleeceFile),
-      what: `the fleece of "${disk.disk.name}"`,
-      sizeBytes: Math.ceil(disk.estimateBytes * OVERWRITTEN_SHARE) + metadataBytes(disk.disk),
-    },
-  ]);
+  return disks.flatMap((disk) => {
+    const changedBytes = Math.min(disk.estimateBytes, measured.get(disk) ?? Infinity);
+    return [
+      {
+        folder: request.target,
+        what: `the backup of "${disk.disk.name}"`,
+        sizeBytes: changedBytes + metadataBytes(disk.disk),
+      },
+      {
+        folder: dirname(disk.fleeceFile),
+        what: `the fleece of "${disk.disk.name}"`,
+        sizeBytes: Math.ceil(changedBytes * OVERWRITTEN_SHARE) + metadataBytes(disk.disk),
+      },
+    ];
+  });
 }
 
 /** A file system with what is wanted of it. */
@@ -102,11 +113,40 @@ function describeBytes(sizeBytes: number): string {
  * @throws {Failure} If there is not enough, with the bytes needed and free.
  */
 export async function checkSpace(plan: Plan): Promise<string[]> {
-  const problems = shortages(await findRooms(claimsOf(plan)));
-  if (problems.length === 0 || plan.request.compress) return problems;
+  const guessed = shortages(await findRooms(claimsOf(plan)));
+  if (guessed.length === 0 || plan.request.compress) return guessed;
+  const problems = shortages(await findRooms(claimsOf(plan, await measureDisks(plan))));
+  if (problems.length === 0) {
+    return [
+      `${guessed.join(". ")}. That counts all that the disks have allocated; what is in them fits`,
+    ];
+  }
   throw new Failure(
     `${problems.join(". ")}. Make room, or name another --target or --fleece-dir`,
   );
+}
+
+/**
+ * What a disk's file takes is a bad guess where it holds snapshots, or was allocated ahead. A closer look
+ * reads all of the disk's tables, and sees no more of them than QEMU has written there by now.
+ */
+async function measureDisks({ disks }: Plan): Promise<Map<DiskPlan, number>> {
+  const measured = new Map<DiskPlan, number>();
+  for (const plan of disks) {
+    const { level, disk: { source, format } } = plan;
+    if (level === "inc" || !source.startsWith("/")) continue;
+    try {
+      const sizeBytes = await boundedRun(
+        source,
+        (signal) => measure(source, format, { signal }),
+      );
+      measured.set(plan, sizeBytes);
+    } catch (error) {
+      // It is encrypted, say, or this user may not read it.
+      if (!(error instanceof QemuImgError)) throw error;
+    }
+  }
+  return measured;
 }
 
 async function findRooms(claims: Claim[]): Promise<Room[]> {

@@ -196,6 +196,34 @@ export interface ImageFacts {
 }
 
 /**
+ * Measures what a disk takes as a qcow2 image with nothing above or below it (`qemu-img measure`). It
+ * may be in use (`-U`): then it is a guess.
+ *
+ * @throws {QemuImgError} If it can't be read.
+ */
+export async function measure(path: string, format: string, run: RunOptions = {}): Promise<number> {
+  const args = ["measure", "-U", "--output=json", "-f", format, "-O", "qcow2", path];
+  return decoded("measure", v.object({ required: sizeBytes }), await qemuImg(args, run)).required;
+}
+
+/** What a subcommand printed as JSON. */
+function decoded<Output>(
+  subcommand: string,
+  schema: v.GenericSchema<unknown, Output>,
+  text: string,
+): Output {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    throw new QemuImgError(`qemu-img ${subcommand} printed no JSON`);
+  }
+  const printed = v.safeParse(schema, json);
+  if (printed.success) return printed.output;
+  throw new QemuImgError(`qemu-img ${subcommand} printed JSON of an unknown shape`);
+}
+
+/**
  * Reads an image's header (`qemu-img info`), as qcow2 and nothing else: probing would take what a
  * guest wrote into a raw image for a header.
  *
@@ -215,21 +243,14 @@ export async function imageFacts(path: string, options: RunOptions = {}): Promis
  * @throws {QemuImgError} If it is not that.
  */
 export function parseImageFacts(text: string): ImageFacts {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    throw new QemuImgError("qemu-img info printed no JSON");
-  }
-  const info = v.safeParse(Info, json);
-  if (!info.success) throw new QemuImgError("qemu-img info printed JSON of an unknown shape");
+  const info = decoded("info", Info, text);
   return {
-    format: info.output.format,
-    virtualSizeBytes: info.output["virtual-size"],
-    allocatedBytes: info.output["actual-size"],
-    backing: info.output["backing-filename"] ?? null,
-    dataFile: info.output["format-specific"]?.data?.["data-file"] ?? null,
-    snapshots: info.output.snapshots.map(({ name }) => name),
+    format: info.format,
+    virtualSizeBytes: info["virtual-size"],
+    allocatedBytes: info["actual-size"],
+    backing: info["backing-filename"] ?? null,
+    dataFile: info["format-specific"]?.data?.["data-file"] ?? null,
+    snapshots: info.snapshots.map(({ name }) => name),
   };
 }
 
@@ -243,9 +264,7 @@ const ONLY_LEAKS = 3;
  */
 export async function imageEnd(path: string): Promise<number> {
   const text = await qemuImg(["check", "--output=json", alone(path)]);
-  const check = v.safeParse(v.object({ "image-end-offset": v.number() }), JSON.parse(text));
-  if (check.success) return check.output["image-end-offset"];
-  throw new QemuImgError(`qemu-img check does not say where "${path}" ends`);
+  return decoded("check", v.object({ "image-end-offset": v.number() }), text)["image-end-offset"];
 }
 
 /** An image without its parent, which `check` would open, wherever a link leads. */

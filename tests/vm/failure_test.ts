@@ -1,4 +1,4 @@
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { StoppedError } from "../../src/errors.ts";
 import {
@@ -13,7 +13,7 @@ import {
 import { fullThenChanges, nextHoldsAll, runsOf } from "../support/next_run.ts";
 import { compare } from "../support/qemu_img.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
-import { mountTmpfs } from "../support/tmpfs.ts";
+import { command, mountTmpfs } from "../support/tmpfs.ts";
 import { asNobody } from "../support/vm.ts";
 
 const MIB = 1 << 20;
@@ -102,6 +102,7 @@ Deno.test("backup fails when the fleece is full, and the guest does not notice",
 Deno.test("backup says how many bytes are missing before it writes any", async () => {
   await using s = await scene();
   await using _target = await mountTmpfs(s.dir.join("target"), 4 * MIB);
+  for (const disk of ["vd0", "vd1"]) await s.vm.flush(disk);
   const { code, stderr } = await tool(s.backupArgs("full"));
   assertEquals(code, 1);
   assertMatch(
@@ -110,6 +111,24 @@ Deno.test("backup says how many bytes are missing before it writes any", async (
   );
   assertEquals(await filesOf(s.target), []);
   await assertNothingLeft(s.vm, 0);
+});
+
+Deno.test("backup needs no room for what a disk has allocated and not in it", async () => {
+  await using s = await scene({ disks: 1 });
+  await using target = await mountTmpfs(s.target, 32 * MIB);
+  await command("fallocate", "--keep-size", "-l", String(256 * MIB), s.dir.join("disk0.qcow2"));
+  await s.vm.flush("vd0");
+  await s.remember("full");
+  const { stderr: warned } = await succeed(s.backupArgs("full"));
+  assertMatch(warned, /WARNING The file system of .* counts all that the disks have allocated/);
+  await s.assertRestores("full");
+  // And what is in it is looked at, too.
+  await s.vm.write("vd0", 0x71, 0, 40 * MIB);
+  await s.vm.flush("vd0");
+  const { code, stderr } = await tool(s.backupArgs("full"));
+  assertEquals(code, 1);
+  assertMatch(stderr, /too full for the backup of "disk0"/);
+  assert(target.freeBytes() > 16 * MIB);
 });
 
 Deno.test("backup tells when QEMU, as another user, can't write the target", async () => {
