@@ -74,7 +74,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   if (found > 0) await putRight(await findIoError(qmp));
 
   const target = await readTarget(request.target);
-  const facts = await gatherFacts(qmp, target, tagOf(holder.run));
+  const facts = await gatherFacts(qmp, target, request, tagOf(holder.run));
   const plan = planBackup(request, facts);
   context.onPlan(plan);
   const warnings = [...plan.warnings];
@@ -100,7 +100,7 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   if (request.symlink && !request.timestamp) await requireSymlinks();
   // What a run left may hang, and QEMU with it when it is asked for all nodes.
   if (await hasLeftovers(qmp)) return;
-  if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, "00000000"));
+  if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, request, "00000000"));
 }
 
 /** 5.2 has all that a backup can't do without, and is the oldest that was tried. */

@@ -91,6 +91,11 @@ export function isListed(files: Map<string, string[]>, path: string): boolean {
   return files.get(dirname(path))?.includes(basename(path)) ?? false;
 }
 
+/** The bitmaps that the records of a target name. */
+export function bitmapsOf({ runs }: Target): string[] {
+  return runs.flatMap(({ disks }) => disks.flatMap(({ bitmap }) => bitmap ?? []));
+}
+
 /** The images of the chain in a folder that no record knows. */
 export function unrecorded(
   folder: string,

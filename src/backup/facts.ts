@@ -4,19 +4,30 @@
  * @module
  */
 
-import { dirname, join } from "@std/path";
+import { basename, dirname, join } from "@std/path";
 import { bounded, HangingError } from "../catalog/bounded.ts";
 import { diskFileName } from "../catalog/names.ts";
-import { type Target } from "../catalog/target.ts";
+import { readTarget, type Target } from "../catalog/target.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { queryIdentity, queryIothreads, queryStatus, queryTpms } from "../qmp/queries.ts";
 import { queryFeatures } from "../qmp/schema.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
 import { adoptChains } from "./adopt.ts";
+import { bitmapsOf } from "./continuity.ts";
 import type { Facts } from "./plan.ts";
+import type { BackupRequest } from "./request.ts";
 
-/** Asks QEMU and looks into the target. */
-export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): Promise<Facts> {
+/**
+ * Asks QEMU and looks into the target.
+ *
+ * @param tag Of the run.
+ */
+export async function gatherFacts(
+  qmp: QmpClient,
+  target: Target,
+  { monthly }: BackupRequest,
+  tag: string,
+): Promise<Facts> {
   const { disks, leftOut } = await queryDisks(qmp);
   const vm = await queryIdentity(qmp);
   const tpms = (await queryTpms(qmp)).map((id) => (
@@ -33,6 +44,7 @@ export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): 
     leftOut: [...leftOut, ...tpms],
     target: { ...target, runs: [...adopted, ...target.runs] },
     adopted,
+    pastBitmaps: monthly ? await bitmapsOfPastMonths(target.path) : [],
     files,
     besideDisk: new Map(
       await Promise.all(disks.map(async (disk) => [disk.id, await folderBeside(disk)] as const)),
@@ -41,6 +53,19 @@ export async function gatherFacts(qmp: QmpClient, target: Target, tag: string): 
     tag,
     newChainId: crypto.randomUUID(),
   };
+}
+
+/** What the months before counted on: nothing goes on from there by itself. */
+async function bitmapsOfPastMonths(target: string): Promise<string[]> {
+  const [folder, month] = [dirname(target), basename(target)];
+  // What can't be read, or is no longer there, costs nothing but a bitmap that is left.
+  const entries = await bounded(folder, () => Array.fromAsync(Deno.readDir(folder))).catch(
+    () => [],
+  );
+  const past = entries.map(({ name }) => name)
+    .filter((name) => /^\d{4}-\d{2}$/.test(name) && name < month);
+  const targets = past.map((name) => readTarget(join(folder, name)).catch(() => null));
+  return (await Promise.all(targets)).flatMap((target) => target ? bitmapsOf(target) : []);
 }
 
 /** Every folder that a disk of this run may use: those of its names, and those in the records. */

@@ -22,7 +22,14 @@ import type { Features } from "../qmp/schema.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
 import { adaptRequest, pauseReason, SAFE_CBW_TIMEOUT_SECONDS, warningsOf } from "./caution.ts";
-import { foldersOf, foreignSince, isComplete, lastBackup, unrecorded } from "./continuity.ts";
+import {
+  bitmapsOf,
+  foldersOf,
+  foreignSince,
+  isComplete,
+  lastBackup,
+  unrecorded,
+} from "./continuity.ts";
 import { fileNamesOf } from "./file_names.ts";
 import { imageOf } from "./image_name.ts";
 import { levelOf } from "./level.ts";
@@ -43,6 +50,8 @@ export interface Facts {
   target: Target;
   /** The records of the reference's chains, which are not written yet. */
   adopted: RunRecord[];
+  /** The bitmaps of the targets before this one, with `--monthly`. */
+  pastBitmaps: string[];
   /** The files in each folder of the target, by the folder's name. */
   files: Map<string, string[]>;
   /** Where each disk's fleece may lie beside it, by the disk's id; null where that is no folder. */
@@ -169,7 +178,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       ...level,
       folder,
       ...image,
-      spentBitmaps: level.level === "copy" ? [] : spentBitmaps(disk, target),
+      spentBitmaps: level.level === "copy" ? [] : spentBitmaps(disk, facts),
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
       granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
       job: `qmpbackup.${tag}.${disk.name}`,
@@ -260,8 +269,8 @@ const hasChain = ({ disks }: { disks: { level: DiskLevel }[] }) =>
   disks.some(({ level }) => level !== "copy");
 
 /** This target's bitmaps on a disk. Another target's may bear the same chain id: a copied folder. */
-function spentBitmaps(disk: Disk, { runs }: Target): string[] {
-  const recorded = new Set(runs.flatMap((run) => run.disks.map(({ bitmap }) => bitmap)));
+function spentBitmaps(disk: Disk, { target, pastBitmaps }: Facts): string[] {
+  const recorded = new Set([...bitmapsOf(target), ...pastBitmaps]);
   return disk.bitmaps.map(({ name }) => name).filter((name) => recorded.has(name));
 }
 

@@ -12,6 +12,8 @@ export interface BackupRequest {
   mode: number;
   /** Absolute. */
   target: string;
+  /** The target is that of a month, beside those of other months. */
+  monthly: boolean;
   /** Names of disks to take, by node or device; all where it is empty. */
   include: string[];
   exclude: string[];

@@ -64,6 +64,17 @@ export function planCommit(
   return [...links, ...snapshot(FULL_SNAPSHOT), ...commits, symlink(base)];
 }
 
+/**
+ * Finds a point beside a chain: it builds on one of its images, but not on all, so that it would hold
+ * something else once they are committed.
+ */
+export function besideOf(chains: Layer[][], layers: Layer[]): Layer | undefined {
+  return chains.find((chain) => {
+    const shared = layers.filter(({ path }, i) => chain[i]?.path === path).length;
+    return shared > 0 && shared < Math.min(layers.length, chain.length);
+  })?.at(-1);
+}
+
 function symlink(to: string): Step {
   return { kind: "symlink", path: join(dirname(to), NEWEST_LINK), to: basename(to) };
 }

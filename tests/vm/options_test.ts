@@ -1,8 +1,10 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
 import { StoppedError } from "../../src/errors.ts";
+import { ensurePrograms } from "../support/install_qemu.ts";
 import { compare } from "../support/qemu_img.ts";
 import { assertNothingLeft, filesOf, scene, untilSwitched } from "../support/scene.ts";
-import { succeed, tool } from "../support/tool.ts";
+import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
 
@@ -28,6 +30,29 @@ Deno.test("--monthly keeps a chain a month", async () => {
   const month = `${now.getFullYear()}-${String(now.getMonth() + 1).padStart(2, "0")}`;
   const files = await filesOf(`${s.target}/${month}`);
   assertEquals(files.filter((file) => /\/(FULL|INC)/.test(file)).length, 2);
+});
+
+Deno.test("--monthly gives the last month's bitmaps up when the new month has begun, and no other's", async () => {
+  await ensurePrograms({ faketime: "faketime" });
+  await using s = await scene({ disks: 1, vm: { running: true } });
+  await succeed(s.backupArgs("full").map((word) => word === s.target ? s.dir.join("own") : word));
+  const monthly = s.backupArgs("auto", "--monthly");
+  for (const [days, bitmaps] of [[0, 2], [40, 2], [0, 3]] as const) {
+    await s.remember(`in-${days}`);
+    const under = days > 0 ? ["faketime", "-f", `+${days}d`] : [];
+    const { code, stderr } = await ended(startTool(monthly, { under }));
+    assertEquals(code, 0, stderr);
+    await s.vm.write("vd0", 0x60 + days, days * MIB, MIB);
+    // That of the other target stays; a clock that was set back gives up none that is to come.
+    await assertNothingLeft(s.vm, bitmaps);
+  }
+  const months = (await Array.fromAsync(Deno.readDir(s.target))).map(({ name }) => name).sort();
+  for (const [index, month] of months.entries()) {
+    const out = s.dir.join(`out-${month}`);
+    await succeed(["restore", "merge", "--dir", join(s.target, month), "--target-dir", out]);
+    await compare(s.dir.join(`in-${index * 40}.vd0.raw`), "raw", join(out, "disk0.qcow2"), "qcow2");
+  }
+  assertEquals(months.length, 2);
 });
 
 Deno.test("--blockdev-disable-cache, --blockdev-aio and --remove-delay change how, not what", async () => {

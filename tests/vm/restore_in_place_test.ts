@@ -1,5 +1,5 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import { join } from "@std/path";
+import { basename, join } from "@std/path";
 import { assertPlainConvert, filesOf, type Scene, scene } from "../support/scene.ts";
 import { compare, qemuImg } from "../support/qemu_img.ts";
 import { succeed, tool } from "../support/tool.ts";
@@ -162,4 +162,23 @@ Deno.test("restore in place of a folder without an increment is an error", async
     assertEquals(code, 2);
     assertMatch(stderr, /has no increment: there is nothing to do/);
   }
+});
+
+Deno.test("restore in place refuses to write what another image beside builds on", async () => {
+  await using s = await chain();
+  const before = await images(s);
+  for (const parent of [before[0] as string, before.at(-1) as string]) {
+    // As the README has it, to start a VM on a backup.
+    const disk = join(s.target, "disk0/new.qcow2");
+    await qemuImg(["create", "-f", "qcow2", "-F", "qcow2", "-b", basename(parent), disk]);
+    for (const way of ["commit", "snapshotrebase"]) {
+      const { code, stderr } = await tool(["restore", way, "--dir", join(s.target, "disk0")]);
+      assertEquals(code, 1);
+      assertMatch(stderr, /disk0\/new.qcow2" builds on these images, too, and would be damaged/);
+    }
+    assertEquals(await images(s), before);
+    await Deno.remove(disk);
+  }
+  await succeed(["restore", "commit", "--dir", join(s.target, "disk0")]);
+  await newest(s, "m3");
 });

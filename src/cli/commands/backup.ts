@@ -157,6 +157,7 @@ function requestOf(values: Values): BackupRequest {
     level: values.level ?? "auto",
     mode: fileMode(values.mode),
     target: values.monthly ? join(target, monthOf(new Date())) : target,
+    monthly: values.monthly ?? false,
     include,
     exclude,
     includeRaw: values["include-raw"] ?? false,

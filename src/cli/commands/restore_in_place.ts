@@ -1,13 +1,13 @@
-import { join, resolve } from "@std/path";
+import { dirname, join, resolve } from "@std/path";
 import { holderNow, takeLock } from "../../catalog/lock.ts";
 import { refuseLink } from "../../catalog/create.ts";
 import { requireSymlinks } from "../../catalog/durable.ts";
 import { readTarget, refuseLinks } from "../../catalog/target.ts";
 import { LOCK_FILE } from "../../catalog/names.ts";
-import { UsageError } from "../../errors.ts";
+import { Failure, UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
 import { applySteps, removeGivenUp } from "../../restore/apply.ts";
-import { commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
+import { besideOf, commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
 import { checkImages } from "../../restore/merge.ts";
 import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
 import { jsonLine } from "../report.ts";
@@ -61,6 +61,21 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
   };
 }
 
+/** An image beside these that says itself that it builds on one: the disk of a VM that was started on it. */
+async function unknownChild(
+  points: RestorePoint[],
+  layers: Layer[],
+): Promise<{ path: string } | undefined> {
+  const dir = dirname((layers[0] as Layer).path);
+  for await (const { name, isFile } of Deno.readDir(dir)) {
+    if (!isFile || points.some((point) => point.name === name)) continue;
+    const path = join(dir, name);
+    const backing = await imageFacts(path).then(({ backing }) => backing, () => null);
+    const parent = backing === null ? null : resolve(dir, backing);
+    if (layers.some(({ path }) => path === parent)) return { path };
+  }
+}
+
 /** Through a link an image outside of the folder would be written. */
 async function refuseLinkedImages(layers: Layer[], steps: Step[]) {
   const written = steps.filter(({ kind }) => kind !== "symlink");
@@ -69,6 +84,14 @@ async function refuseLinkedImages(layers: Layer[], steps: Step[]) {
 
 async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Promise<Step[]> {
   if (way === "rebase") return planRebase(layers);
+  const beside = besideOf(points.map((point) => point.layers()), layers) ??
+    await unknownChild(points, layers);
+  if (beside) {
+    throw new Failure(
+      `"${beside.path}" builds on these images, too, and would be damaged: copy what it holds to a ` +
+        "new file (qemu-img convert), and move it away",
+    );
+  }
   const last = layers.at(-1)?.path;
   const following = points.flatMap((point) => point.layers())
     .filter(({ parent }) => parent === last).map(({ path }) => path);
