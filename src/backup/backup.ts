@@ -16,7 +16,7 @@ import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
 import { requireQemuImg } from "../image/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import { queryIdentity } from "../qmp/queries.ts";
-import { lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/marks.ts";
+import { holderOfVm, lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/marks.ts";
 import type { Address } from "../wire/address.ts";
 import { gatherFacts } from "./facts.ts";
 import { startGuard } from "./guard.ts";
@@ -157,8 +157,12 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
     await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
     log.warn("Connected again, to put back what the run had changed");
     const target = targetOfLock(holder.lockFile);
+    if ((await holderOfVm(qmp))?.run !== holder.run) {
+      // Ours may live on elsewhere, and write to its files.
+      throw new Failure("another QEMU than ours answers there now");
+    }
     await recoverFrom(qmp, holder, target, context);
-    await unlockVm(qmp, holder);
+    await unlockVm(qmp);
     await putRight(await findInTarget(await readTarget(target)));
     await putRight(await findIoError(qmp));
   } catch (error) {

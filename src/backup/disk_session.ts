@@ -140,11 +140,16 @@ export class DiskSession {
 
   /** The record is written: the image and the next bitmap stay, the spent bitmaps go. */
   async keep(): Promise<void> {
-    this.#result.keep();
+    this.keepResult();
     await this.file.removeReplaced();
     for (const name of this.disk.spentBitmaps) {
       await removeBitmap(this.qmp, this.disk.disk.node, name);
     }
+  }
+
+  /** The image and the next bitmap stay. */
+  keepResult(): void {
+    this.#result.keep();
   }
 
   /** Takes away all that is not to stay: the guest's side first. */

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { delay } from "@std/async/delay";
 import { Failure, messageOf } from "../errors.ts";
 import { type Address, formatAddress } from "../wire/address.ts";
 
@@ -15,6 +16,9 @@ export const GUARD_DISMISSED = "done";
 
 /** Starting a program may take a second on a busy machine. */
 const START_TIMEOUT_MS = 15_000;
+
+/** It ends at once when it is told to; one that does not is left to itself. */
+const END_TIMEOUT_MS = 15_000;
 
 /** Disposed without `release()`, it acts. */
 export interface Guard extends AsyncDisposable {
@@ -64,7 +68,11 @@ export async function startGuard({ run, socket, agentSocket }: GuardOptions): Pr
     },
     async [Symbol.asyncDispose]() {
       await close();
-      if (released) await child.status;
+      if (!released) return;
+      const pause = new AbortController();
+      const late = delay(END_TIMEOUT_MS, { signal: pause.signal }).catch(() => {});
+      await Promise.race([child.status, late]);
+      pause.abort();
     },
   };
 }
@@ -89,6 +97,8 @@ function spawn(program: string, args: string[]): Deno.ChildProcess {
       stdin: "piped",
       stdout: "piped",
       stderr: "inherit",
+      // In a group of its own: a key of the terminal (Ctrl-\\) ends all of a group at once.
+      detached: true,
     }).spawn();
   } catch (error) {
     throw new Failure(`"${program}" can't be run: ${messageOf(error)}`, { cause: error });

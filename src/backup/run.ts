@@ -72,6 +72,7 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
     await publish(plan, context, record, sessions);
   } catch (error) {
     if (plan.direct) await Promise.allSettled(sessions.map((session) => session.endJob()));
+    if (record.finished !== null) await takeBack(plan, record, sessions, error);
     await unwindAll(sessions);
     failAll(record, error, leftovers);
     await writeRun(plan.request.target, record).catch((later) =>
@@ -219,6 +220,25 @@ async function publish(
   record.state = record.disks.some(({ result }) => result === "failed") ? "failed" : "done";
   record.finished = new Date().toISOString();
   await writeRun(target, record);
+}
+
+/**
+ * The record could not be written to its end, and may say all the same that all is done: before the images
+ * go, it must not.
+ */
+async function takeBack(
+  plan: Plan,
+  record: RunRecord,
+  sessions: DiskSession[],
+  error: unknown,
+) {
+  failAll(record, error, []);
+  try {
+    await writeRun(plan.request.target, record);
+  } catch {
+    // Said below. Whatever stands in the record, the next run finds its images, or removes them.
+    for (const session of sessions) session.keepResult();
+  }
 }
 
 /** The record stands: what it names stays, and what could not be put back is named in it. */

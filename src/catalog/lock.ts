@@ -94,9 +94,9 @@ export function parseHolder(text: string): Holder | null {
 }
 
 async function readHolder(path: string): Promise<Holder | null> {
-  const { size } = await Deno.stat(path);
+  const { size } = await bounded(path, () => Deno.stat(path));
   if (size > MAX_HOLDER_BYTES) return null;
-  return parseHolder(await Deno.readTextFile(path).catch(() => ""));
+  return parseHolder(await bounded(path, () => Deno.readTextFile(path)).catch(() => ""));
 }
 
 /** Closes the file where the lock can't be had, if the runtime lets it. */

@@ -122,8 +122,8 @@ export async function holderOfVm(qmp: QmpClient): Promise<VmHolder | null> {
 }
 
 /** Takes away the lock of a run whose connection broke, over a new one. */
-export async function unlockVm(qmp: QmpClient, holder: VmHolder): Promise<void> {
-  if ((await holderOfVm(qmp))?.run === holder.run) await removeMark(qmp, LOCK);
+export async function unlockVm(qmp: QmpClient): Promise<void> {
+  await removeMark(qmp, LOCK);
 }
 
 /** A target's lock that is known otherwise than by the VM's. */

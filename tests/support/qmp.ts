@@ -2,6 +2,8 @@
 export interface QmpEvent {
   event: string;
   data: Record<string, unknown>;
+  /** When, by QEMU's clock. */
+  seconds: number;
 }
 
 /** A tiny QMP connection, on purpose not the one under test. */
@@ -19,6 +21,7 @@ export interface Qmp extends AsyncDisposable {
 interface Message {
   event?: string;
   data?: Record<string, unknown>;
+  timestamp?: { seconds: number; microseconds: number };
   return?: unknown;
   error?: { class: string; desc: string };
 }
@@ -35,7 +38,9 @@ export async function connectQmp(path: string): Promise<Qmp> {
   const reading = (async () => {
     try {
       for await (const message of messages(connection)) {
-        if (message.event) events.push({ event: message.event, data: message.data ?? {} });
+        const { event, data = {}, timestamp } = message;
+        const seconds = (timestamp?.seconds ?? 0) + (timestamp?.microseconds ?? 0) / 1e6;
+        if (event) events.push({ event, data, seconds });
         else if ("return" in message || "error" in message) waiting.shift()?.resolve(message);
       }
     } catch {

@@ -5,13 +5,21 @@
  * @module
  */
 
-import { assertEquals, assertExists } from "@std/assert";
+import { assertEquals, assertExists, assertMatch } from "@std/assert";
 import { basename, dirname, join } from "@std/path";
 import { exists } from "../../src/catalog/durable.ts";
 import { partialName } from "../../src/catalog/names.ts";
-import { filesOf, type Scene, scene } from "../support/scene.ts";
+import { ensurePrograms } from "../support/install_qemu.ts";
+import {
+  assertNothingLeft,
+  filesOf,
+  type Scene,
+  scene,
+  until,
+  untilJobs,
+} from "../support/scene.ts";
 import { assertOrder, type Call, findCall, type Step, trace } from "../support/strace.ts";
-import { succeed } from "../support/tool.ts";
+import { ended, startTool, succeed } from "../support/tool.ts";
 
 const MIB = 1 << 20;
 
@@ -181,4 +189,33 @@ Deno.test("restore commit flushes the full backup and its record before it remov
   assertFlushed(calls, t.open(full), unlinked);
   assertOrder(calls, [["fsync", t.open("disk0")]], unlinked.end);
   await s.assertRestores("inc");
+});
+
+Deno.test("an image whose record may say that it is done stays", async () => {
+  await using s = await scene({ disks: 1 });
+  await ensurePrograms({ strace: "strace" });
+  await succeed(s.backupArgs("full"));
+  await s.vm.write("vd0", 0x61, 0, 12 * MIB);
+  const child = startTool(s.backupArgs("inc", "--speed-limit", String(4 * MIB)));
+  await untilJobs(s.vm, 1);
+  // From here on no change of a record can be flushed.
+  const faults = ["-e", "trace=fsync", "-e", "inject=fsync:error=EIO"];
+  const runs = join(s.target, "_qmpbackup/runs");
+  const strace = new Deno.Command("strace", {
+    args: ["-f", "-qq", "-o", "/dev/null", "-P", runs, ...faults, "-p", String(child.pid)],
+  }).spawn();
+  const isTraced = async () =>
+    /TracerPid:\t[1-9]/.test(await Deno.readTextFile(`/proc/${child.pid}/status`));
+  await until(isTraced);
+  const { code, stderr } = await ended(child);
+  await strace.status;
+  assertEquals(code, 1, stderr);
+  assertMatch(stderr, /The record ".*" can't be written/);
+  assertEquals((await filesOf(s.target)).filter((file) => file.includes("/INC-")).length, 1);
+
+  await s.vm.write("vd0", 0x62, 20 * MIB, MIB);
+  await s.remember("next");
+  await succeed(s.backupArgs("inc"));
+  await s.assertRestores("next");
+  await assertNothingLeft(s.vm, 1);
 });

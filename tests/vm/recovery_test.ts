@@ -12,6 +12,7 @@ import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
 import {
   assertNothingLeft,
   filesOf,
+  leftInQemu,
   nodeNames,
   queryBlock,
   type Scene,
@@ -54,6 +55,30 @@ Deno.test("a run that is cut off while it copies puts QEMU in order over a new c
   await assertNothingLeft(s.vm, 1);
   const { stdout } = await autoHoldsAll(s);
   assertMatch(stdout, /disk0 +inc +done/);
+});
+
+Deno.test("a run that is cut off, and finds another VM behind its socket, touches nothing more", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await using other = await scene({ vm: { running: true, name: "othervm" } });
+  await fullThenChanges(s);
+  await succeed(other.backupArgs("full"));
+  const socket = s.dir.join("socket");
+  await Deno.symlink(s.vm.socket, socket);
+  await using line = proxy(s.dir.join("proxy.qmp"), socket);
+  const args = ["--socket", line.path, "--level", "inc", "--target", s.target, ...SLOW];
+  const running = tool(["backup", ...args]);
+  await untilCopying(s.vm);
+  await Deno.remove(socket);
+  await Deno.symlink(other.vm.socket, socket);
+  line.cut();
+  const { code, stderr } = await running;
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "the next run will try: another QEMU than ours answers there now");
+  await assertNothingLeft(other.vm, 1);
+  // QEMU writes to them on.
+  const files = [...await filesOf(s.dir.path), ...await filesOf(s.target)];
+  assertEquals(files.filter((file) => /\.(fleece|partial)$/.test(file)).length, 4);
+  await autoHoldsAll(s);
 });
 
 /** A `qemu-img` of its own for a run: `before` is what a shell does before the real one. */
@@ -191,29 +216,32 @@ for (const next of ["backup", "cleanup"]) {
   });
 }
 
-Deno.test("a guest whose run is killed while it is frozen is thawed by the guard", async () => {
-  await using s = await scene({ vm: { running: true } });
-  await fullThenChanges(s);
-  const path = s.dir.join("agent");
-  let onFreeze = () => {};
-  await using agent: FakeAgent = fakeAgent(path, ({ execute }) => {
-    if (execute === "guest-fsfreeze-freeze") onFreeze();
-    return false;
+for (const isGroup of [false, true]) {
+  const whole = isGroup ? " with all of its group" : "";
+  Deno.test(`a guest whose run is killed${whole} while it is frozen is thawed by the guard`, async () => {
+    await using s = await scene({ vm: { running: true } });
+    await fullThenChanges(s);
+    const path = s.dir.join("agent");
+    let onFreeze = () => {};
+    await using agent: FakeAgent = fakeAgent(path, ({ execute }) => {
+      if (execute === "guest-fsfreeze-freeze") onFreeze();
+      return false;
+    });
+    const under = ["setsid"];
+    const child = startTool(s.backupArgs("inc", "--agent-socket", path), { under });
+    onFreeze = () => Deno.kill(isGroup ? -child.pid : child.pid, "SIGKILL");
+    const { stderr } = await ended(child);
+    // The guard holds on to our stderr, so that what it does can be read: it has ended, too.
+    assertStringIncludes(stderr, "ended while it held the guest: letting the guest go on");
+    assertEquals(agent.received.at(-1), "guest-fsfreeze-thaw");
+    assert(!agent.frozen);
+    assertEquals((await leftInQemu(s.vm)).includes("qmpbackup-frozen"), false);
+    onFreeze = () => {};
+    await autoHoldsAll(s, "--agent-socket", path);
   });
-  const child = startTool(s.backupArgs("inc", "--agent-socket", path));
-  onFreeze = () => child.kill("SIGKILL");
-  const { stderr } = await ended(child);
-  // The guard holds on to our stderr, so that what it does can be read: it has ended, too.
-  assertStringIncludes(stderr, "ended while it held the guest: letting the guest go on");
-  assertEquals(agent.received.at(-1), "guest-fsfreeze-thaw");
-  assert(!agent.frozen);
-  const objects = await s.vm.execute("qom-list", { path: "/objects" }) as { name: string }[];
-  assert(!objects.some(({ name }) => name === "qmpbackup-frozen"));
-  onFreeze = () => {};
-  await autoHoldsAll(s, "--agent-socket", path);
-});
+}
 
-Deno.test("a guest whose run is killed while it stands still is let go by the guard", async () => {
+Deno.test("a guest whose run is killed while it stands still is let go by the guard within seconds", async () => {
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
   // QEMU has carried it out by then: what it has not read yet when its client goes, it need not do.
@@ -225,28 +253,37 @@ Deno.test("a guest whose run is killed while it stands still is let go by the gu
   const child = startTool(["backup", ...args]);
   const { stderr } = await ended(child);
   assertStringIncludes(stderr, "stopped by a run that died: resuming it");
-  assertEquals(s.vm.events.map(({ event }) => event).filter((e) => /STOP|RESUME/.test(e)), [
-    "STOP",
-    "RESUME",
-  ]);
+  const [stop, resume, ...more] = s.vm.events.filter(({ event }) => /STOP|RESUME/.test(event));
+  assertEquals([stop?.event, resume?.event, more.length], ["STOP", "RESUME", 0]);
+  assert((resume?.seconds ?? 0) - (stop?.seconds ?? 0) < 10);
   await autoHoldsAll(s);
 });
 
-Deno.test("a guest that is frozen because of a run and its guard, both dead, is thawed by the next", async () => {
-  await using s = await scene({ vm: { running: true } });
-  await fullThenChanges(s);
-  const path = s.dir.join("agent");
-  await using agent: FakeAgent = fakeAgent(path);
-  agent.frozen = true;
-  const mark = { "qom-type": "secret", id: "qmpbackup-frozen", data: "2026-11-22T00:00:00Z" };
-  await s.vm.execute("object-add", mark);
-  const without = await tool(s.backupArgs("auto"));
-  assertEquals(without.code, 1);
-  assertMatch(without.stderr, /may be frozen since .*: give the --agent-socket/);
-  const { stderr } = await autoHoldsAll(s, "--agent-socket", path);
-  assertStringIncludes(stderr, "by a run that died: thawing");
-  assert(!agent.frozen);
-});
+for (const next of ["backup", "cleanup"]) {
+  Deno.test(`a guest that is held because of a run and its guard, both dead, is let go by a ${next}`, async () => {
+    await using s = await scene({ vm: { running: true } });
+    await fullThenChanges(s);
+    const path = s.dir.join("agent");
+    await using agent: FakeAgent = fakeAgent(path);
+    agent.frozen = true;
+    for (const id of ["qmpbackup-frozen", "qmpbackup-paused"]) {
+      const mark = { "qom-type": "secret", id, data: "2026-11-22T00:00:00Z" };
+      await s.vm.execute("object-add", mark);
+    }
+    await s.vm.execute("stop");
+    const recover = ["cleanup", "--recover", "--socket", s.vm.socket];
+    const args = next === "backup" ? s.backupArgs("auto") : recover;
+    const without = await tool(args);
+    assertEquals(without.code, 1);
+    assertMatch(without.stderr, /may be frozen since .*: give the --agent-socket/);
+    const { stderr, stdout } = await succeed([...args, "--agent-socket", path]);
+    assertStringIncludes(stderr + stdout, "by a run that died: thawing");
+    assert(!agent.frozen);
+    assertEquals((await s.vm.execute("query-status") as { status: string }).status, "running");
+    assertEquals(await leftInQemu(s.vm), []);
+    await autoHoldsAll(s, "--agent-socket", path);
+  });
+}
 
 Deno.test("an agent freezes the file systems of several disks, and the result says for how long", async () => {
   await using s = await scene({ vm: { running: true } });
