@@ -22,6 +22,7 @@ import { writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
 import type { QmpClient } from "../qmp/client.ts";
+import { queryNodes } from "../qmp/queries.ts";
 import { queryDisks } from "../vm/disks.ts";
 import { leadGates } from "../vm/nodes.ts";
 import { DiskSession } from "./disk_session.ts";
@@ -121,7 +122,7 @@ async function takeAndCopy(
     const row = record.disks[index] as DiskRecord;
     const disk = plan.disks[index] as DiskPlan;
     try {
-      if (!plan.direct) await refuseResized(qmp, disk);
+      if (!plan.direct) await refuseResized(qmp, [disk]);
       await session.copy({
         signal: copySignal,
         allEnded,
@@ -155,9 +156,13 @@ function fleecedSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): Swit
   return {
     addGates: async () => {
       await refuseChanged(qmp, plan.disks);
+      await refuseResized(qmp, plan.disks);
       for (const session of sessions) await session.addGate();
     },
-    switchOver: () => leadGates(qmp, plan.disks.map(({ nodes }) => [nodes.gate, nodes.filter])),
+    switchOver: async () => {
+      await refuseResized(qmp, plan.disks);
+      await leadGates(qmp, plan.disks.map(({ nodes }) => [nodes.gate, nodes.filter]));
+    },
     addSnapshots: async () => {
       for (const session of sessions) await session.addSnapshot();
     },
@@ -188,13 +193,15 @@ async function refuseChanged(qmp: QmpClient, planned: DiskPlan[]) {
 }
 
 /**
- * Looks whether a disk is as large as it was planned for. From the switch on nobody can resize it; but
- * before, the image and the filter were made, and what lies beyond them would be missing.
+ * Looks whether disks are as large as they were planned for. Once gates lead to filters nobody can resize
+ * them; before, images and filters were made, and what lies beyond those the guest could not write.
  */
-async function refuseResized(qmp: QmpClient, { disk: { id, name, virtualSizeBytes } }: DiskPlan) {
-  const { disks } = await queryDisks(qmp);
-  if (disks.find((disk) => disk.id === id)?.virtualSizeBytes === virtualSizeBytes) return;
-  throw new Failure(`The disk "${name}" was resized meanwhile: run again`);
+async function refuseResized(qmp: QmpClient, planned: DiskPlan[]) {
+  const nodes = await queryNodes(qmp);
+  const sizes = new Map(nodes.map((node) => [node["node-name"], node.image["virtual-size"]]));
+  const resized = planned.find(({ disk }) => sizes.get(disk.node) !== disk.virtualSizeBytes);
+  if (!resized) return;
+  throw new Failure(`The disk "${resized.disk.name}" was resized meanwhile: run again`);
 }
 
 async function publish(
