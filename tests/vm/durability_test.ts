@@ -115,6 +115,30 @@ Deno.test("backup gives up the old bitmap when image, folder, id and record are 
   await s.assertRestores("inc");
 });
 
+Deno.test("backup removes an image that is replaced when the new one's record is flushed", async () => {
+  await using s = await scene({ disks: 1 });
+  await succeed(s.backupArgs("full", "--no-timestamp"));
+  await s.remember("second");
+  const { code, stderr, calls } = await trace(s.backupArgs("full", "--no-timestamp"));
+  assertEquals(code, 0, stderr);
+  const t = namesIn(s.target);
+  const { record } = recordOf(calls);
+  const image = "disk0/disk0.qcow2";
+  const partial = partialName(image, basename(record, ".json"));
+  const published = assertOrder(calls, [
+    ["rename", t.named(image), t.named(`${image}.replaced`)],
+    ["fsync", t.open(partial)],
+    ["rename", t.named(partial), t.named(image)],
+    ["fsync", t.open("disk0")],
+  ]);
+  // The record that says "running" was written before.
+  const recorded = assertOrder(calls, written(t, `${record}.tmp`, record), published.end);
+  const removed = findCall(calls, ["unlink", t.named(`${image}.replaced`)]);
+  assertExists(removed);
+  assertEquals(removed.begin > recorded.end, true);
+  await s.assertRestores("second");
+});
+
 Deno.test("backup flushes what names a new target, its folders and its id before the record", async () => {
   await using s = await scene({ disks: 1 });
   const target = join(s.target, "a", "b");

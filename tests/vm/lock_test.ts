@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { leaveDeadRun } from "../support/next_run.ts";
+import { fullThenChanges, leaveDeadRun, nextHoldsAll } from "../support/next_run.ts";
 import { assertNothingLeft, filesOf, scene, untilSwitched } from "../support/scene.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
@@ -70,6 +70,23 @@ Deno.test("a dead run's files are not removed by way of another VM, while its QE
   await a.remember("now");
   await succeed(a.backupArgs("auto"));
   await a.assertRestores("now");
+});
+
+Deno.test("of two runs that find one dead, just one takes its place", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  await leaveDeadRun(s);
+  const runs = [s.vm.socket, s.secondSocket].map((socket, index) =>
+    startTool([
+      ...["backup", "--socket", socket, "--level", "copy", "--speed-limit", String(4 << 20)],
+      ...["--target", s.dir.join(`t${index}`)],
+    ])
+  );
+  const results = await Promise.all(runs.map(ended));
+  const said = results.map(({ stderr }) => stderr).join("");
+  assertEquals(results.map(({ code }) => code).sort((a, b) => a - b), [0, 11], said);
+  assertStringIncludes(said, "at work on this VM");
+  await nextHoldsAll(s);
 });
 
 Deno.test("cleanup removes our bitmaps, of one chain or all, and says each", async () => {

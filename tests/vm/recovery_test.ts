@@ -5,6 +5,7 @@ import {
   assertNotEquals,
   assertStringIncludes,
 } from "@std/assert";
+import { delay } from "@std/async/delay";
 import { join } from "@std/path";
 import { exists } from "../../src/catalog/durable.ts";
 import { countingProxy } from "../support/counting_proxy.ts";
@@ -180,6 +181,18 @@ Deno.test("a dead run is cleaned up whatever way leads to its target", async () 
   await nextHoldsAll(s);
 });
 
+for (const level of ["full", "copy"]) {
+  Deno.test(`behind a dead run a ${level} holds all, and so does what comes after it`, async () => {
+    await using s = await scene({ vm: { running: true } });
+    await fullThenChanges(s);
+    await leaveDeadRun(s);
+    await s.remember("now");
+    await succeed(s.backupArgs(level));
+    await s.assertRestores("now");
+    await nextHoldsAll(s);
+  });
+}
+
 for (const next of ["backup", "cleanup"]) {
   Deno.test(`a dead run is cleaned up by a ${next} though its target was renamed`, async () => {
     await using s = await scene({ vm: { running: true } });
@@ -284,6 +297,46 @@ for (const next of ["backup", "cleanup"]) {
     await autoHoldsAll(s, "--agent-socket", path);
   });
 }
+
+Deno.test("an agent that freezes late is thawed, and the run goes on without", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const path = s.dir.join("agent");
+  await using agent: FakeAgent = fakeAgent(path, async ({ execute }) => {
+    if (execute === "guest-fsfreeze-freeze") await delay(1500);
+    return false;
+  });
+  const hasty = ["--agent-socket", path, "--agent-timeout", "1"];
+  const { stderr } = await autoHoldsAll(s, ...hasty);
+  assertMatch(stderr, /were not frozen: The guest agent did not answer "guest-fsfreeze-freeze"/);
+  assert(!agent.frozen);
+  assertEquals((await tool(s.backupArgs("auto", ...hasty, "--quiesce=require"))).code, 1);
+  assert(!agent.frozen);
+  await assertNothingLeft(s.vm, 1);
+});
+
+Deno.test("an agent that hangs in a freeze ends this run and the next, until it answers", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const path = s.dir.join("agent");
+  const { promise: answers, resolve: goOn } = Promise.withResolvers<void>();
+  await using agent: FakeAgent = fakeAgent(path, async ({ execute }) => {
+    if (execute !== "guest-fsfreeze-freeze") return false;
+    agent.frozen = true;
+    await answers;
+    return false;
+  });
+  const hasty = ["--agent-socket", path, "--agent-timeout", "1"];
+  for (const _ of ["this", "the next"]) {
+    const { code, stderr } = await tool(s.backupArgs("auto", ...hasty));
+    assertEquals(code, 1);
+    assertStringIncludes(stderr, "may still be frozen: run guest-fsfreeze-thaw through its agent");
+  }
+  goOn();
+  const { stderr } = await autoHoldsAll(s, ...hasty);
+  assertStringIncludes(stderr, "by a run that died: thawing them");
+  assert(!agent.frozen);
+});
 
 Deno.test("an agent freezes the file systems of several disks, and the result says for how long", async () => {
   await using s = await scene({ vm: { running: true } });
