@@ -156,7 +156,6 @@ function fleecedSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): Swit
   return {
     addGates: async () => {
       await refuseChanged(qmp, plan.disks);
-      await refuseResized(qmp, plan.disks);
       for (const session of sessions) await session.addGate();
     },
     switchOver: async () => {
@@ -174,6 +173,7 @@ function directSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): Switc
   return {
     addGates: () => refuseChanged(qmp, plan.disks),
     switchOver: async () => {
+      await refuseResized(qmp, plan.disks);
       for (const session of sessions) session.expectJob();
       await qmp.execute("transaction", backupJobs(plan, plan.disks));
     },

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
+import { countingProxy } from "../support/counting_proxy.ts";
 import { compare } from "../support/qemu_img.ts";
 import { qemuOf, useFirst } from "../support/releases.ts";
 import {
@@ -153,3 +154,26 @@ test52("QEMU killed: auto takes a full one, and says that it can't compare", asy
   await succeed(["restore", "merge", "--dir", join(s.target, "disk0"), "--targetfile", out]);
   await compare(s.dir.join("now.vd0.raw"), "raw", out, "qcow2");
 });
+
+test52(
+  "a disk that grows before its job begins is refused, and is whole in the next run",
+  async () => {
+    await using s = await scene({ disks: 1, vm: { running: true } });
+    await succeed(s.backupArgs("full"));
+    let hasGrown = false;
+    await using line = countingProxy(s.dir.join("line.qmp"), s.vm.socket, async (message) => {
+      if (hasGrown || !message.includes("block-dirty-bitmap-add")) return;
+      hasGrown = true;
+      await s.vm.execute("block_resize", { "node-name": "disk0", size: 80 * MIB });
+      await s.vm.write("vd0", 0x66, 70 * MIB, MIB);
+    });
+    const args = s.backupArgs("inc").map((word) => word === s.vm.socket ? line.path : word);
+    const { code, stderr } = await tool(args);
+    assertEquals(code, 1);
+    assertMatch(stderr, /"disk0" was resized meanwhile: run again/);
+    await s.remember("now");
+    await succeed(s.backupArgs("inc"));
+    await s.assertRestores("now");
+    await assertNothingLeft(s.vm, 1);
+  },
+);
