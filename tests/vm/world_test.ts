@@ -236,6 +236,35 @@ Deno.test("a snapshot that someone takes of a disk during a run stays, and the d
   await assertDisk0Restores(s, "second");
 });
 
+for (const moment of ["query-block", '"copy-before-write"', '"driver":"raw"', '"qom-set"']) {
+  Deno.test(`a snapshot that someone takes at ${moment}, before the point in time, is not undone`, async () => {
+    await using s = await scene({ vm: { running: true } });
+    await fullThenChanges(s);
+    let isPrepared = false, isTaken = false;
+    await using line = countingProxy(s.dir.join("line.qmp"), s.vm.socket, async (message) => {
+      // The last thing that is prepared for the second disk.
+      isPrepared ||= message.startsWith("→") && message.includes('-1-fleece"');
+      if (isTaken || !isPrepared || !message.startsWith("→") || !message.includes(moment)) return;
+      isTaken = true;
+      await s.vm.execute("blockdev-snapshot-sync", {
+        "node-name": "disk0",
+        "snapshot-file": s.dir.join("overlay.qcow2"),
+        "snapshot-node-name": "overlay0",
+      });
+      await s.vm.write("vd0", 0x63, 3 * MIB, MIB);
+    });
+    const args = s.backupArgs("inc").map((word) => word === s.vm.socket ? line.path : word);
+    const { stderr } = await tool(args);
+    assertEquals(isTaken, true);
+    assertEquals(await rootNodes(s), ["overlay0", "disk1"], stderr);
+    await rememberOverlay(s, "now");
+    const overlay = await Deno.readFile(s.dir.join("now.raw"));
+    assert(overlay.subarray(3 * MIB, 4 * MIB).every((byte) => byte === 0x63), stderr);
+    await succeed(s.backupArgs("auto"));
+    await assertDisk0Restores(s, "now");
+  });
+}
+
 async function rootNodes(s: Scene): Promise<(string | undefined)[]> {
   return (await queryBlock(s.vm)).map(({ inserted }) => inserted?.["node-name"]);
 }
