@@ -10,7 +10,7 @@ import { join } from "@std/path";
 import { ChainError } from "../catalog/chains.ts";
 import { bounded } from "../catalog/bounded.ts";
 import { type NamedImage, orderByName } from "../catalog/name_order.ts";
-import { diskFileName, referenceBitmaps } from "../catalog/names.ts";
+import { diskFileName, parseImageName, referenceBitmaps } from "../catalog/names.ts";
 import { adoptedId, type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
 import { Failure, messageOf } from "../errors.ts";
@@ -49,18 +49,34 @@ export async function adoptChains(
     const foreign = await findForeign(target, disk, files);
     if (foreign) found.push(foreign);
   }
-  return adoptedRuns(found, target.chainId, vm, tag);
+  return adoptedRuns(found.filter((one) => !isShared(one, found)), target.chainId, vm, tag);
 }
 
-/** 0.47 names a folder by the node or the device, 0.67 by the disk's file. */
+/** Of two disks whose files have one name, the images don't tell which they are of. */
+function isShared({ folder, images: [first] }: Foreign, found: Foreign[]): boolean {
+  const same = found.filter((other) =>
+    other.folder === folder && other.images[0]?.name === first?.name
+  );
+  if (same.length === 1) return false;
+  log.warn("The chain in {folder} can't go on: it may be of {disks}", {
+    folder,
+    disks: same.map(({ disk }) => disk.name).join(" or "),
+  });
+  return true;
+}
+
+/** 0.47 names a folder by the node or the device, 0.67 by the disk's file; `--no-subdir` has none. */
 async function findForeign(
   { path, runs }: Target,
   disk: Disk,
   files: Map<string, string[]>,
 ): Promise<Foreign | null> {
   const ours = new Set(runs.flatMap((run) => run.disks.map(({ file }) => file)));
-  for (const folder of new Set([disk.name, diskFileName(disk.source)])) {
-    const names = (files.get(folder) ?? []).filter((name) => !ours.has(`${folder}/${name}`));
+  const fileName = diskFileName(disk.source);
+  for (const folder of new Set([disk.name, fileName, "."])) {
+    const names = (files.get(folder) ?? []).filter((name) =>
+      !ours.has(join(folder, name)) && (folder !== "." || isOfDisk(name, fileName))
+    );
     try {
       const ordered = orderByName(join(path, folder), names);
       if (ordered.length === 0) continue;
@@ -76,6 +92,12 @@ async function findForeign(
     }
   }
   return null;
+}
+
+/** Whether an image among those of all disks is this one's. */
+function isOfDisk(name: string, fileName: string): boolean {
+  const named = parseImageName(name)?.diskFileName ?? name;
+  return named === fileName || name === `FULL-${fileName}`;
 }
 
 /** The records. Pure. */
@@ -130,8 +152,8 @@ function rowsOf({ disk, folder, images }: Foreign, unixSeconds: number, chainId:
       bitmap: bitmap?.name ?? null,
       granularityBytes: bitmap?.granularityBytes ?? null,
       fleece: "",
-      file: `${folder}/${image.name}`,
-      parent: image.parent && `${folder}/${image.parent}`,
+      file: join(folder, image.name),
+      parent: image.parent && join(folder, image.parent),
       unrecorded: [],
       virtualSizeBytes: image.virtualSizeBytes,
       bytesWritten: image.allocatedBytes,

@@ -37,15 +37,14 @@ export function imageOf(
   level: DiskLevel,
   { folder, fileName }: Place,
 ): Pick<DiskPlan, "file" | "replaces" | "link"> {
-  const inFolder = (name: string) => folder === "." ? name : `${folder}/${name}`;
   const timed = {
-    file: inFolder(imageName(level, imageTime(facts), fileName)),
+    file: join(folder, imageName(level, imageTime(facts), fileName)),
     replaces: false,
     link: null,
   };
   if (request.timestamp || level === "inc") return timed;
   const name = plainImageName(fileName);
-  const file = inFolder(name);
+  const file = join(folder, name);
   const child = childOf(facts, file);
   // Nobody asked for just this full backup: refused, none would be taken any more.
   if (child && request.level === "auto") return timed;

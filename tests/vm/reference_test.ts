@@ -6,7 +6,7 @@
  */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { basename, join } from "@std/path";
+import { basename, dirname, join } from "@std/path";
 import { compare, create, qemuImg } from "../support/qemu_img.ts";
 import { exists } from "../../src/catalog/durable.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
@@ -19,6 +19,7 @@ const UUID = "0b5e6d3a-1111-4222-8333-444455556666";
 const LAYOUTS = {
   "0.47": { folder: "disk0", bitmap: `qmpbackup-disk0-${UUID}` },
   "0.67": { folder: "disk0.qcow2", bitmap: `qmpbackup-${UUID}` },
+  "0.67 with --no-subdir": { folder: ".", bitmap: `qmpbackup-${UUID}` },
 } as const;
 type Layout = typeof LAYOUTS[keyof typeof LAYOUTS];
 
@@ -60,8 +61,8 @@ async function referenceChain(layout: Layout): Promise<Scene> {
 
 async function restored(s: Scene, moment: string, ...more: string[]) {
   const out = s.dir.join(crypto.randomUUID());
-  const [folder] = (await filesOf(s.target)).filter((file) => file.includes("/FULL-"));
-  const dir = join(s.target, (folder as string).split("/")[0] as string);
+  const [full] = (await filesOf(s.target)).filter((file) => basename(file).startsWith("FULL-"));
+  const dir = join(s.target, dirname(full as string));
   await succeed(["restore", "merge", "--dir", dir, "--targetfile", out, ...more]);
   await compare(s.dir.join(`${moment}.vd0.raw`), "raw", out, "qcow2");
 }
@@ -96,7 +97,7 @@ for (const [version, layout] of Object.entries(LAYOUTS)) {
     const { stdout } = await succeed(s.backupArgs("inc", "--json"));
     const [disk] = (JSON.parse(stdout) as { disks: { folder: string; parent: string }[] }).disks;
     assertEquals(disk?.folder, layout.folder);
-    assertEquals(disk?.parent, `${layout.folder}/INC-1700000100-disk0.qcow2`);
+    assertEquals(disk?.parent, join(layout.folder, "INC-1700000100-disk0.qcow2"));
     await s.vm.write("vd0", 0x33, 3 * MIB, MIB);
     await s.remember("inc3");
     await succeed(s.backupArgs("auto"));
@@ -116,7 +117,7 @@ for (const [version, layout] of Object.entries(LAYOUTS)) {
   Deno.test(`a chain of ${version} is restored in place, and goes on`, async () => {
     await using s = await referenceChain(layout);
     await succeed(["restore", "commit", "--dir", join(s.target, layout.folder)]);
-    const images = (await filesOf(s.target)).filter((file) => /\/(FULL|INC)-/.test(file));
+    const images = (await filesOf(s.target)).filter((file) => /(FULL|INC)-/.test(file));
     assertEquals(images.map((file) => basename(file)), ["FULL-1700000000-disk0.qcow2"]);
     await restored(s, "inc1");
     await s.remember("inc2");
@@ -153,6 +154,24 @@ Deno.test("a run that dies while it takes a chain over leaves it as it was for r
   await restored(s, "inc2");
   await restored(s, "inc1", "--until", "INC-1700000100-disk0.qcow2");
   await restored(s, "full", "--until", "FULL-1700000000-disk0.qcow2");
+});
+
+Deno.test("a chain that may be of either of two disks is taken over for none", async () => {
+  await using s = await referenceChain(LAYOUTS["0.67"]);
+  const path = s.dir.join("other/disk0.qcow2");
+  await Deno.mkdir(dirname(path));
+  await s.vm.addDisk({ id: "vd1", node: "disk1", path, format: "qcow2", sizeBytes: 64 * MIB });
+  await s.vm.write("vd1", 0x41, 0, MIB);
+  await s.remember("auto");
+  await s.vm.snapshotContents("vd1", s.dir.join("auto.vd1.raw"));
+  const { stdout, stderr } = await succeed(s.backupArgs("auto"));
+  assertMatch(stderr, /The chain in disk0.qcow2 can't go on: it may be of disk0 or disk1/);
+  assertMatch(stdout, /disk0 +full +done[^]*disk1 +full +done/);
+  const out = s.dir.join("out");
+  await succeed(["restore", "merge", "--dir", s.target, "--target-dir", out]);
+  for (const n of [0, 1]) {
+    await compare(s.dir.join(`auto.vd${n}.raw`), "raw", join(out, `disk${n}.qcow2`), "qcow2");
+  }
 });
 
 Deno.test("nothing is compared with a chain of the reference before it is linked", async () => {
