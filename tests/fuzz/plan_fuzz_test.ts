@@ -71,7 +71,10 @@ function checkNothingLost({ disks, request }: Plan, { files, target }: Facts) {
     assert(link === null || parseImageName(link) === null, `${link} looks like an image`);
     // Names bear out the order.
     const seconds = parseImageName(name)?.unixSeconds ?? Infinity;
-    assertEquals(seconds === Infinity, !request.timestamp && level !== "inc", name);
+    const mayBePlain = !request.timestamp && level !== "inc";
+    // A full backup that nobody asked for gets a time where its place is taken.
+    if (seconds === Infinity) assert(mayBePlain, name);
+    else assert(!mayBePlain || (request.level === "auto" && level === "full"), name);
     for (const other of [...files.values()].flat()) {
       assert((parseImageName(other)?.unixSeconds ?? -1) < seconds, `${other} is later`);
     }
