@@ -36,6 +36,9 @@ export function basisOf(
     return nothing(`"${foreign}" is in no record: another program has gone on with this chain`);
   }
   const not = (reason: string): Basis => ({ usable: false, reason, last });
+  if (disk.isShared) {
+    return not("others may write to it, too (share-rw=on), which its bitmap does not see");
+  }
   const bitmap = disk.bitmaps.find((bitmap) => bitmap.name === name);
   if (name === null) return not("the last backup has no bitmap");
   if (!bitmap) {

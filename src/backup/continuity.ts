@@ -43,7 +43,9 @@ function holdsBitmapOf(disk: Disk, { disk: { bitmap } }: Point): boolean {
 function mayBe({ id, node, source, image }: Disk, { disk: last }: Point): boolean {
   if (!id.includes("/peripheral-anon/")) return true;
   const below = [image["backing-filename"], image["full-backing-filename"]];
-  return node === last.node || source === last.source || below.includes(last.source);
+  // A node that QEMU named is called otherwise, or as another one was, the next time.
+  return (node === last.node && !node.startsWith("#")) || source === last.source ||
+    below.includes(last.source);
 }
 
 /**

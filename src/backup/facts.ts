@@ -4,7 +4,7 @@
  * @module
  */
 
-import { basename, dirname, join } from "@std/path";
+import { basename, dirname, join, relative } from "@std/path";
 import { bounded, HangingError } from "../catalog/bounded.ts";
 import { diskFileName } from "../catalog/names.ts";
 import { readTarget, type Target } from "../catalog/target.ts";
@@ -46,6 +46,7 @@ export async function gatherFacts(
     adopted,
     pastBitmaps: monthly ? await bitmapsOfPastMonths(target.path) : [],
     files,
+    inUse: await filesInUse(target.path, disks),
     besideDisk: new Map(
       await Promise.all(disks.map(async (disk) => [disk.id, await folderBeside(disk)] as const)),
     ),
@@ -53,6 +54,22 @@ export async function gatherFacts(
     tag,
     newChainId: crypto.randomUUID(),
   };
+}
+
+/** A VM may have been started on what was restored into the target, or on an image of it. */
+async function filesInUse(target: string, disks: Disk[]): Promise<string[]> {
+  const files = disks.flatMap(({ source, image }) => [source, image["full-backing-filename"]])
+    .filter((file) => typeof file === "string" && file.startsWith("/")) as string[];
+  const folder = await realPath(target);
+  const paths = await Promise.all(files.map(realPath));
+  return paths.filter((path) => path.startsWith(`${folder}/`)).map((path) =>
+    relative(folder, path)
+  );
+}
+
+/** Where links lead to; what can't be told is taken as it is. */
+async function realPath(path: string): Promise<string> {
+  return await bounded(path, () => Deno.realPath(path)).catch(() => path);
 }
 
 /** What the months before counted on: nothing goes on from there by itself. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { join } from "@std/path";
+import { basename, join } from "@std/path";
 import { images } from "../catalog/chains.ts";
 import {
   type DiskLevel,
@@ -60,9 +60,16 @@ export function imageOf(
         `replaced: ${remedy}`,
     );
   }
+  const isThere = isListed(facts.files, file);
+  if (isThere && !isOurs(facts, file)) {
+    const path = join(facts.target.path, file);
+    throw new Failure(
+      `"${path}" is no backup that is recorded here, and would be replaced: ${remedy}`,
+    );
+  }
   return {
     file,
-    replaces: isListed(facts.files, file),
+    replaces: isThere,
     link: level === "full" && request.symlink ? linkName(name) : null,
   };
 }
@@ -71,9 +78,12 @@ export function imageOf(
  * The time in the images' names: now, but later than any name in the target, so that two runs in one
  * second don't collide and names sort even where the clock was set back.
  */
-function imageTime({ startedAt, files }: Facts): number {
-  const taken = [...files.values()].flat().map((name) => parseImageName(name)?.unixSeconds ?? 0)
-    .filter((time) => time < MAX_NAME_SECONDS);
+function imageTime({ startedAt, files, target }: Facts): number {
+  const ours = new Set(images(target.runs).map(({ disk }) => basename(disk.file)));
+  const taken = [...files.values()].flat().map((name) => {
+    const time = parseImageName(name)?.unixSeconds ?? 0;
+    return time < MAX_NAME_SECONDS || ours.has(name) ? time : 0;
+  });
   return taken.reduce(
     (time, used) => Math.max(time, used + 1),
     Math.floor(startedAt.getTime() / 1000),
@@ -90,6 +100,11 @@ function childOf({ target, files }: Facts, file: string): string | undefined {
   const isChild = ({ parent, file: child }: { parent: string | null; file: string }) =>
     parent === file && isListed(files, child);
   return images(target.runs).map(({ disk }) => disk).find(isChild)?.file;
+}
+
+/** Whether a record names an image, and the VM has it not for a disk of its own. */
+function isOurs({ target, inUse }: Facts, file: string): boolean {
+  return images(target.runs).some(({ disk }) => disk.file === file) && !inUse.includes(file);
 }
 
 /** The backup of another disk that has this name. */

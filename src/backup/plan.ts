@@ -54,6 +54,8 @@ export interface Facts {
   pastBitmaps: string[];
   /** The files in each folder of the target, by the folder's name. */
   files: Map<string, string[]>;
+  /** The files in the target that the VM has for disks, or below them: relative to it. */
+  inUse: string[];
   /** Where each disk's fleece may lie beside it, by the disk's id; null where that is no folder. */
   besideDisk: Map<string, string | null>;
   startedAt: Date;

@@ -181,11 +181,13 @@ function directSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): Switc
   };
 }
 
-/** Looks whether each device still has the node that its filter stands on. */
+/** Looks whether each device still has the node that its filter stands on, and below it its image. */
 async function refuseChanged(qmp: QmpClient, planned: DiskPlan[]) {
   const { disks } = await queryDisks(qmp);
-  const now = new Map(disks.map(({ id, rootNode }) => [id, rootNode]));
-  const changed = planned.find(({ disk }) => now.get(disk.id) !== disk.rootNode);
+  const now = new Map(disks.map((disk) => [disk.id, disk]));
+  const changed = planned.find(({ disk: { id, rootNode, node } }) =>
+    now.get(id)?.rootNode !== rootNode || now.get(id)?.node !== node
+  );
   if (!changed) return;
   throw new Failure(
     `The disk "${changed.disk.name}" was changed by another program meanwhile: run again`,

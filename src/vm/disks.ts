@@ -38,6 +38,8 @@ export interface Disk {
   /** `qcow2`, or the driver's name of anything else. */
   format: string;
   readOnly: boolean;
+  /** Others than this VM may write to it, too (`share-rw=on`): no bitmap sees that. */
+  isShared: boolean;
   virtualSizeBytes: number;
   /** What the image takes now. */
   allocatedBytes: number;
@@ -74,10 +76,25 @@ export async function queryDisks(
   const devices = await queryBlock(qmp);
   const nodes = await queryNodes(qmp);
   const graph = await queryGraph(qmp);
-  const withPaths = await Promise.all(
-    devices.map(async (device) => ({ ...device, qdev: await drivePath(qmp, device.qdev) })),
-  );
-  return disksOf(withPaths, nodes, graph);
+  const described = await Promise.all(devices.map(async (device) => {
+    const qdev = await drivePath(qmp, device.qdev);
+    return { ...device, qdev, ...await traitsOf(qmp, qdev) };
+  }));
+  return disksOf(described, nodes, graph);
+}
+
+/** What QEMU says of a device and not of its drive. */
+interface Traits {
+  /** Its QOM type. */
+  type?: string;
+  isShared?: boolean;
+}
+
+async function traitsOf(qmp: QmpClient, path: string): Promise<Traits> {
+  const properties = await qomProperties(qmp, path) ?? [];
+  const get = async (property: string) =>
+    properties.includes(property) ? await qmp.execute("qom-get", { path, property }) : undefined;
+  return { type: String(await get("type") ?? ""), isShared: await get("share-rw") === true };
 }
 
 /** The QOM path of the device that has this node at its root; null where none has. */
@@ -106,7 +123,7 @@ async function drivePath(qmp: QmpClient, qdev: string): Promise<string> {
  * @param devices With `qdev` as the path of the object that has the `drive` property.
  */
 export function disksOf(
-  devices: BlockDevice[],
+  devices: (BlockDevice & Traits)[],
   nodes: BlockNode[],
   graph: BlockGraph,
 ): { disks: Disk[]; leftOut: LeftOut[] } {
@@ -120,7 +137,12 @@ export function disksOf(
     }
     const node = formatNode(device.inserted, nodes, graph);
     const disk = diskOf(device, device.inserted, node);
-    if (disk.readOnly) leftOut.push({ device: disk.name, reason: "read-only" });
+    if (PASSED_THROUGH.includes(device.type ?? "")) {
+      leftOut.push({
+        device: disk.name,
+        reason: `a ${device.type}, which the guest writes to past QEMU: no bitmap sees that`,
+      });
+    } else if (disk.readOnly) leftOut.push({ device: disk.name, reason: "read-only" });
     else if (disk.id === "") leftOut.push({ device: disk.name, reason: "no device of the guest" });
     else disks.push(disk);
   }
@@ -151,7 +173,10 @@ function isFilter({ drv, "node-name": name }: BlockNode): boolean {
   return FILTERS.has(drv) || isOurNode(name);
 }
 
-function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
+/** The guest's SCSI commands go straight to the storage (SG_IO), and no filter can stand in between. */
+const PASSED_THROUGH = ["scsi-block", "scsi-generic"];
+
+function diskOf(device: BlockDevice & Traits, root: BlockNode, node: BlockNode): Disk {
   const data = node.image["format-specific"]?.data ?? {};
   const nodeName = node["node-name"];
   return {
@@ -165,6 +190,7 @@ function diskOf(device: BlockDevice, root: BlockNode, node: BlockNode): Disk {
     source: node.file,
     format: node.drv,
     readOnly: node.ro,
+    isShared: device.isShared === true,
     virtualSizeBytes: node.image["virtual-size"],
     allocatedBytes: node.image["actual-size"] ?? node.image["virtual-size"],
     clusterSizeBytes: node.drv === "qcow2" ? node.image["cluster-size"] ?? null : null,

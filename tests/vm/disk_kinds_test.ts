@@ -1,4 +1,4 @@
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { compare, create, qemuImg, qemuIo } from "../support/qemu_img.ts";
 import { assertNothingLeft, filesOf, scene, untilSwitched } from "../support/scene.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
@@ -265,4 +265,21 @@ Deno.test("backup of a disk with large clusters holds what the guest overwrites 
   const out = dir.join("out");
   await succeed(["restore", "merge", "--dir", dir.join("t/large"), "--targetfile", out]);
   await compare(dir.join("raw"), "raw", out, "qcow2");
+});
+
+Deno.test("a disk that others may write to is never in an increment by its bitmap", async () => {
+  await using s = await scene({ disks: 1 });
+  const path = s.dir.join("shared.raw");
+  await create(path, 8 * MIB, { format: "raw" });
+  const node = { driver: "raw", "node-name": "shared", file: { driver: "file", filename: path } };
+  await s.vm.execute("blockdev-add", node);
+  const device = { driver: "virtio-blk-pci", id: "vds", drive: "shared", "share-rw": true };
+  await s.vm.execute("device_add", device);
+  await succeed(s.backupArgs("full", "--include-raw"));
+  const { code, stderr } = await tool(s.backupArgs("inc", "--include-raw"));
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "others may write to it, too (share-rw=on)");
+  const { stdout } = await succeed(s.backupArgs("auto", "--include-raw"));
+  assertMatch(stdout, /disk0 +inc +done/);
+  assertMatch(stdout, /shared +full +done/);
 });

@@ -192,6 +192,29 @@ Deno.test("--no-timestamp gives an auto's full backup a time where increments bu
   await s.assertRestores("anew", runs[2]);
 });
 
+Deno.test("--no-timestamp replaces no file but a backup, and none that the VM runs on", async () => {
+  await using s = await scene({ disks: 1 });
+  await succeed(s.backupArgs("full"));
+  const file = `${s.target}/disk0/disk0.qcow2`;
+  await Deno.writeTextFile(file, "somebody's own");
+  const own = await tool(s.backupArgs("full", "--no-timestamp"));
+  assertEquals(own.code, 1);
+  assertMatch(own.stderr, /disk0.qcow2" is no backup that is recorded here, and would be replaced/);
+  assertEquals(await Deno.readTextFile(file), "somebody's own");
+
+  await Deno.remove(file);
+  await succeed(s.backupArgs("full", "--no-timestamp"));
+  // Started on a backup, by way of a link.
+  const link = s.dir.join("link");
+  await Deno.symlink(s.target, link);
+  const disk = { id: "vd9", node: "disk9", path: `${link}/disk0/disk0.qcow2` } as const;
+  await s.vm.addDisk({ ...disk, format: "qcow2", sizeBytes: 64 * MIB });
+  const used = await tool(s.backupArgs("full", "--no-timestamp", "--exclude", "disk9"));
+  assertEquals(used.code, 1);
+  assertMatch(used.stderr, /disk0.qcow2" is no backup that is recorded here, and would be/);
+  assert((await filesOf(s.target)).includes("disk0/disk0.qcow2"));
+});
+
 Deno.test("--no-timestamp keeps the last backup when the new one fails", async () => {
   await using s = await scene({ disks: 1 });
   await s.remember("first");

@@ -265,6 +265,34 @@ for (const moment of ["query-block", '"copy-before-write"', '"driver":"raw"', '"
   });
 }
 
+Deno.test("a snapshot that someone takes below a throttle, before the point in time, ends the run", async () => {
+  await using s = await scene({
+    disks: 1,
+    vm: { running: true, qemuArgs: ["-object", "throttle-group,id=group"] },
+  });
+  const throttle = { driver: "throttle", "node-name": "throttle0", "throttle-group": "group" };
+  await s.vm.execute("blockdev-add", { ...throttle, file: "disk0" });
+  const path = "/machine/peripheral/vd0/virtio-backend";
+  await s.vm.execute("qom-set", { path, property: "drive", value: "throttle0" });
+  await fullThenChanges(s);
+  let isTaken = false;
+  await using line = countingProxy(s.dir.join("line.qmp"), s.vm.socket, async (message) => {
+    if (isTaken || !message.startsWith("→") || !message.includes('-0-fleece"')) return;
+    isTaken = true;
+    const [file, node] = [s.dir.join("overlay.qcow2"), "overlay0"];
+    const names = { "node-name": "disk0", "snapshot-file": file, "snapshot-node-name": node };
+    await s.vm.execute("blockdev-snapshot-sync", names);
+    await s.vm.write("vd0", 0x63, 3 * MIB, MIB);
+  });
+  const args = s.backupArgs("inc").map((word) => word === s.vm.socket ? line.path : word);
+  const { code, stderr } = await tool(args);
+  assertEquals(code, 1, stderr);
+  assertMatch(stderr, /"disk0" was changed by another program meanwhile: run again/);
+  await rememberOverlay(s, "now");
+  await succeed(s.backupArgs("auto"));
+  await assertDisk0Restores(s, "now");
+});
+
 async function rootNodes(s: Scene): Promise<(string | undefined)[]> {
   return (await queryBlock(s.vm)).map(({ inserted }) => inserted?.["node-name"]);
 }

@@ -218,3 +218,12 @@ Deno.test("disksOf() leaves out a read-only disk", () => {
   const device = aDevice(aNode("cd0", { ro: true }));
   assertEquals(disksOf([device], [], NO_GRAPH).leftOut, [{ device: "cd0", reason: "read-only" }]);
 });
+
+for (const type of ["scsi-block", "scsi-generic"]) {
+  Deno.test(`disksOf() leaves out a ${type}, whose writes QEMU does not see`, () => {
+    const device = { ...aDevice(aNode("disk0"), {}), type };
+    const { disks, leftOut } = disksOf([device], [aNode("disk0")], { nodes: [], edges: [] });
+    assertEquals(disks, []);
+    assertEquals(leftOut.map(({ device }) => device), ["disk0"]);
+  });
+}
