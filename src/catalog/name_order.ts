@@ -22,8 +22,8 @@ export interface NamedImage {
  * Orders the images of a folder by the times in their names, oldest first.
  *
  * @param names All names in the folder; what is no image is passed over.
- * @throws {ChainError} If the order can't be told: two of one time, or an increment without a full
- * backup before it.
+ * @throws {ChainError} If the order can't be told: two of one time, an increment without a full backup
+ * before it, or one of a disk whose full backup is not the last one.
  */
 export function orderByName(dir: string, names: string[]): NamedImage[] {
   const timed = names.flatMap((name) => {
@@ -34,8 +34,19 @@ export function orderByName(dir: string, names: string[]): NamedImage[] {
   const images: NamedImage[] = last === null
     ? []
     : [{ name: last, level: "full", unixSeconds: 0, parent: null }];
-  for (const [index, { name, level, unixSeconds }] of timed.entries()) {
+  const fulls = last === null ? [] : [last];
+  for (const [index, { name, level, unixSeconds, diskFileName }] of timed.entries()) {
     refuseTie(dir, name, unixSeconds, timed[index + 1]);
+    // A disk whose file got another name goes on with its chain; one that had a full backup did not.
+    if (
+      level === "inc" && fulls.slice(0, -1).includes(diskFileName) && fulls.at(-1) !== diskFileName
+    ) {
+      throw new ChainError(
+        `"${dir}/${name}" is not of the disk whose full backup is before it: images of several disks lie ` +
+          "here, name one disk's with --filter",
+      );
+    }
+    if (level === "full") fulls.push(diskFileName);
     if (level === "inc" && last === null) {
       throw new ChainError(
         `"${dir}/${name}" is an increment, and there is no full backup before it`,

@@ -10,7 +10,13 @@ import { createFile, OWNER_ONLY } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
 import { Failure, UsageError } from "../errors.ts";
-import { checkImage, imageFacts, qemuImg, requireQemuImg } from "../image/qemu_img.ts";
+import {
+  checkImage,
+  type ImageFacts,
+  imageFacts,
+  qemuImg,
+  requireQemuImg,
+} from "../image/qemu_img.ts";
 import { planPasses, rawSource } from "./passes.ts";
 import type { Layer, RestorePoint } from "./source.ts";
 
@@ -61,10 +67,12 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
   for (const job of jobs) {
     await refuseExisting(job.targetFile);
     const layers = job.point.layers();
-    const { virtualSizeBytes, backings } = await checkImages(layers, options);
+    const images = await checkImages(layers, options);
     for (const [i, layer] of layers.entries()) {
-      refuseOtherLink(layers.slice(0, i), layer, backings[i] ?? null, job.point.target !== null);
+      const backing = images[i]?.backing ?? null;
+      refuseOtherLink(layers.slice(0, i), layer, backing, job.point.target !== null);
     }
+    const { virtualSizeBytes = 0 } = images.at(-1) ?? {};
     checked.push({ job, layers, virtualSizeBytes });
   }
   const restored: Restored[] = [];
@@ -76,7 +84,7 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
     });
     const onPercent = (percent: number) =>
       options.onProgress(point.disk, percent / 100 * virtualSizeBytes, virtualSizeBytes);
-    await convert(layers, targetFile, options, onPercent);
+    await convert(layers, targetFile, options, onPercent, () => refuseChanged(point, layers));
     restored.push({
       disk: point.disk,
       point: point.name,
@@ -110,24 +118,22 @@ async function refuseLeftover(path: string) {
 /**
  * Looks whether the images of a chain are there and sound.
  *
- * @returns The virtual size of the last one.
+ * @returns What each says of itself.
  * @throws {Failure} If one is missing or damaged, or keeps its data in another file.
  */
 export async function checkImages(
   layers: Layer[],
   { skipCheck, signal }: Pick<MergeOptions, "skipCheck" | "signal">,
-): Promise<{ virtualSizeBytes: number; backings: (string | null)[] }> {
+): Promise<CheckedImage[]> {
   await requireQemuImg();
-  const backings: (string | null)[] = [];
-  let virtualSizeBytes = 0;
+  const images: CheckedImage[] = [];
   for (const { path, isRaw } of layers) {
     if (!await exists(path)) {
       throw new Failure(`The image "${path}" is missing: what builds on it can't be restored`);
     }
     if (!(await Deno.stat(path)).isFile) throw new Failure(`"${path}" is no file: it is no image`);
     if (isRaw) {
-      virtualSizeBytes = (await Deno.stat(path)).size;
-      backings.push(null);
+      images.push({ virtualSizeBytes: (await Deno.stat(path)).size, backing: null });
       continue;
     }
     const facts = await imageFacts(path, { signal });
@@ -135,11 +141,13 @@ export async function checkImages(
       throw new Failure(`"${path}" keeps its data in "${facts.dataFile}": no backup of ours does`);
     }
     if (!skipCheck) await checkImage(path, { signal });
-    virtualSizeBytes = facts.virtualSizeBytes;
-    backings.push(facts.backing);
+    images.push(facts);
   }
-  return { virtualSizeBytes, backings };
+  return images;
 }
+
+/** What an image's header says. */
+export type CheckedImage = Pick<ImageFacts, "virtualSizeBytes" | "backing">;
 
 /**
  * The links in the headers may be missing, but they may not say something else than what gave the
@@ -168,6 +176,7 @@ async function convert(
   targetFile: string,
   { format, mode = OWNER_ONLY, signal, rateLimitBytesPerSecond }: MergeOptions,
   onPercent: (percent: number) => void,
+  beforePublishing: () => Promise<void>,
 ) {
   const partial = targetFile + PARTIAL_SUFFIX;
   const between = (pass: number) => `${targetFile}.pass${pass}${PARTIAL_SUFFIX}`;
@@ -190,7 +199,23 @@ async function convert(
     // What was between the passes is of no use any more, and as large as the disk.
     await removeFile(between(index));
   }
+  await beforePublishing();
   await publish(partial, targetFile);
+}
+
+/**
+ * No lock is held, so that backups can be taken during a restore that lasts for hours. Where something
+ * changes images (`restore commit`, `--no-timestamp`), the records say so before it begins.
+ */
+async function refuseChanged(point: RestorePoint, layers: Layer[]) {
+  const now = await point.layersNow();
+  const isSame = now?.length === layers.length &&
+    layers.every(({ path, timeMs }, i) => now[i]?.path === path && now[i]?.timeMs === timeMs);
+  if (isSame) return;
+  throw new Failure(
+    `The images of "${point.name}" were changed while they were read (restore commit, or a backup with ` +
+      "--no-timestamp): run again",
+  );
 }
 
 /** A hard link fails where the name is taken; a rename would overwrite. */

@@ -17,7 +17,7 @@ import {
   partialName,
   RUNS_FOLDER,
 } from "../catalog/names.ts";
-import type { RunRecord } from "../catalog/record.ts";
+import type { DiskRecord, RunRecord } from "../catalog/record.ts";
 import { readSmall, readTarget, type Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
 
@@ -53,6 +53,8 @@ export interface RestorePoint {
    * @throws {ChainError} If the records contradict each other.
    */
   layers(): Layer[];
+  /** The same, as it is now; null where there is no such point any more. */
+  layersNow(): Promise<Layer[] | null>;
 }
 
 /**
@@ -64,6 +66,7 @@ export interface RestorePoint {
  * @throws {Failure} If the order of the images can't be told for sure.
  */
 export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoint[]> {
+  dir = await realFolder(dir);
   const isWanted = (name: string) => name.includes(filter);
   const own = await readTarget(dir);
   if (own.hasRecords) {
@@ -87,6 +90,11 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
   return pointsOfNames(dir, names, await rawDisks(dir, names));
 }
 
+/** Where a link to a folder leads: the records lie beside the folder itself. */
+export async function realFolder(dir: string): Promise<string> {
+  return await exists(dir) ? await Deno.realPath(dir) : dir;
+}
+
 /** All points of a target with records, oldest first. */
 export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
   const points = restorePoints(target.runs);
@@ -98,7 +106,13 @@ export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
     await refusePartials(join(target.path, folder), ours);
   }
   const all = images(target.runs);
+  const layersNow = async ({ folder, file }: DiskRecord) => {
+    const now = await pointsOfTarget(await readTarget(target.path));
+    const isIt = (point: RestorePoint) => point.folder === folder && point.name === basename(file);
+    return now.find(isIt)?.layers() ?? null;
+  };
   return points.map(({ run, disk }) => ({
+    layersNow: () => layersNow(disk),
     name: basename(disk.file),
     folder: disk.folder,
     disk: disk.folder === "." ? disk.name : disk.folder,
@@ -158,6 +172,8 @@ export function pointsOfNames(
         if (isRaw && level === "inc") throw new ChainError(rawIncrement(layer));
         return layers;
       },
+      // Of what has no records nothing says so.
+      layersNow: () => Promise.resolve(layers),
     };
   });
 }

@@ -1,8 +1,11 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { basename, join } from "@std/path";
-import { assertPlainConvert, filesOf, type Scene, scene } from "../support/scene.ts";
-import { compare, qemuImg } from "../support/qemu_img.ts";
-import { succeed, tool } from "../support/tool.ts";
+import { exists } from "../../src/catalog/durable.ts";
+import { runsOf } from "../support/next_run.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { assertPlainConvert, filesOf, type Scene, scene, until } from "../support/scene.ts";
+import { compare, create, qemuImg } from "../support/qemu_img.ts";
+import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { applySteps } from "../../src/restore/apply.ts";
 import { planCommit, type Step } from "../../src/restore/in_place.ts";
 import { pointsOfDisk } from "../../src/restore/source.ts";
@@ -181,4 +184,70 @@ Deno.test("restore in place refuses to write what another image beside builds on
   }
   await succeed(["restore", "commit", "--dir", join(s.target, "disk0")]);
   await newest(s, "m3");
+});
+
+for (const way of ["rebase", "commit", "snapshotrebase"]) {
+  Deno.test(`restore ${way} refuses a folder in which an image is missing`, async () => {
+    await using s = await chain();
+    // Copied by itself, without the records.
+    const copy = s.dir.join("copy");
+    await Deno.mkdir(copy);
+    const names = (await images(s)).map((file) => basename(file));
+    const [, , missing] = names;
+    for (const name of names.filter((name) => name !== missing)) {
+      await Deno.copyFile(join(s.target, "disk0", name), join(copy, name));
+    }
+    const before = await Promise.all(names.map((name) => imageText(join(copy, name))));
+    const { code, stderr } = await tool(["restore", way, "--dir", copy]);
+    assertEquals(code, 1);
+    assertMatch(stderr, new RegExp(`builds on "${missing}", which is not below it`));
+    assertEquals(await Promise.all(names.map((name) => imageText(join(copy, name)))), before);
+  });
+}
+
+async function imageText(path: string): Promise<string> {
+  return await qemuImg(["info", path]).catch(() => "");
+}
+
+Deno.test("restore commit refuses a chain in which the disk has shrunk", async () => {
+  await using dir = await tempDir();
+  const [full, inc] = [dir.join("FULL-1-d.qcow2"), dir.join("INC-2-d.qcow2")];
+  await create(full, 4 * MIB);
+  await create(inc, 2 * MIB, { backing: full, options: ["backing_fmt=qcow2"] });
+  for (const way of ["commit", "snapshotrebase"]) {
+    const { code, stderr } = await tool(["restore", way, "--dir", dir.path]);
+    assertEquals(code, 1);
+    assertMatch(stderr, /The disk is smaller in ".*INC-2-d.qcow2" than before/);
+  }
+  await succeed(["restore", "merge", "--dir", dir.path, "--targetfile", dir.join("out")]);
+});
+
+Deno.test("restore commit of a folder by way of a link keeps the records in step", async () => {
+  await using s = await chain();
+  const link = s.dir.join("link");
+  await Deno.symlink(`${s.target}/disk0`, link);
+  await succeed(["restore", "commit", "--dir", link]);
+  const { stdout } = await succeed(["info", "--show", "backups", "--dir", s.target, "--json"]);
+  assertEquals(stdout.match(/"result":"done"/g)?.length, 1);
+  await newest(s, "m3");
+  await goesOn(s);
+});
+
+Deno.test("restore merge of a disk that is committed before its turn ends with an error", async () => {
+  await using s = await scene();
+  await succeed(s.backupArgs("full"));
+  await s.vm.write("vd1", 0x31, 0, MIB);
+  await succeed(s.backupArgs("inc"));
+  const out = s.dir.join("out");
+  const [full] = await runsOf(s);
+  const child = startTool([
+    ...["restore", "merge", "--dir", s.target, "--until", full?.id ?? "", "--target-dir", out],
+    ...["--rate-limit", String(4 * MIB)],
+  ]);
+  await until(() => exists(join(out, "disk0.qcow2.partial")));
+  await succeed(["restore", "commit", "--dir", `${s.target}/disk1`]);
+  const { code, stderr } = await ended(child);
+  assertEquals(code, 1);
+  assertMatch(stderr, /were changed while they were read \(restore commit, or a backup with/);
+  assertEquals(await filesOf(out), ["disk0.qcow2"]);
 });

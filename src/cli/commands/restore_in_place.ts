@@ -1,4 +1,4 @@
-import { dirname, join, resolve } from "@std/path";
+import { basename, dirname, join, resolve } from "@std/path";
 import { holderNow, takeLock } from "../../catalog/lock.ts";
 import { refuseLink } from "../../catalog/create.ts";
 import { requireSymlinks } from "../../catalog/durable.ts";
@@ -8,8 +8,14 @@ import { Failure, UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
 import { applySteps, removeGivenUp } from "../../restore/apply.ts";
 import { besideOf, commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
-import { checkImages } from "../../restore/merge.ts";
-import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
+import { type CheckedImage, checkImages } from "../../restore/merge.ts";
+import {
+  type Layer,
+  pickPoint,
+  pointsOfDisk,
+  realFolder,
+  type RestorePoint,
+} from "../../restore/source.ts";
 import { jsonLine } from "../report.ts";
 import type { CommandContext } from "./context.ts";
 import { shellText } from "../../shell.ts";
@@ -19,7 +25,7 @@ type Way = "rebase" | "commit" | "snapshotrebase";
 /** `qmpbackup restore rebase`, `commit` and `snapshotrebase`. */
 export function restoreInPlace(way: Way): (context: CommandContext) => Promise<number> {
   return async ({ values, io, signal }) => {
-    const dir = resolve(values.dir ?? ".");
+    const dir = await realFolder(resolve(values.dir ?? "."));
     const target = (await pointsOfDisk(dir, values.filter))[0]?.target ?? null;
     if (target !== null) await refuseLinks(await readTarget(target));
     using _lock = target === null
@@ -36,7 +42,9 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     if (layers.some(({ isRaw }) => isRaw)) {
       throw new UsageError(`"${dir}" holds raw images, which can't be linked: use restore merge`);
     }
-    await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
+    const images = await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
+    refuseHole(layers, images);
+    if (way !== "rebase") refuseShrunk(layers, images);
     const steps = await planSteps(way, points, layers);
     await refuseLinkedImages(layers, steps);
     const rateLimitBytesPerSecond = values["rate-limit"] ?? 0;
@@ -80,6 +88,36 @@ async function unknownChild(
 async function refuseLinkedImages(layers: Layer[], steps: Step[]) {
   const written = steps.filter(({ kind }) => kind !== "symlink");
   for (const { path } of [...layers, ...written]) await refuseLink(path);
+}
+
+/**
+ * What an image says that it builds on must be there, below it. An earlier one than the one before is what an
+ * interrupted `commit` leaves; where the folder was before does not matter.
+ */
+function refuseHole(layers: Layer[], images: CheckedImage[]) {
+  for (const [i, { path }] of layers.entries()) {
+    const backing = images[i]?.backing ?? null;
+    const below = layers.slice(0, i).map((layer) => basename(layer.path));
+    if (backing === null || below.includes(basename(backing))) continue;
+    throw new Failure(
+      `"${path}" builds on "${backing}", which is not below it: the folder was changed, and its images ` +
+        "would be damaged. Put back what is missing, or restore a point before it (restore merge --until)",
+    );
+  }
+}
+
+/** `qemu-img commit` makes no image smaller: what was cut off would come back. */
+function refuseShrunk(layers: Layer[], images: CheckedImage[]) {
+  const at = images.findIndex(({ virtualSizeBytes }, i) =>
+    images.slice(0, i).some((below) => below.virtualSizeBytes > virtualSizeBytes)
+  );
+  if (at < 0) return;
+  throw new Failure(
+    `The disk is smaller in "${
+      layers[at]?.path
+    }" than before: these images can't be committed into one. ` +
+      "Use restore merge",
+  );
 }
 
 async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Promise<Step[]> {

@@ -86,6 +86,7 @@ function aPoint(name: string, timeMs: number, runId: string | null = null): Rest
     runId,
     target: null,
     layers: () => [],
+    layersNow: () => Promise.resolve([]),
   };
 }
 
@@ -207,3 +208,13 @@ const NO_TIMES = [
 for (const text of NO_TIMES) {
   Deno.test(`parseTime() refuses "${text}"`, () => assertEquals(parseTime(text), null));
 }
+
+Deno.test("pointsOfNames() takes images of two disks for no chain", () => {
+  const names = ["FULL-100-a", "FULL-150-b", "INC-200-a", "INC-250-b"];
+  assertThrows(() => pointsOfNames("/d", names), Failure, "images of several disks lie here");
+});
+
+Deno.test("pointsOfNames() follows a disk whose file got another name", () => {
+  const points = pointsOfNames("/d", ["FULL-100-a", "INC-150-a", "INC-200-over", "FULL-250-over"]);
+  assertEquals(points.map((point) => point.layers().length), [1, 2, 3, 1]);
+});
