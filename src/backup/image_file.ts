@@ -64,7 +64,7 @@ export class ImageFile {
   }
 
   async flush(): Promise<void> {
-    await syncPath(this.partial);
+    await syncPath(this.partial, await this.#sizeBytes());
   }
 
   /** Gives back what was reserved and is not used. */
@@ -74,8 +74,16 @@ export class ImageFile {
 
   /** @throws {Failure} If the image, which nobody has open any more, is not sound. */
   async check(): Promise<void> {
-    await boundedRun(this.partial, (signal) => checkImage(this.partial, { signal }));
+    await boundedRun(
+      this.partial,
+      (signal) => checkImage(this.partial, { signal }),
+      await this.#sizeBytes(),
+    );
     await this.flush();
+  }
+
+  async #sizeBytes(): Promise<number> {
+    return (await bounded(this.partial, () => Deno.stat(this.partial))).size;
   }
 
   /** Gives the finished image its name. It does not count before the run's record says so. */

@@ -59,11 +59,19 @@ async function knock(path: string) {
 
 async function limited<T>(path: string, work: Promise<T>): Promise<T> {
   const limitMs = late.size > 0 ? Math.min(timeoutMs, IMPATIENT_TIMEOUT_MS) : timeoutMs;
+  if (await endsWithin(work, limitMs)) return await work;
+  return giveUp(path, work, limitMs);
+}
+
+async function endsWithin(work: Promise<unknown>, limitMs: number): Promise<boolean> {
   const pause = new AbortController();
-  const tooLong = delay(limitMs, { signal: pause.signal }).then(() => true, () => false);
-  const isLate = await Promise.race([work.then(() => false, () => false), tooLong]);
+  const tooLong = delay(limitMs, { signal: pause.signal }).then(() => false, () => true);
+  const isOver = await Promise.race([work.then(() => true, () => true), tooLong]);
   pause.abort();
-  if (!isLate) return await work;
+  return isOver;
+}
+
+function giveUp(path: string, work: Promise<unknown>, limitMs: number): never {
   late.add(work);
   const forget = () => void late.delete(work);
   work.then(forget, forget);
@@ -75,14 +83,49 @@ async function limited<T>(path: string, work: Promise<T>): Promise<T> {
   );
 }
 
-/** As `bounded()`, for a program that works on a file: it is ended where the file system hangs. */
+/** No storage that is worth a backup is slower. */
+const SLOWEST_BYTES_PER_SECOND = 1 << 20;
+
+/**
+ * As `bounded()`, for what has to work through so many bytes: it is waited for as long as the file system
+ * answers other questions, up to what the slowest storage would take.
+ */
+export async function boundedWork<T>(
+  path: string,
+  sizeBytes: number,
+  operate: () => Promise<T>,
+): Promise<T> {
+  await refuseHanging(path);
+  const work = operate();
+  const limitMs = timeoutMs + sizeBytes / SLOWEST_BYTES_PER_SECOND * 1000;
+  const end = performance.now() + limitMs;
+  while (!await endsWithin(work, timeoutMs)) {
+    // A timer may be a little early.
+    if (performance.now() > end - 10) giveUp(path, work, limitMs);
+    try {
+      await refuseHanging(path);
+    } catch (error) {
+      // Whoever waits for it knows by now.
+      work.catch(() => {});
+      throw error;
+    }
+  }
+  return await work;
+}
+
+/**
+ * As `boundedWork()`, for a program that works on a file: it is ended where the file system hangs.
+ *
+ * @param sizeBytes How much it has to work through, if that is much.
+ */
 export async function boundedRun<T>(
   path: string,
   start: (signal: AbortSignal) => Promise<T>,
+  sizeBytes = 0,
 ): Promise<T> {
   const stop = new AbortController();
   try {
-    return await bounded(path, () => start(stop.signal));
+    return await boundedWork(path, sizeBytes, () => start(stop.signal));
   } catch (error) {
     if (error instanceof HangingError) stop.abort(error);
     throw error;

@@ -9,13 +9,17 @@
 
 import { dirname } from "@std/path";
 import { Failure } from "../errors.ts";
-import { bounded } from "./bounded.ts";
+import { bounded, boundedWork } from "./bounded.ts";
 import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create.ts";
 import { FRESH_SUFFIX } from "./names.ts";
 
-/** Flushes a file or a folder to its storage. */
-export async function syncPath(path: string): Promise<void> {
-  await bounded(path, () => sync(path));
+/**
+ * Flushes a file or a folder to its storage.
+ *
+ * @param sizeBytes How much there may be to write, if that is much.
+ */
+export async function syncPath(path: string, sizeBytes = 0): Promise<void> {
+  await boundedWork(path, sizeBytes, () => sync(path));
 }
 
 async function sync(path: string) {

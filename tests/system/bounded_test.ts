@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { bounded, HangingError, setFileTimeout } from "../../src/catalog/bounded.ts";
+import { bounded, boundedWork, HangingError, setFileTimeout } from "../../src/catalog/bounded.ts";
 
 /** The time-out as it is at first. */
 const USUAL_MS = 300_000;
@@ -45,4 +45,16 @@ Deno.test("bounded() is impatient while one that was given up is still under way
     await bounded("/x", () => new Promise((done) => setTimeout(() => done("slow"), 6_000))),
     "slow",
   );
+});
+
+Deno.test("boundedWork() waits for as long as so many bytes may take, while the file system answers", async () => {
+  setFileTimeout(50);
+  const slow = () => new Promise<string>((done) => setTimeout(() => done("slow"), 400));
+  assertEquals(await boundedWork("/x", 10 << 20, slow), "slow");
+  const late = hanging();
+  const start = performance.now();
+  await assertRejects(() => boundedWork("/x", 1 << 18, () => late.promise), HangingError);
+  assert(performance.now() - start >= 250);
+  setFileTimeout(USUAL_MS);
+  late.resolve("");
 });

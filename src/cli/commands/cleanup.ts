@@ -35,13 +35,21 @@ async function recoverAll(
   { values, io }: CommandContext,
   dryRun: boolean,
 ): Promise<number> {
+  let unsaid: unknown = null;
   const count = await cleanUp(qmp, {
     target: values.target === undefined ? null : resolve(values.target),
     thaw: thawOf(values),
     dryRun,
-    onFound: ({ what }) =>
-      io.stdout(values.json ? jsonLine("recovered", { what }) : `${printable(what)}\n`),
+    onFound: ({ what }) => {
+      try {
+        io.stdout(values.json ? jsonLine("recovered", { what }) : `${printable(what)}\n`);
+      } catch (error) {
+        // A guest that stands still does not wait for somebody who reads this.
+        unsaid ??= error;
+      }
+    },
   });
+  if (unsaid !== null) throw unsaid;
   if (count === 0) log.info("No run that died has left anything here");
   return count;
 }
