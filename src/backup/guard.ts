@@ -6,7 +6,7 @@
  * @module
  */
 
-import { delay } from "@std/async/delay";
+import { endsWithin } from "../catalog/bounded.ts";
 import { Failure, messageOf } from "../errors.ts";
 import { type Address, formatAddress } from "../wire/address.ts";
 
@@ -68,11 +68,7 @@ export async function startGuard({ run, socket, agentSocket }: GuardOptions): Pr
     },
     async [Symbol.asyncDispose]() {
       await close();
-      if (!released) return;
-      const pause = new AbortController();
-      const late = delay(END_TIMEOUT_MS, { signal: pause.signal }).catch(() => {});
-      await Promise.race([child.status, late]);
-      pause.abort();
+      if (released) await endsWithin(child.status, END_TIMEOUT_MS);
     },
   };
 }

@@ -33,7 +33,20 @@ export function selectDisks(
     const reasons = leftOut.map(({ device, reason }) => `"${device}" ${reason}`).join("; ");
     throw new UsageError(`No disk is left to back up${reasons && `: ${reasons}`}`);
   }
+  refuseOneNode(selected);
   return { selected, leftOut };
+}
+
+/** Two devices may share a node (`share-rw`); what a backup puts under one of them the other goes past. */
+function refuseOneNode(selected: Disk[]) {
+  for (const [i, disk] of selected.entries()) {
+    const other = selected.slice(0, i).find(({ node }) => node === disk.node);
+    if (!other) continue;
+    throw new UsageError(
+      `The devices "${other.id}" and "${disk.id}" share the node "${disk.node}", under which nothing can ` +
+        `be put then: leave it out with --exclude ${disk.node}`,
+    );
+  }
 }
 
 function reasonAgainst(

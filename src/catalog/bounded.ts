@@ -63,7 +63,8 @@ async function limited<T>(path: string, work: Promise<T>): Promise<T> {
   return giveUp(path, work, limitMs);
 }
 
-async function endsWithin(work: Promise<unknown>, limitMs: number): Promise<boolean> {
+/** Waits for something, but not longer. Returns whether it ended, well or not. */
+export async function endsWithin(work: Promise<unknown>, limitMs: number): Promise<boolean> {
   const pause = new AbortController();
   const tooLong = delay(limitMs, { signal: pause.signal }).then(() => false, () => true);
   const isOver = await Promise.race([work.then(() => true, () => true), tooLong]);

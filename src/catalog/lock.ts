@@ -5,10 +5,9 @@
  * @module
  */
 
-import { delay } from "@std/async/delay";
 import * as v from "valibot";
 import { Failure, LockedError } from "../errors.ts";
-import { bounded } from "./bounded.ts";
+import { bounded, endsWithin } from "./bounded.ts";
 import { createFile, OWNER_ONLY, refuseLink } from "./create.ts";
 
 const Holder = v.object({ run: v.string(), host: v.string(), pid: v.number(), since: v.string() });
@@ -110,10 +109,7 @@ async function tryLock(file: Deno.FsFile): Promise<boolean> {
     return got;
   }
   const waiting = lockable.lock(true).then(() => true, () => false);
-  const pause = new AbortController();
-  const tooLong = delay(LOCK_WAIT_MS, { signal: pause.signal }).then(() => false, () => false);
-  const got = await Promise.race([waiting, tooLong]);
-  pause.abort();
+  const got = await endsWithin(waiting, LOCK_WAIT_MS) && await waiting;
   // What we no longer wait for may still come, and must not be kept.
   if (!got) waiting.then(() => file.close());
   return got;

@@ -9,6 +9,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import { resolve } from "@std/path";
+import { endsWithin } from "../catalog/bounded.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { jsonLine } from "./report.ts";
@@ -17,6 +18,8 @@ const log = getLogger(["qmpbackup", "hook"]);
 
 /** After SIGTERM a hook has this long to end by itself. */
 const GRACE_SECONDS = 5;
+
+const TELL_GRACE_MS = 1_000;
 
 /** What `timeout` ends with when the time is over. */
 const TIMED_OUT = 124;
@@ -66,10 +69,10 @@ export async function runHook(
   log.info("Running {program} ({flag})", { program, flag });
   const args = [`--kill-after=${GRACE_SECONDS}`, String(timeoutSeconds), program];
   const child = spawn(args, signal);
-  const [{ code }] = await Promise.all([
-    child.status,
-    tell(child.stdin, jsonLine("run", { target, ...record })),
-  ]);
+  const telling = tell(child.stdin, jsonLine("run", { target, ...record }));
+  const { code } = await child.status;
+  // What it leaves behind may hold on to its stdin, and read nothing.
+  await endsWithin(telling, TELL_GRACE_MS);
   signal.throwIfAborted();
   if (code === 0) return;
   throw new Failure(

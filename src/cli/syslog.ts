@@ -10,6 +10,8 @@ import { UsageError } from "../errors.ts";
 /** What `logger --prio-prefix` wants before a line (syslog(3): facility user, then the severity). */
 const PRIORITY: Record<string, number> = { debug: 15, info: 14, warning: 12, error: 11, fatal: 10 };
 
+const CLOSE_TIMEOUT_MS = 5_000;
+
 /** Hands lines to one `logger` (util-linux) that lives as long as the log: syslog has no file of ours. */
 export function startSyslog(): Sink & AsyncDisposable {
   const child = spawnLogger();
@@ -23,8 +25,11 @@ export function startSyslog(): Sink & AsyncDisposable {
     writer.write(new TextEncoder().encode(format(record))).catch(() => {});
   };
   const close = async () => {
+    // Syslog may hang; nobody waits for it when all is done.
+    const late = setTimeout(() => child.kill("SIGKILL"), CLOSE_TIMEOUT_MS);
     await writer.close().catch(() => {});
     await child.status;
+    clearTimeout(late);
   };
   return Object.assign(sink, { [Symbol.asyncDispose]: close });
 }

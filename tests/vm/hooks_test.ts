@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { runHook } from "../../src/cli/hooks.ts";
 import { StoppedError } from "../../src/errors.ts";
 import {
   assertNothingLeft,
@@ -8,7 +9,9 @@ import {
   until,
   untilSwitched,
 } from "../support/scene.ts";
-import { succeed, tool } from "../support/tool.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { ended, startTool, succeed, tool } from "../support/tool.ts";
+import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
 
 const MIB = 1 << 20;
 const SLOW = ["--speed-limit", String(MIB)];
@@ -174,4 +177,33 @@ Deno.test("--after that fails is a warning, and 3 under --strict; the backup cou
   await s.assertRestores("full");
   assertEquals((await tool(s.backupArgs("inc", "--after", after, "--strict"))).code, 3);
   await assertNothingLeft(s.vm, 1);
+});
+
+Deno.test({
+  name: "a hook that leaves behind what holds its stdin, and reads nothing, is over when it ends",
+  // The pipe is left as it is; the process ends all the same.
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    await using dir = await tempDir();
+    const program = dir.join("hook");
+    await Deno.writeTextFile(program, "#!/bin/sh\nexec 3<&0\nsleep 20 <&3 &\nexit 0\n", {
+      mode: 0o755,
+    });
+    const start = performance.now();
+    const record = aRun([aDiskRecord()], { warnings: ["x".repeat(1 << 20)] });
+    const hook = { flag: "--after", program, timeoutSeconds: 60 };
+    await runHook(hook, record, dir.path, new AbortController().signal);
+    assert(performance.now() - start < 15_000);
+  },
+});
+
+Deno.test("a logger that hangs holds no run for ever", async () => {
+  await using s = await scene({ disks: 1 });
+  await Deno.writeTextFile(s.dir.join("logger"), "#!/bin/sh\nexec sleep 60\n", { mode: 0o755 });
+  const env = { PATH: `${s.dir.path}:${Deno.env.get("PATH")}` };
+  const start = performance.now();
+  const { code, stderr } = await ended(startTool(s.backupArgs("full", "--syslog"), { env }));
+  assertEquals(code, 0, stderr);
+  assert(performance.now() - start < 30_000);
 });

@@ -390,6 +390,19 @@ Deno.test("cleanup --recover puts right what a killed run left, and with --dry-r
   await autoHoldsAll(s);
 });
 
+Deno.test("cleanup --recover puts all right though nobody can read what it says", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  await leaveDeadRun(s);
+  const under = ["sh", "-c", 'exec "$@" > /dev/full', "sh"];
+  const child = startTool(["cleanup", "--recover", "--socket", s.vm.socket], { under });
+  const { code, stderr } = await ended(child);
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "No space left on device");
+  await assertNothingLeft(s.vm, 1);
+  await nextHoldsAll(s);
+});
+
 Deno.test("cleanup --recover needs no target where the dead run's lock is gone", async () => {
   await using s = await scene({ vm: { running: true } });
   const child = startTool(s.backupArgs("full", ...SLOW));

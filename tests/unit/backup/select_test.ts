@@ -87,3 +87,8 @@ Deno.test("selectDisks() refuses a VM without disks", () => {
 Deno.test("selectDisks() lets --exclude name a drive that is empty", () => {
   assertEquals(select(undefined, { exclude: ["cd0"] }).selected, ["disk0", "disk1"]);
 });
+
+Deno.test("selectDisks() refuses two devices on one node, and says how to leave it out", () => {
+  const twin = aDisk("disk0", { id: "/machine/peripheral/twin/virtio-backend" });
+  assertThrows(() => select([disk, twin]), UsageError, 'share the node "disk0"');
+});
