@@ -6,7 +6,6 @@
 
 import { basename } from "@std/path";
 import { isBackupBitmap, parseImageName } from "../catalog/names.ts";
-import type { Target } from "../catalog/target.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { Disk } from "../vm/disks.ts";
 import type { DiskPlan, Facts } from "./plan.ts";
@@ -59,7 +58,7 @@ export function pauseReason(
 export function warningsOf(request: BackupRequest, facts: Facts, disks: DiskPlan[]): string[] {
   return [
     ...plainTextWarnings(disks.map(({ disk }) => disk)),
-    ...newTargetWarnings(facts.target, facts.disks),
+    ...newTargetWarnings(facts),
     ...compareWarnings(request, disks),
     ...timedWarnings(request, disks),
     ...directWarnings(facts.features),
@@ -74,8 +73,10 @@ function plainTextWarnings(disks: Disk[]): string[] {
 }
 
 /** Nothing tells a mount point without its file system from a new target, but what the disks remember. */
-function newTargetWarnings({ path, chainId, runs }: Target, disks: Disk[]): string[] {
-  if (runs.length > 0 || chainId !== null) return [];
+function newTargetWarnings({ target, disks, pastBitmaps }: Facts): string[] {
+  const { path, chainId, runs } = target;
+  // Past months lie beside it.
+  if (runs.length > 0 || chainId !== null || pastBitmaps.length > 0) return [];
   const bitmaps = disks.flatMap((disk) => disk.bitmaps.map(({ name }) => name));
   const known = bitmaps.find((name) => isBackupBitmap(name));
   if (known === undefined) return [];

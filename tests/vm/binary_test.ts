@@ -10,7 +10,7 @@ import {
 import { countingProxy } from "../support/counting_proxy.ts";
 import { compare } from "../support/qemu_img.ts";
 import { assertNothingLeft, type Scene, scene } from "../support/scene.ts";
-import type { ToolResult } from "../support/tool.ts";
+import { succeed, type ToolResult } from "../support/tool.ts";
 import { runAsUnit, unitCommand } from "../support/unit_sandbox.ts";
 
 /** "nobody", who owns nothing here. */
@@ -46,6 +46,8 @@ async function run(program: Program, args: string[], env = {}): Promise<string> 
  * guard, which is the program itself: were it not to start, `--strict` would end with 3.
  */
 async function backsUpAndRestores(s: Scene, program: Program, target: string, env = {}) {
+  // Where the disks have the bitmaps of another target, a new one is a warning.
+  await succeed(["cleanup", "--socket", s.vm.socket, "--remove-bitmap"]);
   for (const [index, level] of ["full", "inc"].entries()) {
     await s.vm.write("vd1", 0x30 + index, 1 << 20, 1 << 20);
     await s.remember(level);
