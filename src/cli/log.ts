@@ -7,6 +7,7 @@
 import { configure, dispose, getTextFormatter, type LogRecord, type Sink } from "@logtape/logtape";
 import { bold, dim, red, yellow } from "@std/fmt/colors";
 import { dirname } from "@std/path";
+import { bounded, endsWithin } from "../catalog/bounded.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { startSyslog } from "./syslog.ts";
 import { localTime } from "./text.ts";
@@ -43,11 +44,16 @@ export async function startLog(
   const format = lineFormatter(options.color);
   const sinks: Record<string, Sink> = { stderr: (record) => write(format(record)) };
   if (options.file !== null) {
-    const file = stack.use(await openFile(options.file));
+    const path = options.file;
     const plain = lineFormatter(false);
-    const append = (text: string) => void file.writeSync(new TextEncoder().encode(text));
-    append(`${localTime(new Date())} INFO ${options.headline}\n`);
-    sinks.file = (record) => append(plain(record));
+    const file = stack.use(
+      appending(
+        await openFile(path),
+        (error) => write(`The log file "${path}" can't be written: ${messageOf(error)}\n`),
+      ),
+    );
+    file.append(`${localTime(new Date())} INFO ${options.headline}\n`);
+    sinks.file = (record) => file.append(plain(record));
   }
   if (options.syslog) sinks.syslog = stack.use(startSyslog());
   const names = Object.keys(sinks);
@@ -67,13 +73,45 @@ export async function startLog(
 
 async function openFile(path: string): Promise<Deno.FsFile> {
   try {
-    await Deno.mkdir(dirname(path), { recursive: true });
-    return await Deno.open(path, { append: true, create: true, mode: 0o600 });
+    await bounded(path, () => Deno.mkdir(dirname(path), { recursive: true }));
+    return await bounded(
+      path,
+      () => Deno.open(path, { append: true, create: true, mode: 0o600 }),
+    );
   } catch (error) {
     throw new UsageError(`The log file "${path}" can't be written: ${messageOf(error)}`, {
       cause: error,
     });
   }
+}
+
+/** A file system that hangs gets this long for the last lines of a log. */
+const CLOSE_TIMEOUT_MS = 5_000;
+
+/**
+ * Appends to a file beside all else, one text after the other: where its file system hangs, nothing waits for
+ * a log.
+ *
+ * @param onError Called once: a log that can't be written ends no backup.
+ */
+function appending(file: Deno.FsFile, onError: (error: unknown) => void) {
+  let last = Promise.resolve(), isTold = false;
+  const write = async (text: string) => {
+    const bytes = new TextEncoder().encode(text);
+    try {
+      for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
+    } catch (error) {
+      if (!isTold) onError(error);
+      isTold = true;
+    }
+  };
+  return {
+    append: (text: string) => void (last = last.then(() => write(text))),
+    async [Symbol.asyncDispose]() {
+      // To close a file that hangs would hang as well.
+      if (await endsWithin(last, CLOSE_TIMEOUT_MS)) file.close();
+    },
+  };
 }
 
 /** "2026-11-22 23:11:35 +0100 INFO Sentence". Names in it can't drive the terminal ("bare"). */
