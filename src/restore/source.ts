@@ -90,9 +90,16 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
   return pointsOfNames(dir, names, await rawDisks(dir, names));
 }
 
-/** Where a link to a folder leads: the records lie beside the folder itself. */
+/**
+ * Where a link to a folder leads: the records lie beside the folder itself. A link in the place of a folder
+ * that is in the records is not followed: somebody planted it.
+ */
 export async function realFolder(dir: string): Promise<string> {
-  return await exists(dir) ? await Deno.realPath(dir) : dir;
+  if (!await exists(dir)) return dir;
+  const above = dirname(dir);
+  const runs = await exists(join(above, RUNS_FOLDER)) ? (await readTarget(above)).runs : [];
+  const isRecorded = runs.some(({ disks }) => disks.some(({ folder }) => folder === basename(dir)));
+  return isRecorded ? dir : await Deno.realPath(dir);
 }
 
 /** All points of a target with records, oldest first. */
