@@ -66,7 +66,6 @@ export interface RestorePoint {
  * @throws {Failure} If the order of the images can't be told for sure.
  */
 export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoint[]> {
-  dir = await realFolder(dir);
   const isWanted = (name: string) => name.includes(filter);
   const own = await readTarget(dir);
   if (own.hasRecords) {
@@ -78,28 +77,19 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
         "disk's folder with --dir or its images with --filter, or restore all with --target-dir",
     );
   }
-  const above = dirname(dir);
-  // A folder that was copied alone may lie beside anything.
-  if (await exists(join(above, RUNS_FOLDER))) {
+  // A folder that was copied alone may lie beside anything. The records lie beside the folder itself, where
+  // it was named by way of a link; a link in the place of one that they know was planted, and is not followed.
+  const real = await exists(dir) ? await Deno.realPath(dir) : dir;
+  for (const folder of new Set([dir, real])) {
+    const above = dirname(folder);
+    if (!await exists(join(above, RUNS_FOLDER))) continue;
     const points = (await pointsOfTarget(await readTarget(above)))
-      .filter(({ folder, name }) => folder === basename(dir) && isWanted(name));
+      .filter((point) => point.folder === basename(folder) && isWanted(point.name));
     if (points.length > 0) return points;
   }
   await refusePartials(dir, []);
   const names = (await listFiles(dir)).filter(isWanted);
   return pointsOfNames(dir, names, await rawDisks(dir, names));
-}
-
-/**
- * Where a link to a folder leads: the records lie beside the folder itself. A link in the place of a folder
- * that is in the records is not followed: somebody planted it.
- */
-export async function realFolder(dir: string): Promise<string> {
-  if (!await exists(dir)) return dir;
-  const above = dirname(dir);
-  const runs = await exists(join(above, RUNS_FOLDER)) ? (await readTarget(above)).runs : [];
-  const isRecorded = runs.some(({ disks }) => disks.some(({ folder }) => folder === basename(dir)));
-  return isRecorded ? dir : await Deno.realPath(dir);
 }
 
 /** All points of a target with records, oldest first. */

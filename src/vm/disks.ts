@@ -77,8 +77,8 @@ export async function queryDisks(
   const nodes = await queryNodes(qmp);
   const graph = await queryGraph(qmp);
   const described = await Promise.all(devices.map(async (device) => {
-    const qdev = await drivePath(qmp, device.qdev);
-    return { ...device, qdev, ...await traitsOf(qmp, qdev) };
+    const { path, properties } = await driveOwner(qmp, device.qdev);
+    return { ...device, qdev: path, ...await traitsOf(qmp, path, properties) };
   }));
   return disksOf(described, nodes, graph);
 }
@@ -90,8 +90,7 @@ interface Traits {
   isShared?: boolean;
 }
 
-async function traitsOf(qmp: QmpClient, path: string): Promise<Traits> {
-  const properties = await qomProperties(qmp, path) ?? [];
+async function traitsOf(qmp: QmpClient, path: string, properties: string[]): Promise<Traits> {
   const get = async (property: string) =>
     properties.includes(property) ? await qmp.execute("qom-get", { path, property }) : undefined;
   return { type: String(await get("type") ?? ""), isShared: await get("share-rw") === true };
@@ -101,20 +100,24 @@ async function traitsOf(qmp: QmpClient, path: string): Promise<Traits> {
 export async function queryDrive(qmp: QmpClient, rootNode: string): Promise<string | null> {
   const devices = await queryBlock(qmp);
   const device = devices.find(({ inserted }) => inserted?.["node-name"] === rootNode);
-  return device ? await drivePath(qmp, device.qdev) : null;
+  return device ? (await driveOwner(qmp, device.qdev)).path : null;
 }
 
 /**
- * The QOM path of the object that has the `drive` property: what `query-block` calls `qdev` is the id
- * or the path of the device, or of a part of it (NVMe).
+ * The object that has the `drive` property: what `query-block` calls `qdev` is the id or the path of the
+ * device, or of a part of it (NVMe).
  */
-async function drivePath(qmp: QmpClient, qdev: string): Promise<string> {
+async function driveOwner(
+  qmp: QmpClient,
+  qdev: string,
+): Promise<{ path: string; properties: string[] }> {
   let path = qdev.startsWith("/") || qdev === "" ? qdev : `/machine/peripheral/${qdev}`;
   while (path.length > "/machine".length) {
-    if ((await qomProperties(qmp, path))?.includes("drive")) return path;
+    const properties = await qomProperties(qmp, path);
+    if (properties?.includes("drive")) return { path, properties };
     path = path.slice(0, path.lastIndexOf("/"));
   }
-  return qdev;
+  return { path: qdev, properties: [] };
 }
 
 /**

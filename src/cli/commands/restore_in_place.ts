@@ -9,13 +9,7 @@ import { imageFacts } from "../../image/qemu_img.ts";
 import { applySteps, removeGivenUp } from "../../restore/apply.ts";
 import { besideOf, commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
 import { type CheckedImage, checkImages } from "../../restore/merge.ts";
-import {
-  type Layer,
-  pickPoint,
-  pointsOfDisk,
-  realFolder,
-  type RestorePoint,
-} from "../../restore/source.ts";
+import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
 import { jsonLine } from "../report.ts";
 import type { CommandContext } from "./context.ts";
 import { shellText } from "../../shell.ts";
@@ -25,13 +19,16 @@ type Way = "rebase" | "commit" | "snapshotrebase";
 /** `qmpbackup restore rebase`, `commit` and `snapshotrebase`. */
 export function restoreInPlace(way: Way): (context: CommandContext) => Promise<number> {
   return async ({ values, io, signal }) => {
-    const dir = await realFolder(resolve(values.dir ?? "."));
-    const target = (await pointsOfDisk(dir, values.filter))[0]?.target ?? null;
+    const dir = resolve(values.dir ?? ".");
+    const [first] = await pointsOfDisk(dir, values.filter);
+    const target = first?.target ?? null;
     if (target !== null) await refuseLinks(await readTarget(target));
     using _lock = target === null
       ? null
       : await takeLock(join(target, LOCK_FILE), holderNow("of a restore in place"));
-    if (target !== null && !values["dry-run"]) await removeGivenUp(target, dir);
+    if (first && target !== null && !values["dry-run"]) {
+      await removeGivenUp(target, join(target, first.folder));
+    }
     // Read again under the lock: a run may have ended between.
     const points = (await pointsOfDisk(dir, values.filter)).filter(({ level }) => level !== "copy");
     const point = pickPoint(points, values.until ?? null);
