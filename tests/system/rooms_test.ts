@@ -94,9 +94,3 @@ Deno.test("`Deno.Command` is used in `src/image`, for syslog, hooks and the guar
     "src/cli/syslog.ts",
   ]);
 });
-
-Deno.test("`src` has no file of over 400 lines", () => {
-  const long = sources.map(({ path, text }) => [path, text.split("\n").length - 1] as const)
-    .filter(([, lines]) => lines > 400);
-  assertEquals(long, []);
-});
