@@ -90,6 +90,9 @@ export function exportName(socketPath: string, node: string): string {
   const server = { type: "unix", path: socketPath };
   const image = { driver: "nbd", server, export: node };
   // It injects nothing, but cuts requests: no other driver can be told to.
-  const file = { driver: "blkdebug", "max-transfer": MAX_REQUEST_BYTES, image };
+  const cut = { driver: "blkdebug", "max-transfer": MAX_REQUEST_BYTES, image };
+  // A snapshot's export calls "neither data nor zeroes" what lies in a backing file of the disk, which
+  // `qemu-img compare` takes for zeroes. A quorum, even of one, calls all data that is not zeroes.
+  const file = { driver: "quorum", "read-pattern": "fifo", "vote-threshold": 1, children: [cut] };
   return `json:${JSON.stringify({ driver: "raw", file })}`;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { compare, convertToRaw } from "./qemu_img.ts";
+import { compare, convertToRaw, create, qemuIo } from "./qemu_img.ts";
 import { type TempDir, tempDir } from "./temp_dir.ts";
 import { succeed } from "./tool.ts";
 import { type DiskSpec, startVm, type Vm, type VmOptions } from "./vm.ts";
@@ -35,6 +35,8 @@ export interface SceneOptions {
   diskBytes?: number;
   /** The folder of the disks' files; else they lie beside all else. */
   diskFolder?: string;
+  /** Whether each disk is an overlay over a template, which holds 0x3… from 6 to 18 MiB and at 30 MiB. */
+  overlays?: boolean;
   vm?: Partial<VmOptions>;
 }
 
@@ -51,6 +53,7 @@ export async function scene(options: SceneOptions = {}): Promise<Scene> {
     format: "qcow2",
     sizeBytes: options.diskBytes ?? 64 * MIB,
   }));
+  if (options.overlays) await Promise.all(specs.map(makeOverlay));
   const secondSocket = dir.join("second.qmp");
   const qemuArgs = [
     ...["-qmp", `unix:${secondSocket},server=on,wait=off`],
@@ -99,6 +102,15 @@ export async function scene(options: SceneOptions = {}): Promise<Scene> {
     },
     [Symbol.asyncDispose]: () => cleanup.disposeAsync(),
   };
+}
+
+/** Makes a template with data in it, and the disk's image as an overlay over that. */
+async function makeOverlay({ path, sizeBytes = 0 }: DiskSpec, index: number): Promise<void> {
+  const template = `${path}.template`;
+  await create(template, sizeBytes);
+  await qemuIo(template, "qcow2", `write -P ${0x30 + index} 6M 12M`);
+  await qemuIo(template, "qcow2", `write -P ${0x38 + index} 30M 4M`);
+  await create(path, sizeBytes, { backing: template });
 }
 
 /** The files of a target, relative to it, sorted; the records left out. */

@@ -8,7 +8,7 @@ import {
   scene,
   untilSwitched,
 } from "../support/scene.ts";
-import { compare } from "../support/qemu_img.ts";
+import { compare, convertToRaw, create } from "../support/qemu_img.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { startVm } from "../support/vm.ts";
 
@@ -189,4 +189,60 @@ Deno.test("what the guest zeroes and discards while its disk is compared is in t
   await s.vm.write("vd1", 0x54, 7 * MIB - 4096, 2 * MIB);
   assertEquals((await running).map(({ level }) => level), ["inc", "inc"]);
   await s.assertRestores("compared");
+});
+
+Deno.test("what lies in a disk's backing file is read, and what covers it there is kept apart from it", async () => {
+  await using s = await scene({ overlays: true });
+  await succeed(s.backupArgs("full"));
+  await s.vm.write("vd0", 0x51, 3 * MIB, MIB);
+  // Over the template's data; the last one begins and ends in the midst of a cluster.
+  await s.vm.zero("vd0", 9 * MIB, MIB);
+  await s.vm.discard("vd0", 12 * MIB, MIB);
+  await s.vm.zero("vd0", 31 * MIB + 512, MIB);
+  await s.vm.write("vd1", 0x52, 16 * MIB - 4096, MIB);
+  await s.vm.flush("vd0");
+  await s.vm.flush("vd1");
+  await s.restart();
+  await s.remember("compared");
+  const running = backUp(s, "inc", ...COMPARE);
+  await untilSwitched(s.vm);
+  // In the template's data, too, the backup holds what was there before.
+  await s.vm.write("vd0", 0x53, 7 * MIB + 512, 4 * MIB);
+  await s.vm.discard("vd1", 10 * MIB, 2 * MIB);
+  const rows = await running;
+  for (const { reason } of rows) assertMatch(reason, /^compared with the last backup: .* is gone/);
+  for (const { bytesWritten } of rows) assertLess(bytesWritten, 6 * MIB);
+  await s.assertRestores("compared");
+  await s.remember("inc");
+  const next = await backUp(s, "inc");
+  assertEquals(next.map(({ reason }) => reason), ["asked for", "asked for"]);
+  await s.assertRestores("inc");
+  await assertNothingLeft(s.vm, 1);
+});
+
+Deno.test("the chain of a disk goes on by comparing after an external snapshot of it", async () => {
+  await using s = await scene({ disks: 1 });
+  await succeed(s.backupArgs("full"));
+  await s.vm.write("vd0", 0x51, 3 * MIB, MIB);
+  const overlay = s.dir.join("overlay.qcow2");
+  await create(overlay, 64 * MIB, { backing: s.dir.join("disk0.qcow2") });
+  await s.vm.execute("blockdev-add", {
+    driver: "qcow2",
+    "node-name": "overlay0",
+    file: { driver: "file", filename: overlay, discard: "unmap" },
+    discard: "unmap",
+    backing: null,
+  });
+  await s.vm.execute("blockdev-snapshot", { node: "disk0", overlay: "overlay0" });
+  await s.vm.write("vd0", 0x52, 5 * MIB, MIB);
+  await s.vm.zero("vd0", 7 * MIB, MIB);
+  await s.vm.flush("vd0");
+  await convertToRaw(overlay, "qcow2", s.dir.join("compared.vd0.raw"));
+  const [row] = await backUp(s, "inc", ...COMPARE);
+  assertMatch(row?.reason ?? "", /^compared with the last backup/);
+  assertLess(row?.bytesWritten ?? Infinity, 6 * MIB);
+  const out = s.dir.join("out");
+  const folder = s.dir.join("target/disk0");
+  await succeed(["restore", "merge", "--dir", folder, "--targetfile", out]);
+  await compare(s.dir.join("compared.vd0.raw"), "raw", out, "qcow2");
 });
