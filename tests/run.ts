@@ -1,0 +1,109 @@
+/**
+ * Runs test files side by side, each in a process of its own: signals, the working directory and
+ * `PATH` belong to a process, so that files in threads of one process disturb each other.
+ *
+ * Temporary folders lie in memory where this user may mount one, since what takes long in these tests is
+ * the syncing. `QMPBACKUP_TEST_ON_DISK=1` leaves them on the disk; `QMPBACKUP_TEST_JOBS` says how many
+ * files run at a time.
+ *
+ * ```sh
+ * deno run -A tests/run.ts tests/vm [tests/system/create_test.ts …] [-- --filter word]
+ * ```
+ *
+ * @module
+ */
+
+import { basename, join } from "@std/path";
+import { command } from "./support/tmpfs.ts";
+
+/** Those that take longest begin first: else the last one would run alone at the end. */
+const LONGEST = [
+  "cuts_test.ts",
+  "lost_write_test.ts",
+  "recovery_test.ts",
+  "life_test.ts",
+  "binary_test.ts",
+  "rights_test.ts",
+  "room_test.ts",
+  "resize_test.ts",
+  "hostile_test.ts",
+  "options_test.ts",
+];
+
+/** No file takes so long, on a slow machine either: one that does is held by something. */
+const FILE_TIMEOUT_MS = 25 * 60_000;
+const MEMORY_BYTES = 8 * 2 ** 30;
+const TEST_ENV = { DENO_TEST_SANITIZE_OPS: "1", DENO_TEST_SANITIZE_RESOURCES: "1" };
+
+async function filesOf(path: string): Promise<string[]> {
+  if ((await Deno.stat(path)).isFile) return [path];
+  const entries = await Array.fromAsync(Deno.readDir(path));
+  return entries.map(({ name }) => name).filter((name) => name.endsWith("_test.ts")).sort()
+    .map((name) => join(path, name));
+}
+
+function byLength(a: string, b: string): number {
+  const rank = (path: string) => {
+    const place = LONGEST.indexOf(basename(path));
+    return place < 0 ? LONGEST.length : place;
+  };
+  return rank(a) - rank(b);
+}
+
+/** A folder in memory; null where it can't be had. */
+async function mountMemory(): Promise<AsyncDisposable & { path: string } | null> {
+  const { available } = Deno.systemMemoryInfo();
+  if (Deno.env.has("QMPBACKUP_TEST_ON_DISK") || available < 2 * MEMORY_BYTES) return null;
+  const path = await Deno.makeTempDir({ prefix: "qmpb-" });
+  try {
+    const options = `size=${MEMORY_BYTES},mode=1777`;
+    await command("mount", "-t", "tmpfs", "-o", options, "qmpbackup-tests", path);
+  } catch {
+    await Deno.remove(path);
+    return null;
+  }
+  return {
+    path,
+    async [Symbol.asyncDispose]() {
+      await command("umount", "--lazy", path);
+      await Deno.remove(path);
+    },
+  };
+}
+
+/** Runs one file, shows what it printed when it is over, and returns whether all passed. */
+async function runFile(path: string, args: string[], env: Record<string, string>) {
+  const started = Date.now();
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["test", "-A", "--no-check", path, ...args],
+    env: { ...TEST_ENV, ...env },
+    stdin: "null",
+    signal: AbortSignal.timeout(FILE_TIMEOUT_MS),
+  }).output();
+  const seconds = Math.round((Date.now() - started) / 1000);
+  for (const bytes of [stderr, stdout]) await Deno.stdout.write(bytes);
+  console.log(`== ${path}: ${success ? "passed" : "FAILED"} in ${seconds} s`);
+  return success;
+}
+
+const split = Deno.args.indexOf("--");
+const paths = split < 0 ? Deno.args : Deno.args.slice(0, split);
+const testArgs = split < 0 ? [] : Deno.args.slice(split + 1);
+const jobs = Number(Deno.env.get("QMPBACKUP_TEST_JOBS") ?? navigator.hardwareConcurrency + 1);
+
+const started = Date.now();
+const failed: string[] = [];
+{
+  await using memory = await mountMemory();
+  const env: Record<string, string> = memory ? { TMPDIR: memory.path } : {};
+  const queue = (await Promise.all(paths.map(filesOf))).flat().sort(byLength);
+  const work = async () => {
+    for (let path; (path = queue.shift()) !== undefined;) {
+      if (!await runFile(path, testArgs, env)) failed.push(path);
+    }
+  };
+  await Promise.all(Array.from({ length: jobs }, work));
+}
+console.log(`== ${paths.join(" ")} took ${Math.round((Date.now() - started) / 1000)} s`);
+for (const path of failed) console.log(`== failed: ${path}`);
+Deno.exit(failed.length === 0 ? 0 : 1);
