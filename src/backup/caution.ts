@@ -58,7 +58,7 @@ export function pauseReason(
 export function warningsOf(request: BackupRequest, facts: Facts, disks: DiskPlan[]): string[] {
   return [
     ...plainTextWarnings(disks.map(({ disk }) => disk)),
-    ...newTargetWarnings(facts),
+    ...newTargetWarnings(request, facts),
     ...compareWarnings(request, disks),
     ...timedWarnings(request, disks),
     ...directWarnings(facts.features),
@@ -72,8 +72,15 @@ function plainTextWarnings(disks: Disk[]): string[] {
   );
 }
 
-/** Nothing tells a mount point without its file system from a new target, but what the disks remember. */
-function newTargetWarnings({ target, disks, pastBitmaps }: Facts): string[] {
+/**
+ * Nothing tells a mount point without its file system from a new target, but what the disks remember. A copy
+ * builds on nothing, and may well have a folder of its own.
+ */
+function newTargetWarnings(
+  { level }: BackupRequest,
+  { target, disks, pastBitmaps }: Facts,
+): string[] {
+  if (level === "copy") return [];
   const { path, chainId, runs } = target;
   // Past months lie beside it.
   if (runs.length > 0 || chainId !== null || pastBitmaps.length > 0) return [];

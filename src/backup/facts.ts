@@ -12,6 +12,7 @@ import type { QmpClient } from "../qmp/client.ts";
 import { queryIdentity, queryIothreads, queryStatus, queryTpms } from "../qmp/queries.ts";
 import { queryFeatures } from "../qmp/schema.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
+import { queryOutside } from "../vm/outside.ts";
 import { adoptChains } from "./adopt.ts";
 import { bitmapsOf } from "./continuity.ts";
 import type { Facts } from "./plan.ts";
@@ -31,20 +32,27 @@ export async function gatherFacts(
   const { disks, leftOut } = await queryDisks(qmp);
   const vm = await queryIdentity(qmp);
   const tpms = (await queryTpms(qmp)).map((id) => (
-    { device: id, reason: "a TPM, whose state is no disk: back its directory up by itself" }
+    {
+      device: id,
+      reason: "a TPM, whose state is no disk: back its directory up by itself",
+      unasked: true,
+    }
   ));
+  const outside = await queryOutside(qmp);
   const files = await listFolders(target, disks);
   const adopted = await adoptChains(target, disks, files, vm, tag);
+  const past = monthly ? await pastMonths(target.path) : [];
   return {
     vm,
     runState: (await queryStatus(qmp)).status,
     features: await queryFeatures(qmp),
     hasIothreads: (await queryIothreads(qmp)).length > 0,
     disks,
-    leftOut: [...leftOut, ...tpms],
+    leftOut: [...leftOut, ...outside, ...tpms],
     target: { ...target, runs: [...adopted, ...target.runs] },
     adopted,
-    pastBitmaps: monthly ? await bitmapsOfPastMonths(target.path) : [],
+    pastBitmaps: past.flatMap(bitmapsOf),
+    pastRuns: past.flatMap(({ runs }) => runs),
     files,
     inUse: await filesInUse(target.path, disks),
     besideDisk: new Map(
@@ -72,17 +80,17 @@ async function realPath(path: string): Promise<string> {
   return await bounded(path, () => Deno.realPath(path)).catch(() => path);
 }
 
-/** What the months before counted on: nothing goes on from there by itself. */
-async function bitmapsOfPastMonths(target: string): Promise<string[]> {
+/** The targets of the months before, in their order: nothing goes on from there by itself. */
+async function pastMonths(target: string): Promise<Target[]> {
   const [folder, month] = [dirname(target), basename(target)];
   // What can't be read, or is no longer there, costs nothing but a bitmap that is left.
   const entries = await bounded(folder, () => Array.fromAsync(Deno.readDir(folder))).catch(
     () => [],
   );
   const past = entries.map(({ name }) => name)
-    .filter((name) => /^\d{4}-\d{2}$/.test(name) && name < month);
+    .filter((name) => /^\d{4}-\d{2}$/.test(name) && name < month).sort();
   const targets = past.map((name) => readTarget(join(folder, name)).catch(() => null));
-  return (await Promise.all(targets)).flatMap((target) => target ? bitmapsOf(target) : []);
+  return (await Promise.all(targets)).flatMap((target) => target ?? []);
 }
 
 /** Every folder that a disk of this run may use: those of its names, and those in the records. */

@@ -32,6 +32,7 @@ import {
 } from "./continuity.ts";
 import { fileNamesOf } from "./file_names.ts";
 import { imageOf } from "./image_name.ts";
+import { afterChoice, leftOutWarnings, withMissing } from "./left_out.ts";
 import { levelOf } from "./level.ts";
 import type { BackupRequest } from "./request.ts";
 import { selectDisks } from "./select.ts";
@@ -50,8 +51,9 @@ export interface Facts {
   target: Target;
   /** The records of the reference's chains, which are not written yet. */
   adopted: RunRecord[];
-  /** The bitmaps of the targets before this one, with `--monthly`. */
+  /** The bitmaps of the targets before this one, with `--monthly`, and their runs in order. */
   pastBitmaps: string[];
+  pastRuns: RunRecord[];
   /** The files in each folder of the target, by the folder's name. */
   files: Map<string, string[]>;
   /** The files in the target that the VM has for disks, or below them: relative to it. */
@@ -146,10 +148,23 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
   refuseRunState(facts.runState);
   refuseOtherVm(target, facts.vm);
   const chainId = chainIdOf(request, facts);
-  const { selected, leftOut } = selectDisks(facts.disks, facts.leftOut, request);
+  // In a new month's target the last run is that of the month before.
+  const pastRuns = target.runs.length > 0 ? target.runs : facts.pastRuns;
+  const recorded = [...facts.pastRuns, ...target.runs].flatMap(({ disks }) => disks);
+  const { selected, leftOut: notSelected } = selectDisks(
+    facts.disks,
+    facts.leftOut,
+    request,
+    recorded.map(({ name }) => name),
+  );
   const points = restorePoints(target.runs);
   const all = images(target.runs);
   const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
+  const chainIds = [...lasts.values()].map((last) => last?.disk.id);
+  const leftOut = afterChoice(
+    withMissing(pastRuns, facts.disks, chainIds, [...facts.leftOut, ...notSelected]),
+    request,
+  );
   const fileNames = fileNamesOf(facts.disks);
   const folders = foldersOf(lasts, [...fileNames.values()].map(configName));
   const disks = selected.map((disk, index): DiskPlan => {
@@ -221,9 +236,9 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     pause: pauseReason(request, facts),
     nbdSocket: nbdSocket(disks, tag),
     disks,
-    leftOut: [...facts.leftOut, ...leftOut],
+    leftOut,
     adopted: facts.adopted,
-    warnings: [...notDone, ...warningsOf(request, facts, disks)],
+    warnings: [...notDone, ...leftOutWarnings(leftOut), ...warningsOf(request, facts, disks)],
   };
 }
 

@@ -137,7 +137,12 @@ const RunRecord = v.object({
     frozenMs: v.nullable(v.pipe(v.number(), v.finite())),
   }),
   disks: v.array(DiskRecord),
-  leftOut: v.array(v.object({ device: v.string(), reason: v.string() })),
+  leftOut: v.array(v.object({
+    device: v.string(),
+    reason: v.string(),
+    /** A user may count on its data, and did not ask to leave it out. */
+    unasked: v.optional(v.boolean()),
+  })),
   warnings: v.array(v.string()),
 });
 export type RunRecord = v.InferOutput<typeof RunRecord>;

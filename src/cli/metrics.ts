@@ -63,6 +63,13 @@ export function metricsText(run: RunMetrics, before: string): string {
       samples: [[{ vm }, record?.warnings.length ?? 0]],
     },
     {
+      name: "qmpbackup_disks_left_out",
+      help: "How many devices with data the last run left out without being asked to.",
+      samples: record
+        ? [[{ vm }, record.leftOut.filter(({ unasked }) => unasked === true).length]]
+        : [],
+    },
+    {
       name: LAST_SUCCESS,
       help: "When the last run ended that was done, in Unix time.",
       samples: success === undefined ? [] : [[{ vm }, success]],

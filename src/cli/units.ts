@@ -97,7 +97,9 @@ const ENVIRONMENT = `# For qmpbackup@vm1: name the file as the VM.
 QMPBACKUP_SOCKET=/run/vm1.qmp
 # Below what qmpbackup@.service may write to
 QMPBACKUP_TARGET=/backup/vm1
-# More flags of "qmpbackup backup", with spaces between them
+# More flags of "qmpbackup backup", with spaces between them. Raw disks are left out, with a warning,
+# unless --include-raw is among them; --exclude NAME leaves a disk out without one. With --strict a
+# warning makes the unit fail (exit code 3).
 QMPBACKUP_OPTIONS=--metrics-file /var/lib/prometheus/node-exporter/qmpbackup_vm1.prom
 `;
 

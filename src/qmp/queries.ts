@@ -186,6 +186,52 @@ export async function queryIothreads(qmp: QmpClient): Promise<string[]> {
   return decodeAnswer(command, Threads, await qmp.execute(command)).map(({ id }) => id);
 }
 
+/** A device or another object below a QOM object. */
+export interface QomChild {
+  name: string;
+  /** Its QOM type. */
+  type: string;
+}
+
+/** What is below a QOM object (`qom-list`); nothing where there is no such object. */
+export async function qomChildren(qmp: QmpClient, path: string): Promise<QomChild[]> {
+  const Properties = v.array(v.object({ name: v.string(), type: v.string() }));
+  try {
+    return decodeAnswer("qom-list", Properties, await qmp.execute("qom-list", { path }))
+      .flatMap(({ name, type }) => {
+        const child = /^child<(.*)>$/.exec(type)?.[1];
+        return child === undefined ? [] : [{ name, type: child }];
+      });
+  } catch (error) {
+    if (error instanceof QmpCommandError) return [];
+    throw error;
+  }
+}
+
+export interface PciDevice {
+  /** What the user called it; "" where that is nothing. */
+  id: string;
+  /** The class and subclass that the guest sees, as in `pci.ids`: 0x0108 is an NVMe controller. */
+  class: number;
+}
+
+/** `query-pci`: what is on the guest's PCI buses, behind bridges, too. */
+export async function queryPci(qmp: QmpClient): Promise<PciDevice[]> {
+  const Device = v.object({
+    qdev_id: v.optional(v.string(), ""),
+    class_info: v.object({ class: amount }),
+    pci_bridge: v.optional(v.object({ devices: v.optional(v.array(v.unknown()), []) })),
+  });
+  const flatten = (devices: unknown[]): PciDevice[] =>
+    decodeAnswer("query-pci", v.array(Device), devices).flatMap((device) => [
+      { id: device.qdev_id, class: device.class_info.class },
+      ...flatten(device.pci_bridge?.devices ?? []),
+    ]);
+  const Buses = v.array(v.object({ devices: v.array(v.unknown()) }));
+  const buses = decodeAnswer("query-pci", Buses, await qmp.execute("query-pci"));
+  return buses.flatMap(({ devices }) => flatten(devices));
+}
+
 /** The names of the properties of a QOM object (`qom-list`); null where there is no such object. */
 export async function qomProperties(qmp: QmpClient, path: string): Promise<string[] | null> {
   const Properties = v.array(v.object({ name: v.string() }));

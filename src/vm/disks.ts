@@ -51,11 +51,18 @@ export interface Disk {
   image: ImageInfo;
 }
 
-/** A device that is no candidate for a backup, and why. */
+/** A device whose data is not in a backup, and why. */
 export interface LeftOut {
   device: string;
+  /** With what to do, where something can be done. */
   reason: string;
+  /** It may hold data that a user counts on, and nobody asked to leave it out. */
+  unasked?: boolean | undefined;
 }
+
+/** Reasons to leave a device out that are no loss. */
+export const READ_ONLY = "read-only";
+export const EMPTY = "the drive is empty";
 
 /** Whether a node is one of those that a run of ours put into QEMU. */
 export function isOurNode(name: string): boolean {
@@ -135,7 +142,7 @@ export function disksOf(
   for (const device of devices) {
     if (!device.inserted) {
       const name = device.device || lastName(device.qdev);
-      leftOut.push({ device: name, reason: "the drive is empty" });
+      leftOut.push({ device: name, reason: EMPTY });
       continue;
     }
     const node = formatNode(device.inserted, nodes, graph);
@@ -143,9 +150,11 @@ export function disksOf(
     if (PASSED_THROUGH.includes(device.type ?? "")) {
       leftOut.push({
         device: disk.name,
-        reason: `a ${device.type}, which the guest writes to past QEMU: no bitmap sees that`,
+        reason:
+          `a ${device.type}, which the guest writes to past QEMU: back it up inside the guest`,
+        unasked: true,
       });
-    } else if (disk.readOnly) leftOut.push({ device: disk.name, reason: "read-only" });
+    } else if (disk.readOnly) leftOut.push({ device: disk.name, reason: READ_ONLY });
     else if (disk.id === "") leftOut.push({ device: disk.name, reason: "no device of the guest" });
     else disks.push(disk);
   }

@@ -27,6 +27,12 @@ const ANSWERS: Record<string, unknown> = {
   ],
   "qom-list": [{ name: "drive", type: "str" }],
   "qom-get": "text",
+  "query-pci": [{
+    devices: [
+      { qdev_id: "h0", class_info: { class: 264 } },
+      { qdev_id: "", class_info: { class: 1540 }, pci_bridge: { devices: [] } },
+    ],
+  }],
   "query-qmp-schema": qemu72Schema,
 };
 const QUERIES: ((qmp: QmpClient) => Promise<unknown>)[] = [
@@ -35,6 +41,8 @@ const QUERIES: ((qmp: QmpClient) => Promise<unknown>)[] = [
   queries.queryIdentity,
   queries.queryTpms,
   (qmp) => queries.qomProperties(qmp, "/objects/x"),
+  queries.queryPci,
+  (qmp) => queries.qomChildren(qmp, "/machine/peripheral"),
   (qmp) => queries.qomText(qmp, "/objects/x", "drive"),
   queryFeatures,
 ];

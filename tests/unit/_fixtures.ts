@@ -152,6 +152,7 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
     leftOut: [],
     target: aTarget(),
     pastBitmaps: [],
+    pastRuns: [],
     inUse: [],
     files: new Map(),
     adopted: [],

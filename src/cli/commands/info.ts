@@ -4,6 +4,7 @@ import { readTarget } from "../../catalog/target.ts";
 import { UsageError } from "../../errors.ts";
 import { QmpClient } from "../../qmp/client.ts";
 import { queryDisks } from "../../vm/disks.ts";
+import { queryOutside } from "../../vm/outside.ts";
 import { backupsText, bitmapsJson, diskJson, disksText, jsonLine } from "../report.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget } from "./qmp_target.ts";
@@ -30,7 +31,8 @@ async function infoBackups({ values, io }: CommandContext): Promise<number> {
 async function infoVm({ values, io }: CommandContext): Promise<number> {
   const { socket, qmpOptions } = qmpTarget(values);
   await using qmp = await QmpClient.connect(socket, qmpOptions);
-  const { disks, leftOut } = await queryDisks(qmp);
+  const { disks, leftOut: unfit } = await queryDisks(qmp);
+  const leftOut = [...unfit, ...await queryOutside(qmp)];
   const bitmaps = bitmapsJson(disks);
   if (values.json) {
     for (const disk of bitmaps) io.stdout(jsonLine("disk", disk));

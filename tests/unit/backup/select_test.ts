@@ -42,7 +42,11 @@ for (const name of ["drive0", "#block7", "thr0", "drv0", NAMED.id]) {
 Deno.test("selectDisks() leaves out raw disks", () => {
   assertEquals(select([disk, raw]), {
     selected: ["disk0"],
-    leftOut: [{ device: "raw0", reason: "format raw: --include-raw or --include takes it" }],
+    leftOut: [{
+      device: "raw0",
+      reason: "format raw: --include-raw or --include takes it",
+      unasked: true,
+    }],
   });
 });
 
@@ -81,7 +85,45 @@ Deno.test("selectDisks() refuses where no disk is left, with the reasons", () =>
 });
 
 Deno.test("selectDisks() refuses a VM without disks", () => {
-  assertThrows(() => select([]), UsageError, "No disk is left to back up");
+  assertThrows(
+    () => select([]),
+    UsageError,
+    'No disk is left to back up: "cd0" the drive is empty',
+  );
+});
+
+Deno.test("selectDisks() says that all disks are read-only, and which", () => {
+  const readOnly = ["disk0", "disk1"].map((device) => ({ device, reason: "read-only" }));
+  assertThrows(
+    () => selectDisks([], [...readOnly, ...LEFT_OUT], aRequest()),
+    UsageError,
+    "All disks of the VM are read-only, so that there is nothing to back up: " +
+      '"disk0" read-only; "disk1" read-only; "cd0" the drive is empty',
+  );
+});
+
+Deno.test("selectDisks() names each device where everything is left out", () => {
+  const share = { device: "share0", reason: "a shared folder", unasked: true };
+  assertThrows(
+    () => selectDisks([raw], [share, { device: "disk0", reason: "read-only" }], aRequest()),
+    UsageError,
+    'No disk is left to back up: "raw0" format raw: --include-raw or --include takes it; ' +
+      '"share0" a shared folder; "disk0" read-only',
+  );
+});
+
+Deno.test("selectDisks() says why what --include names can't be backed up", () => {
+  assertThrows(
+    () => select(undefined, { include: ["cd0"] }),
+    UsageError,
+    `"cd0" can't be backed up: the drive is empty`,
+  );
+});
+
+Deno.test("selectDisks() lets --exclude name a disk of an earlier backup that is gone", () => {
+  const request = aRequest({ exclude: ["gone"] });
+  assertEquals(selectDisks([disk], [], request, ["gone"]).selected, [disk]);
+  assertThrows(() => selectDisks([disk], [], request, ["other"]), UsageError, '"gone"');
 });
 
 Deno.test("selectDisks() lets --exclude name a drive that is empty", () => {

@@ -26,6 +26,7 @@ Deno.test("metricsText() tells of the run and of each disk", () => {
     'qmpbackup_last_run_duration_seconds{vm="vm1"} 2.5',
     'qmpbackup_last_run_exit_code{vm="vm1"} 0',
     'qmpbackup_last_run_warnings{vm="vm1"} 0',
+    'qmpbackup_disks_left_out{vm="vm1"} 0',
     `${SUCCESS}{vm="vm1"} ${NOW_SECONDS + 2.5}`,
     'qmpbackup_disk_result{vm="vm1",disk="disk0",level="full",result="done"} 1',
     'qmpbackup_disk_result{vm="vm1",disk="disk1",level="inc",result="done"} 1',
@@ -79,4 +80,16 @@ Deno.test("metricsText() calls a VM by its target's folder where nothing tells i
 Deno.test("metricsText() believes no line that is not its own", () => {
   const foreign = `${SUCCESS} 5\n${SUCCESS}{vm="x"} NaN\n# ${SUCCESS}{vm="y"} 1\n`;
   assert(!metricsText(aRunOf({ record: null }), foreign).includes(SUCCESS));
+});
+
+Deno.test("metricsText() counts what was left out without being asked to", () => {
+  const reason = "format raw";
+  const leftOut = [
+    { device: "raw0", reason, unasked: true },
+    { device: "raw1", reason, unasked: true },
+    { device: "cd0", reason: "read-only" },
+  ];
+  const text = metricsText(aRunOf({ record: aRun([aDiskRecord()], { leftOut }) }), "");
+  assertStringIncludes(text, '\nqmpbackup_disks_left_out{vm="vm1"} 2\n');
+  assert(!metricsText(aRunOf({ record: null }), "").includes("qmpbackup_disks_left_out"));
 });

@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { parse } from "../../../src/cli/parse.ts";
 import { UNITS, unitsText } from "../../../src/cli/units.ts";
 
@@ -50,4 +50,10 @@ Deno.test("UNITS hide no path from us that QEMU sees, and spare the guard", () =
   assertEquals(valueOf("KillMode"), "control-group");
   const hiding = ["PrivateDevices", "InaccessiblePaths", "TemporaryFileSystem", "RootDirectory"];
   assertEquals(hiding.filter((key) => valueOf(key) !== undefined), []);
+});
+
+Deno.test("UNITS say in the example what is left out unless it is asked for", () => {
+  const words = (UNITS[2]?.text ?? "").replace(/\n# /g, " ");
+  assertStringIncludes(words, "Raw disks are left out, with a warning, unless --include-raw");
+  assertStringIncludes(words, "--exclude NAME");
 });
