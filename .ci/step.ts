@@ -15,8 +15,6 @@ export interface RunOptions {
   cwd?: string;
   /** Set on top of our own environment. */
   env?: Record<string, string>;
-  /** Throws away what the program says on stderr. */
-  quiet?: boolean;
 }
 
 /**
@@ -27,11 +25,11 @@ export interface RunOptions {
  */
 export async function run(
   [program, ...args]: Command,
-  { quiet = false, ...options }: RunOptions,
+  options: RunOptions,
 ): Promise<boolean> {
-  const stderr = quiet ? "null" : "inherit";
+  const io = { stdout: "null", stderr: "inherit" } as const;
   try {
-    const command = new Deno.Command(program, { args, ...options, stdout: "null", stderr });
+    const command = new Deno.Command(program, { args, ...options, ...io });
     return (await command.output()).success;
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;

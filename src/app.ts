@@ -10,14 +10,14 @@ import { backup } from "./cli/commands/backup.ts";
 import { cleanup } from "./cli/commands/cleanup.ts";
 import type { CommandContext } from "./cli/commands/context.ts";
 import { guard } from "./cli/commands/guard.ts";
-import { info } from "./cli/commands/info.ts";
+import { info, list } from "./cli/commands/info.ts";
 import { print } from "./cli/commands/print.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
 import { units } from "./cli/commands/units.ts";
 import { bashCompletions, fishCompletions, zshCompletions } from "./cli/completions.ts";
 import type { CommandName } from "./cli/flags.ts";
-import { commandHelp, programHelp } from "./cli/help.ts";
+import { commandHelp } from "./cli/help.ts";
 import type { Io } from "./cli/io.ts";
 import { startLog } from "./cli/log.ts";
 import { manualPage } from "./cli/manual.ts";
@@ -25,6 +25,7 @@ import { parse, type Parsed } from "./cli/parse.ts";
 import { Progress } from "./cli/progress.ts";
 import { jsonLine } from "./cli/report.ts";
 import { printable } from "./cli/text.ts";
+import { helpOn } from "./cli/topics.ts";
 import { VERSION } from "./cli/version.ts";
 import { exitCodeOf, Failure, messageOf } from "./errors.ts";
 
@@ -37,14 +38,21 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   "restore commit": restoreInPlace("commit"),
   "restore snapshotrebase": restoreInPlace("snapshotrebase"),
   info,
+  list,
   cleanup,
   "completions bash": print(bashCompletions),
   "completions zsh": print(zshCompletions),
   "completions fish": print(fishCompletions),
+  help: print(({ topic }) => helpOn(topic)),
+  version: print(versionText),
   manual: print(manualPage),
   units,
   guard,
 };
+
+function versionText(): string {
+  return `qmpbackup ${VERSION}\n`;
+}
 
 /**
  * Runs the program.
@@ -63,16 +71,17 @@ export async function run(
   const json = argv.includes("--json");
   try {
     // The reference's program of that name is our subcommand `restore`.
-    const { command, values } = parse(calledAs === "qmprestore" ? ["restore", ...argv] : argv);
+    const parsed = parse(calledAs === "qmprestore" ? ["restore", ...argv] : argv);
+    const { command, values, topic } = parsed;
     if (values.version) {
-      io.stdout(`qmpbackup ${VERSION}\n`);
+      io.stdout(versionText());
       return 0;
     }
     if (values.help || command === null) {
-      io.stdout(command ? commandHelp(command) : programHelp());
+      io.stdout(topic || command === null ? helpOn(topic ?? "") : commandHelp(command));
       return 0;
     }
-    return await runCommand(command, values, { argv, io, signal });
+    return await runCommand(command, parsed, { argv, io, signal });
   } catch (error) {
     return report(error, io, json);
   }
@@ -80,7 +89,7 @@ export async function run(
 
 async function runCommand(
   command: CommandName,
-  values: Parsed["values"],
+  { values, topic = "" }: Parsed,
   { argv, io, signal }: { argv: readonly string[]; io: Io; signal: AbortSignal },
 ): Promise<number> {
   const intervalMs = (values["progress-interval"] ?? 30) * 1000;
@@ -101,7 +110,7 @@ async function runCommand(
     log.warn("{reason}: undoing what was begun", { reason: messageOf(signal.reason) });
   if (command !== "guard") signal.addEventListener("abort", onStop);
   try {
-    return await RUN[command]({ values, io, progress, signal });
+    return await RUN[command]({ values, topic, io, progress, signal });
   } finally {
     signal.removeEventListener("abort", onStop);
   }

@@ -8,11 +8,13 @@
  */
 
 import {
+  type CommandName,
   type Flag,
   type FlagName,
   FLAGS,
   flagsOf,
   GLOBAL_FLAGS,
+  helpOfFlag,
   PUBLIC_COMMANDS,
   PUBLIC_FLAGS,
 } from "./flags.ts";
@@ -25,14 +27,19 @@ export interface Context {
   /** The next word of a subcommand, with what it does. */
   next: [word: string, does: string][];
   flags: readonly FlagName[];
+  /** Whose flags these are, once that is known. */
+  command: CommandName | null;
 }
 
 /** All there is to complete. */
 export function contexts(): Context[] {
-  const complete = PUBLIC_COMMANDS.map(([words, command]): Context => ({
+  const complete = PUBLIC_COMMANDS.filter(([words]) => words !== "help").map((
+    [words, command],
+  ): Context => ({
     words,
     next: [],
     flags: flagsOf(command),
+    command: words,
   }));
   const begun = new Map<string, Map<string, string>>([["", new Map()]]);
   for (const [name, { summary }] of PUBLIC_COMMANDS) {
@@ -45,11 +52,15 @@ export function contexts(): Context[] {
     begun.set(first, seconds.set(second, summary));
     begun.get("")?.set(first, [...seconds.keys()].join(", "));
   }
-  const started = [...begun].map(([words, next]): Context => ({
-    words,
-    next: [...next],
-    flags: GLOBAL_FLAGS,
-  }));
+  // After `help` stands what could stand without it.
+  const started = [...begun].flatMap(([words, next]) =>
+    [words, `help ${words}`.trimEnd()].map((words): Context => ({
+      words,
+      next: [...next],
+      flags: GLOBAL_FLAGS,
+      command: null,
+    }))
+  );
   return [...started, ...complete];
 }
 
@@ -142,8 +153,9 @@ function bashValue(name: FlagName, value: Value): string {
 
 /** The script for zsh (`_arguments` has a variable `next` of its own), to be found in `fpath` as `_qmpbackup`. */
 export function zshCompletions(): string {
-  const cases = contexts().map(({ words, next, flags }) => {
-    const specs = flags.flatMap(zshFlag).map((spec) => `        ${spec}`).join("\n");
+  const cases = contexts().map(({ words, next, flags, command }) => {
+    const specs = flags.flatMap((name) => zshFlag(name, helpOfFlag(name, command)))
+      .map((spec) => `        ${spec}`).join("\n");
     const list = next.map(([word, does]) => `        ${quoted(`${word}:${does}`)}`).join("\n");
     const nextWords = list ? `\n      subcommands=(\n${list}\n      )` : "";
     return `    (${quoted(words)})\n      flags=(\n${specs}\n      )${nextWords}\n      ;;`;
@@ -174,9 +186,9 @@ fi
 }
 
 /** `_arguments` reads colons and brackets in a flag's text. */
-function zshFlag(name: FlagName): string[] {
+function zshFlag(name: FlagName, does: string): string[] {
   const flag: Flag = FLAGS[name];
-  const help = flag.help.replace(/[[\]\\:]/g, "\\$&");
+  const help = does.replace(/[[\]\\:]/g, "\\$&");
   const action = {
     none: "",
     choice: `:value:(${choicesOf(name).join(" ")})`,
@@ -198,11 +210,11 @@ function zshFlag(name: FlagName): string[] {
 
 /** The script for fish 3.1 or newer. */
 export function fishCompletions(): string {
-  const lines = contexts().flatMap(({ words, next, flags }) => {
+  const lines = contexts().flatMap(({ words, next, flags, command }) => {
     const when = `complete -c qmpbackup -n ${quoted(`__qmpbackup_is "${words}"`)}`;
     return [
       ...next.map(([word, does]) => `${when} -a ${word} -d ${quoted(does)}`),
-      ...flags.map((name) => `${when} ${fishFlag(name)}`),
+      ...flags.map((name) => `${when} ${fishFlag(name, helpOfFlag(name, command))}`),
     ];
   });
   return `${HEADER}
@@ -231,7 +243,7 @@ ${lines.join("\n")}
 `;
 }
 
-function fishFlag(name: FlagName): string {
+function fishFlag(name: FlagName, help: string): string {
   const flag: Flag = FLAGS[name];
   const { short = "" } = flag;
   const choices = quoted(choicesOf(name).join(" "));
@@ -242,7 +254,7 @@ function fishFlag(name: FlagName): string {
     folder: " -x -a '(__fish_complete_directories)'",
     text: " -x",
   }[valueOf(flag)];
-  return `-l ${name}${short && ` -s ${short}`}${value} -d ${quoted(flag.help)}`;
+  return `-l ${name}${short && ` -s ${short}`}${value} -d ${quoted(help)}`;
 }
 
 /** In quotes, as all three shells read them. */

@@ -6,10 +6,11 @@
  */
 
 /** How a flag's value is read. */
-export type FlagKind = "switch" | "text" | "list" | "count" | "choice";
+export type FlagKind = "switch" | "text" | "list" | "count" | "size" | "choice";
 
 export interface Flag {
   kind: FlagKind;
+  /** What it does; a subcommand where it does something else says so in `says`. */
   help: string;
   short?: string;
   /** What the help calls the value. */
@@ -30,7 +31,8 @@ export const FLAGS = {
   "agent-socket": {
     kind: "text",
     value: "PATH",
-    help: "guest agent's socket; with it the file systems of a VM of several disks are frozen",
+    help:
+      "the guest agent's socket; with it the file systems of a VM with several disks are frozen",
   },
   "agent-timeout": {
     kind: "count",
@@ -41,7 +43,7 @@ export const FLAGS = {
   logfile: { kind: "text", short: "L", value: "FILE", help: "append the log to FILE as well" },
   syslog: { kind: "switch", help: "log to syslog as well (through logger)" },
   debug: { kind: "switch", help: "log every QMP message and command too" },
-  json: { kind: "switch", help: "print results as JSON, one object a line" },
+  json: { kind: "switch", help: "print results as JSON, one object per line" },
   help: { kind: "switch", short: "h", help: "print this help" },
   version: { kind: "switch", help: "print the version" },
 
@@ -50,8 +52,8 @@ export const FLAGS = {
     short: "l",
     choices: ["copy", "full", "inc", "auto"],
     help:
-      "full: everything. inc: what changed since the last one. auto: inc for each disk that can, " +
-      "full for the others. copy: everything, beside the chain",
+      "full: everything. inc: what changed since the last backup. auto: inc for each disk that can " +
+      "have one, full for the others. copy: everything, outside the chain",
   },
   target: {
     kind: "text",
@@ -62,60 +64,73 @@ export const FLAGS = {
   mode: {
     kind: "text",
     value: "OCTAL",
-    help: "of new files (0600); 0660, in a folder of QEMU's group, where QEMU runs as another user",
+    help:
+      "mode of new files (0600); use 0660 and a folder of QEMU's group if QEMU runs as another " +
+      "user",
   },
-  include: { kind: "list", short: "i", value: "A,B", help: "only these disks, by node or device" },
-  exclude: { kind: "list", short: "e", value: "A,B", help: "not these disks" },
+  include: {
+    kind: "list",
+    short: "i",
+    value: "A,B",
+    help: "only these disks, by node or device name",
+  },
+  exclude: { kind: "list", short: "e", value: "A,B", help: "all disks but these" },
   "include-raw": {
     kind: "switch",
-    help: "raw disks too; their bitmap lives only as long as QEMU does",
+    help: "raw disks too; their bitmap is lost when QEMU ends",
   },
   uuid: {
     kind: "text",
     value: "ID",
-    help: "the chain's id: of a new target instead of a random one, or whose bitmaps to remove",
+    help: "the chain's id in a new target, instead of a random one",
   },
   "speed-limit": {
-    kind: "count",
+    kind: "size",
     value: "BYTES",
-    help: "bytes per second and disk; 0 is no limit",
+    help: "bytes per second for each disk; 50M and 1G count by 1024, as QEMU does; 0 is no limit",
   },
   compress: { kind: "switch", help: "compress the images" },
   "fleece-dir": {
     kind: "text",
     value: "DIR",
-    help: "where QEMU keeps what the guest overwrites meanwhile (beside each disk)",
+    help:
+      "where QEMU keeps the old data of what the guest overwrites during the backup (beside each " +
+      "disk); use fast storage: guest writes wait for it",
   },
   "on-lost-bitmap": {
     kind: "choice",
     choices: ["full", "compare"],
     help:
-      "for a disk whose bitmap was lost (QEMU killed, a raw disk's QEMU restarted, moved to another " +
-      "host): full backs it up anew, compare reads all of it, stores what differs from the last " +
-      "backup, and the chain goes on (full)",
+      "for a disk whose bitmap was lost (QEMU was killed, QEMU of a raw disk was restarted, the " +
+      "VM moved to another host): full takes a new full backup of it; compare reads the whole " +
+      "disk, stores what differs from the last backup, and the chain goes on (full)",
   },
   quiesce: {
     kind: "choice",
     choices: ["try", "require"],
     implied: "try",
-    help: "freeze the guest's file systems, even for a single disk; with =require it is an error " +
-      "where that can't be done, else a warning",
+    help:
+      "freeze the guest's file systems, even for a single disk; if that fails it is a warning, " +
+      "with =require an error",
   },
   pause: { kind: "switch", help: "stop the guest for the point in time, even for a single disk" },
   "no-subdir": { kind: "switch", help: "no folder for each disk" },
   "no-timestamp": {
     kind: "switch",
-    help: "full backups and copies are named as the disk; a new one replaces the last, unless " +
+    help: "name full backups and copies like the disk; a new one replaces the last, unless " +
       "increments build on it",
   },
   "no-symlink": { kind: "switch", help: "with --no-timestamp: no link FULL-<name> beside it" },
-  monthly: { kind: "switch", help: "the target is DIR/YYYY-MM: with auto, a chain a month" },
+  monthly: { kind: "switch", help: "the target is DIR/YYYY-MM: with auto, one chain a month" },
   "remove-delay": {
     kind: "count",
     value: "SECONDS",
-    help: "wait before an image that is written is closed (0)",
+    help: "wait this long before a finished image is closed (0)",
   },
-  "blockdev-disable-cache": { kind: "switch", help: "write past the host's page cache" },
+  "blockdev-disable-cache": {
+    kind: "switch",
+    help: "write the images without the host's page cache",
+  },
   "blockdev-aio": {
     kind: "choice",
     choices: ["threads", "io_uring"],
@@ -124,37 +139,39 @@ export const FLAGS = {
   "cbw-timeout": {
     kind: "count",
     value: "SECONDS",
-    help: "how long a guest's write may wait for what it overwrites to be kept; after that the " +
-      "backup fails (no limit)",
+    help:
+      "how long a guest write may wait until the old data is kept; after that the backup fails " +
+      "(no limit)",
   },
   "stall-timeout": {
     kind: "count",
     value: "SECONDS",
-    help: "how long the target may make no progress before the backup is given up (300)",
+    help: "give up the backup if the target makes no progress for this long (300)",
   },
   "progress-interval": {
     kind: "count",
     value: "SECONDS",
-    help: "between two lines of progress, where there is no terminal (30)",
+    help: "time between two lines of progress if there is no terminal (30)",
   },
-  strict: { kind: "switch", help: "end with 3 where there were warnings" },
+  strict: { kind: "switch", help: "exit with code 3 if there were warnings" },
   before: {
     kind: "text",
     value: "FILE",
     help:
-      "a program to run before anything is changed, without arguments or a shell; it gets the " +
-      "run's record as JSON on stdin, and if it fails there is no backup",
+      "a program to run before anything is changed, without arguments and without a shell; it gets " +
+      "the run's record as JSON on stdin, and if it fails there is no backup",
   },
   after: {
     kind: "text",
     value: "FILE",
-    help: "a program to run when the backup that began is over, done or not; it gets the final " +
-      "record, and if it fails that is a warning",
+    help:
+      "a program to run after the backup, done or failed; it gets the final record as JSON on " +
+      "stdin, and if it fails that is a warning",
   },
   "hook-timeout": {
     kind: "count",
     value: "SECONDS",
-    help: "how long --before and --after may take each (300)",
+    help: "how long --before and --after may each take (300)",
   },
   "metrics-file": {
     kind: "text",
@@ -163,7 +180,11 @@ export const FLAGS = {
       "collector; one FILE for each VM",
   },
 
-  dir: { kind: "text", value: "DIR", help: "a disk's folder, or the whole backup directory" },
+  dir: {
+    kind: "text",
+    value: "DIR",
+    help: "a disk's folder, or with --target-dir the whole backup directory",
+  },
   targetfile: { kind: "text", value: "FILE", help: "the new file; never overwritten" },
   "target-dir": {
     kind: "text",
@@ -173,35 +194,44 @@ export const FLAGS = {
   until: {
     kind: "text",
     value: "WHEN",
-    help: "an image's name, a run's id, or a time such as \"2026-11-22 23:00\" (newest)",
+    help:
+      "an image's name, a run's id, or a local time such as \"2026-11-22 23:00\" (the newest image)",
   },
-  format: { kind: "choice", choices: ["qcow2", "raw"], help: "of the new file (qcow2)" },
+  format: { kind: "choice", choices: ["qcow2", "raw"], help: "format of the new file (qcow2)" },
   filter: {
     kind: "text",
     value: "TEXT",
-    help: "only the images whose name contains this, where disks share a folder",
+    help: "only the images whose name contains TEXT, if disks share a folder",
   },
-  "rate-limit": { kind: "count", value: "BYTES", help: "bytes per second; 0 is no limit" },
+  "rate-limit": {
+    kind: "size",
+    value: "BYTES",
+    help: "bytes per second; 50M and 1G count by 1024, as QEMU does; 0 is no limit",
+  },
   "dry-run": { kind: "switch", help: "only say what would be done" },
   "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
 
   recover: {
     kind: "switch",
     help:
-      "put right what a run that died left: a guest that is held, jobs, filters and nodes in QEMU, " +
-      "unfinished files on the target",
+      "clean up after a killed run: resume or thaw the guest, remove its jobs and nodes from QEMU, " +
+      "delete unfinished files",
   },
   root: {
     kind: "text",
     value: "DIR",
-    help: "write the files below DIR (/ is the system itself), over none that is there",
+    help: "write the files below DIR (/ is the system itself); existing files are not overwritten",
   },
   run: { kind: "text", value: "ID", help: "the run that holds the guest" },
-  show: { kind: "choice", choices: ["blockdev", "bitmaps", "backups"], help: "what to show" },
+  show: {
+    kind: "choice",
+    choices: ["blockdev", "bitmaps", "backups"],
+    help: "what to show (blockdev with --socket, backups with --dir)",
+  },
   "remove-bitmap": {
     kind: "switch",
     aliases: ["remove-bitmaps"],
-    help: "remove our dirty bitmaps from the VM's disks; the next backup is a full one",
+    help: "remove the bitmaps made by qmpbackup from the VM's disks; the next backup is a full one",
   },
 } as const satisfies Record<string, Flag>;
 
@@ -210,6 +240,9 @@ export type FlagName = keyof typeof FLAGS;
 /** Taken by every subcommand, before or after its name. */
 export const GLOBAL_FLAGS = ["logfile", "syslog", "debug", "json", "help", "version"] as const;
 const VM_FLAGS = ["socket", "timeout"] as const;
+/** What `--dir` is where one chain is changed in place, and where a backup directory is looked at. */
+const ONE_DISK = { dir: "the disk's folder" } as const;
+const WHOLE_TARGET = { dir: "the backup directory" } as const;
 const IN_PLACE_FLAGS = ["until", "filter", "rate-limit", "dry-run", "skip-check"] as const;
 
 export interface Command {
@@ -218,6 +251,8 @@ export interface Command {
   hidden?: true;
   required: readonly FlagName[];
   optional: readonly FlagName[];
+  /** What a flag does here, where that is not what it does elsewhere. */
+  says?: Readonly<Partial<Record<FlagName, string>>>;
   /** Each with the sentence that says what it does. */
   examples: readonly { does: string; line: string }[];
 }
@@ -279,9 +314,10 @@ export const COMMANDS = {
     ],
   },
   "restore rebase": {
-    summary: "Link a chain's images in place, and `image` to the newest",
+    summary: "Link a chain's images to each other in place, and `image` to the newest",
     required: ["dir"],
     optional: ["until", "filter", "dry-run", "skip-check"],
+    says: ONE_DISK,
     examples: [
       {
         does: "Make a chain of the reference's readable for any QEMU tool",
@@ -293,6 +329,7 @@ export const COMMANDS = {
     summary: "Commit increments into their full backup and remove them, in place",
     required: ["dir"],
     optional: [...IN_PLACE_FLAGS],
+    says: ONE_DISK,
     examples: [
       {
         does: "See what would be done",
@@ -301,9 +338,10 @@ export const COMMANDS = {
     ],
   },
   "restore snapshotrebase": {
-    summary: "As commit, with an internal snapshot for each point in time",
+    summary: "Like commit, with an internal snapshot for each point in time",
     required: ["dir"],
     optional: [...IN_PLACE_FLAGS],
+    says: ONE_DISK,
     examples: [
       {
         does: "One image that holds every point in time",
@@ -313,20 +351,35 @@ export const COMMANDS = {
   },
   info: {
     summary: "Show a VM's disks and bitmaps, or what a backup directory holds",
-    required: ["show"],
-    optional: [...VM_FLAGS, "dir"],
+    required: [],
+    optional: ["show", ...VM_FLAGS, "dir"],
+    says: WHOLE_TARGET,
     examples: [
       { does: "The disks", line: "qmpbackup info --socket /run/vm1.qmp --show blockdev" },
       { does: "The restore points", line: "qmpbackup info --show backups --dir /backup/vm1" },
     ],
   },
+  list: {
+    summary: "Show what a backup directory holds, as info --show backups does",
+    required: ["dir"],
+    optional: [],
+    says: WHOLE_TARGET,
+    examples: [{ does: "The backups of a VM", line: "qmpbackup list --dir /backup/vm1" }],
+  },
   cleanup: {
-    summary: "Put right what a dead run left, or remove our bitmaps",
+    summary: "Clean up after a killed run, or remove the bitmaps made by qmpbackup",
     required: ["socket"],
     optional: [
       ...["recover", "target", "agent-socket", "agent-timeout"] as const,
       ...["remove-bitmap", "uuid", "dry-run", "timeout"] as const,
     ],
+    says: {
+      target:
+        "the backup directory whose unfinished files are deleted (that of the killed run, if " +
+        "QEMU still knows it)",
+      "agent-socket": "the guest agent's socket, to thaw a guest that was left frozen",
+      uuid: "only the bitmaps of the chain with this id",
+    },
     examples: [
       {
         does: "See what a run that was killed has left",
@@ -341,6 +394,18 @@ export const COMMANDS = {
   "completions bash": completions("bash", "/etc/bash_completion.d/qmpbackup"),
   "completions zsh": completions("zsh", "/usr/local/share/zsh/site-functions/_qmpbackup"),
   "completions fish": completions("fish", "/etc/fish/completions/qmpbackup.fish"),
+  help: {
+    summary: "Print this help, that of a subcommand, or a topic",
+    required: [],
+    optional: [],
+    examples: [{ does: "The four ways to restore", line: "qmpbackup help restore" }],
+  },
+  version: {
+    summary: "Print the version",
+    required: [],
+    optional: [],
+    examples: [{ does: "The version of this binary", line: "qmpbackup version" }],
+  },
   manual: {
     summary: "Print the manual page",
     required: [],
@@ -361,7 +426,7 @@ export const COMMANDS = {
     ],
   },
   guard: {
-    summary: "Let a guest go on, should the run that holds it be killed",
+    summary: "Let the guest go on if the run that holds it is killed",
     hidden: true,
     required: ["socket", "run"],
     optional: ["timeout", "agent-socket", "agent-timeout"],
@@ -379,6 +444,18 @@ export const PUBLIC_COMMANDS = (Object.entries(COMMANDS) as [CommandName, Comman
 export function flagsOf({ required, optional }: Command): FlagName[] {
   return [...required, ...optional, ...GLOBAL_FLAGS];
 }
+
+/** What a flag does in a subcommand; without one, what it does in most. */
+export function helpOfFlag(flag: FlagName, command: CommandName | null): string {
+  const { says = {} }: Partial<Command> = command === null ? {} : COMMANDS[command];
+  return says[flag] ?? FLAGS[flag].help;
+}
+
+/** The first words of subcommands that have two, each with what can follow. */
+export const GROUPS: ReadonlyMap<string, readonly CommandName[]> = new Map(
+  Map.groupBy(PUBLIC_COMMANDS.map(([name]) => name), (name) => name.split(" ")[0] as string)
+    .entries().filter(([first, names]) => names[0] !== first),
+);
 
 /** The flags that are for people. */
 export const PUBLIC_FLAGS = (Object.keys(FLAGS) as FlagName[])

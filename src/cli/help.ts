@@ -13,6 +13,8 @@ import {
   type FlagName,
   FLAGS,
   GLOBAL_FLAGS,
+  GROUPS,
+  helpOfFlag,
   PUBLIC_COMMANDS,
 } from "./flags.ts";
 
@@ -27,42 +29,78 @@ export function programHelp(): string {
     "Usage: qmpbackup SUBCOMMAND [FLAGS]",
     "",
     "Subcommands:",
-    ...PUBLIC_COMMANDS.map(([name, { summary }]) => `  ${name.padEnd(INDENT - 2)}${summary}`),
+    ...PUBLIC_COMMANDS.map(([name]) => summaryLine(name)),
     "",
-    "Flags of every subcommand:",
-    ...GLOBAL_FLAGS.map(flagHelp),
+    ...globalFlags(),
     "",
     ...exitCodes(),
     "",
-    "qmpbackup SUBCOMMAND --help says more.",
+    "qmpbackup help SUBCOMMAND says more.",
     "",
   ].join("\n");
 }
 
+/** The text of `qmpbackup restore --help`: all subcommands that begin with this word. */
+export function groupHelp(first: string): string {
+  const names = GROUPS.get(first) ?? [];
+  const ways = names.map((name) => name.slice(first.length + 1));
+  return [
+    `Usage: qmpbackup ${first} {${ways.join(",")}} [FLAGS]`,
+    "",
+    "Subcommands:",
+    ...names.map(summaryLine),
+    "",
+    ...globalFlags(),
+    "",
+    "Examples:",
+    ...names.flatMap((name) => exampleLines(COMMANDS[name])),
+    "",
+    ...exitCodes(),
+    "",
+    `qmpbackup help ${names[0]} says more, as for the others.`,
+    "",
+  ].join("\n");
+}
+
+function summaryLine(name: CommandName): string {
+  return `  ${name.padEnd(INDENT - 2)}${COMMANDS[name].summary}`;
+}
+
+function globalFlags(): string[] {
+  return ["Flags of every subcommand:", ...GLOBAL_FLAGS.map((name) => flagLines(name, null))];
+}
+
+function exampleLines({ examples }: Command): string[] {
+  return examples.flatMap(({ does, line }) => [`  # ${does}`, `  ${line}`]);
+}
+
 /** The text of `qmpbackup SUBCOMMAND --help`. */
 export function commandHelp(name: CommandName): string {
-  const { summary, required, optional, examples }: Command = COMMANDS[name];
+  const command: Command = COMMANDS[name];
+  const { summary, required, optional } = command;
+  const lines = (flag: FlagName) => flagLines(flag, name);
   return [
     `qmpbackup ${name}: ${summary}`,
     "",
     `Usage: ${usageOf(name)}`,
     "",
-    ...(required.length > 0 ? ["Needed:", ...required.map(flagHelp), ""] : []),
+    ...(required.length > 0 ? ["Needed:", ...required.map(lines), ""] : []),
     "Flags:",
-    ...[...optional, ...GLOBAL_FLAGS].map(flagHelp),
+    ...[...optional, ...GLOBAL_FLAGS].map(lines),
     "",
     "Examples:",
-    ...examples.flatMap(({ does, line }) => [`  # ${does}`, `  ${line}`]),
+    ...exampleLines(command),
     "",
     ...exitCodes(),
     "",
   ].join("\n");
 }
 
-/** "qmpbackup info --show {blockdev,bitmaps,backups} [FLAGS]". */
+/** "qmpbackup restore merge --dir DIR [FLAGS]". */
 export function usageOf(name: CommandName): string {
   const { required }: Command = COMMANDS[name];
-  return ["qmpbackup", name, ...required.map(usage), "[FLAGS]"].join(" ");
+  const words = name === "help" ? ["[SUBCOMMAND | TOPIC]"] : [];
+  return ["qmpbackup", name, ...words, ...required.map(usage), "[FLAGS]"].join(" ");
 }
 
 function exitCodes(): string[] {
@@ -82,10 +120,10 @@ function valueName({ value, choices }: Flag): string {
   return value ?? (choices ? `{${choices.join(",")}}` : "");
 }
 
-function flagHelp(name: FlagName): string {
+function flagLines(name: FlagName, command: CommandName | null): string {
   const flag: Flag = FLAGS[name];
   const left = `  ${flag.short ? `-${flag.short}, ` : "    "}${usage(name)}`;
-  const [first = "", ...rest] = wrap(flag.help, WIDTH - INDENT);
+  const [first = "", ...rest] = wrap(helpOfFlag(name, command), WIDTH - INDENT);
   const head = left.length < INDENT - 1
     ? [left.padEnd(INDENT) + first]
     : [left, " ".repeat(INDENT) + first];

@@ -12,6 +12,8 @@ import {
   type Flag,
   type FlagName,
   FLAGS,
+  flagsOf,
+  helpOfFlag,
   PUBLIC_COMMANDS,
   PUBLIC_FLAGS,
 } from "./flags.ts";
@@ -61,6 +63,7 @@ export function manualPage(): string {
       ".TP",
       `.B ${escaped(spelled(name))}`,
       ...lines(FLAGS[name].help),
+      ...elsewhere(name),
     ]),
     ".SH EXIT STATUS",
     ...Object.entries(EXIT_CODES).flatMap(([code, meaning]) => [
@@ -92,6 +95,22 @@ function about({ summary, optional }: Command): string[] {
     `${escaped(summary)}.`,
     ...(flags === "" ? [] : [".br", ...lines(`Takes ${flags}.`)]),
   ];
+}
+
+/** What a flag does in the subcommands where it does something else, each as a line of its own. */
+function elsewhere(name: FlagName): string[] {
+  const texts = Map.groupBy(
+    PUBLIC_COMMANDS.filter(([command]) => helpOfFlag(name, command) !== FLAGS[name].help),
+    ([command]) => helpOfFlag(name, command),
+  );
+  const takes = [...texts].map(([text, commands]): [string, string[]] => [
+    text,
+    commands.filter(([, command]) => flagsOf(command).includes(name)).map(([command]) => command),
+  ]);
+  return takes.flatMap(([text, commands]) => [
+    ".br",
+    ...lines(`With ${commands.join(", ")}: ${text}`),
+  ]);
 }
 
 function spelled(name: FlagName): string {

@@ -15,13 +15,14 @@ import {
   type FlagName,
   FLAGS,
   GLOBAL_FLAGS,
+  GROUPS,
   PUBLIC_COMMANDS,
 } from "./flags.ts";
 
 type Spec = typeof FLAGS;
 type ValueOf<F> = F extends { kind: "switch" } ? boolean
   : F extends { kind: "list" } ? string[]
-  : F extends { kind: "count" } ? number
+  : F extends { kind: "count" | "size" } ? number
   : F extends { kind: "choice"; choices: readonly (infer Choice)[] } ? Choice
   : string;
 
@@ -32,6 +33,8 @@ export interface Parsed {
   /** Null where only `--help` or `--version` was asked for. */
   command: CommandName | null;
   values: Values;
+  /** What help is asked for: the words after `help`, or before `--help` where they are no whole subcommand. */
+  topic?: string;
 }
 
 const flagEntries = Object.entries(FLAGS) as [FlagName, Flag][];
@@ -59,17 +62,31 @@ export function parse(argv: readonly string[]): Parsed {
     if (isAbsent) continue;
     values[name] = valueOf(name, flag, raw);
   }
-  const command = commandOf(given._.map(String), values as Values);
+  const words = given._.map(String);
+  const topic = topicOf(words, values as Values);
+  if (topic !== null) {
+    checkFlags("help", values as Values);
+    return { command: "help", values: values as Values, topic };
+  }
+  const command = commandOf(words, values as Values);
   if (command) checkFlags(command, values as Values);
   return { command, values: values as Values };
 }
 
-/** What is no UTF-8 comes with its bytes replaced: it would name another file. */
+/** What help is asked for in words: `help`, `help restore merge`, `restore --help`, `restore help`. */
+function topicOf(words: string[], { help }: Values): string | null {
+  const [first, ...rest] = words;
+  if (first === "help") return rest.join(" ");
+  if (rest.at(-1) === "help") return words.slice(0, -1).join(" ");
+  return help && first !== undefined && rest.length === 0 && GROUPS.has(first) ? first : null;
+}
+
+/** What is not UTF-8 comes with its bytes replaced: it would name another file. */
 function refuseUnreadable(argv: readonly string[]) {
   const word = argv.find((word) => word.includes("\ufffd"));
   if (word === undefined) return;
   throw new UsageError(
-    `"${word}" holds bytes that are no UTF-8: name it through a link or a mount`,
+    `"${word}" holds bytes that are not UTF-8: name it through a link or a mount`,
   );
 }
 
@@ -107,7 +124,7 @@ function refuseUnknown(arg: string, key?: string) {
   if (/^-\d/.test(arg)) throw new UsageError(`"${arg}": no flag takes a negative number`);
   const names = flagEntries.flatMap(([name, flag]) => [name, ...(flag.aliases ?? [])]);
   const flag = arg.replace(/=.*$/s, "");
-  throw new UsageError(`Unknown flag "${flag}": did you mean "--${closestString(key, names)}"`);
+  throw new UsageError(`Unknown flag "${flag}": did you mean "--${closestString(key, names)}"?`);
 }
 
 function valueOf(name: FlagName, flag: Flag, raw: unknown): unknown {
@@ -126,6 +143,7 @@ function valueOf(name: FlagName, flag: Flag, raw: unknown): unknown {
     throw new UsageError(`--${name} is one of ${flag.choices?.join(", ")}, not "${text}"`);
   }
   if (flag.kind === "count") return countOf(name, text);
+  if (flag.kind === "size") return sizeOf(name, text);
   return text;
 }
 
@@ -137,6 +155,21 @@ function countOf(name: FlagName, text: string): number {
   return count;
 }
 
+/** Each a power of 1024, as in `qemu-img` and `dd`. */
+const UNITS = ["", "K", "M", "G", "T"];
+
+/** Reads "50000000", "50M", "50m" and "50MiB"; not "50MB", which is 50 000 000 to some. */
+function sizeOf(name: FlagName, text: string): number {
+  const [, digits, unit = ""] = /^(\d+)(?:([KMGT])(?:iB)?)?$/i.exec(text) ?? [];
+  const sizeBytes = Number(digits) * 1024 ** UNITS.indexOf(unit.toUpperCase());
+  if (digits === undefined || !Number.isSafeInteger(sizeBytes)) {
+    throw new UsageError(
+      `--${name} takes a whole number of bytes, 0 or more, such as 50000000, 50M or 1G, not "${text}"`,
+    );
+  }
+  return sizeBytes;
+}
+
 function commandOf(words: string[], values: Values): CommandName | null {
   const name = words.join(" ");
   if (name === "" && (values.help || values.version)) return null;
@@ -144,13 +177,15 @@ function commandOf(words: string[], values: Values): CommandName | null {
   const names = PUBLIC_COMMANDS.map(([known]) => known);
   const command = commands.find(([known]) => known === name)?.[0];
   if (command) return command;
-  // `restore --help` means the only kind of restore there is.
-  const started = names.find((known) => known.startsWith(`${name} `));
-  if (started && name !== "" && values.help) return started;
+  if (name === "") {
+    throw new UsageError(`Name a subcommand: ${names.join(", ")}. "qmpbackup help" says more`);
+  }
+  const ways = GROUPS.get(name);
+  if (ways !== undefined) {
+    throw new UsageError(`Say which one: ${ways.join(", ")}. "qmpbackup help ${name}" says more`);
+  }
   throw new UsageError(
-    name === ""
-      ? `Name a subcommand: ${names.join(", ")}. --help says more`
-      : `Unknown subcommand "${name}": did you mean "${closestString(name, names)}"`,
+    `Unknown subcommand "${name}": did you mean "${closestString(name, names)}"?`,
   );
 }
 

@@ -68,6 +68,7 @@ function anyArgv(dice: Dice): string[] {
 /** A value that a flag takes, mostly. */
 function valueFor(dice: Dice, flag: Flag): string {
   if (dice.once(10)) return word(dice);
+  if (flag.kind === "size") return dice.below(1000) + dice.pick(["", "K", "m", "GiB", "T"]);
   if (flag.kind === "count") return String(dice.below(1000));
   return flag.choices ? dice.pick(flag.choices) : dice.pick(["a", "a,b", "/nowhere/x"]);
 }
@@ -75,6 +76,7 @@ function valueFor(dice: Dice, flag: Flag): string {
 const KINDS: Record<Flag["kind"], (value: unknown, flag: Flag) => boolean> = {
   switch: (value) => value === true,
   text: (value) => typeof value === "string" && value !== "",
+  size: (value) => Number.isSafeInteger(value) && Number(value) >= 0,
   count: (value) => Number.isSafeInteger(value) && Number(value) >= 0,
   choice: (value, { choices = [] }) => choices.some((choice) => choice === value),
   list: (value) =>

@@ -35,7 +35,8 @@ export const asBinary: Program = {
 };
 
 /**
- * Makes the binary, `./qmpbackup`, with the runtime from npm.
+ * Makes the binary, `./qmpbackup`, with the runtime from npm unless the environment names another: that
+ * is the one that is tested.
  *
  * @param root Of the repository, or of a copy.
  * @returns What the build printed.
@@ -43,7 +44,7 @@ export const asBinary: Program = {
 export async function compileBinary(root = ROOT, env = {}): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", join(root, ".ci/compile.ts")],
-    env: { QMPBACKUP_DENORT: "npm", ...env },
+    env: { QMPBACKUP_DENORT: Deno.env.get("QMPBACKUP_DENORT") ?? "npm", ...env },
     stdin: "null",
   }).output();
   const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);

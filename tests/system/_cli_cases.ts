@@ -11,12 +11,14 @@ import {
   assertNotMatch,
   assertStringIncludes,
 } from "@std/assert";
+import { formatRecord } from "../../src/catalog/record.ts";
 import { EXIT_CODES } from "../../src/errors.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { answer, greet } from "../support/fake_qmp.ts";
 import { contentsOf, firstDifference, inParallel, KIB, makeLayer, names } from "./_images.ts";
 import { serve, within } from "../support/fake_peer.ts";
 import type { Program } from "../support/program.ts";
+import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
 
 const CHILD_MS = 60_000;
 
@@ -81,7 +83,8 @@ function assertSentence({ stdout, stderr }: Result) {
 const WRONG: [words: string, ...args: string[]][] = [
   ["Name a subcommand: backup, restore merge, restore rebase,"],
   ['Unknown subcommand "bakcup": did you mean "backup"', "bakcup"],
-  ['Unknown subcommand "restore"', "restore"],
+  ["Say which one: restore merge, restore rebase,", "restore"],
+  ['There is no help on "failurs"', "help", "failurs"],
   ['Unknown subcommand "info now"', "info", "now"],
   ['Unknown flag "--sokcet": did you mean "--socket"', "info", "--sokcet", "/run/vm"],
   ['Unknown flag "--tagret": did you mean "--target"', "backup", "--tagret=/b"],
@@ -96,10 +99,11 @@ const WRONG: [words: string, ...args: string[]][] = [
   ["--include needs a value: A,B", ...backup("-i", ",")],
   ["--level is one of copy, full, inc, auto", "backup", "--socket", "q", "-t", "b", "-l", "half"],
   ["--include and --exclude don't go together", ...backup("-i", "a", "-e", "b")],
-  ['--speed-limit takes a whole number, 0 or more, not "-5"', ...backup("--speed-limit=-5")],
+  ['or 1G, not "-5"', ...backup("--speed-limit=-5")],
   ['"-5"', ...backup("--speed-limit", "-5")],
-  ['--speed-limit takes a whole number, 0 or more, not "1.5"', ...backup("--speed-limit", "1.5")],
-  ['--speed-limit takes a whole number, 0 or more, not "10M"', ...backup("--speed-limit", "10M")],
+  ["--speed-limit takes a whole number of bytes, 0 or more", ...backup("--speed-limit", "1.5")],
+  ['such as 50000000, 50M or 1G, not "10MB"', ...backup("--speed-limit", "10MB")],
+  ['--timeout takes a whole number, 0 or more, not "10M"', ...backup("--timeout", "10M")],
   ["--timeout must be 1 or more", ...backup("--timeout", "0")],
   ["--agent-timeout must be 1 or more", ...backup("--agent-socket", "a", "--agent-timeout", "0")],
   ["--quiesce needs --agent-socket", ...backup("--quiesce")],
@@ -108,6 +112,12 @@ const WRONG: [words: string, ...args: string[]][] = [
   ['"tcp:h:99999" is no TCP address', "info", "--show", "bitmaps", "--socket", "tcp:h:99999"],
   ["--show is one of blockdev, bitmaps, backups", "info", "--show", "disks"],
   ["--show backups needs --dir", "info", "--show", "backups"],
+  [
+    '"info" needs --socket, for a VM\'s disks, or --dir, for backups; --show takes blockdev',
+    "info",
+  ],
+  ["with --show: one of blockdev, bitmaps, backups", "info", "--socket", "q", "--dir", "d"],
+  ['"list" needs --dir', "list"],
   ["does not exist", "info", "--show", "backups", "--dir", "none"],
   ["The VM's --socket is needed for this", "info", "--show", "blockdev"],
   ['"cleanup" needs --recover or --remove-bitmap', "cleanup", "--socket", "q"],
@@ -193,6 +203,7 @@ cli("ends with 1 and a sentence if the VM can't be reached", async (qmpbackup, _
   const cases: [words: string, ...args: string[]][] = [
     [`"${dir.join("none")}" does not exist`, ...start, dir.join("none")],
     [`"${dir.join("none")}" does not exist`, ...info, dir.join("none")],
+    [`"${dir.join("none")}" does not exist`, "info", "--socket", dir.join("none")],
     [`"${dir.join("none")}" does not exist`, ...cleanup, dir.join("none")],
     ["another client holds this socket", ...start, held.address.path],
     [`On "${web.address.path}"`, ...info, web.address.path],
@@ -238,7 +249,7 @@ cli(
   "`--help` ends with 0, and lists flags, exit codes and examples",
   async (qmpbackup, _program, t) => {
     const restores = ["merge", "rebase", "commit", "snapshotrebase"].map((way) => `restore ${way}`);
-    const commands = ["", "backup", ...restores, "restore", "info", "cleanup"];
+    const commands = ["", "backup", ...restores, "restore", "info", "list", "cleanup", "version"];
     const lines = commands.flatMap((name) => [`${name} --help`.trim(), `-h ${name}`.trim()]);
     const results = await inParallel(lines, (line) => qmpbackup(line.split(" ")));
     for (const [index, { code, stdout, stderr }] of results.entries()) {
@@ -261,6 +272,19 @@ cli(
     }
   },
 );
+
+cli("`info` shows what its other flags are about, as `--show` does", async (qmpbackup) => {
+  await using dir = await tempDir();
+  await Deno.mkdir(dir.join("_qmpbackup/runs"), { recursive: true });
+  const run = aRun([aDiskRecord("disk0")]);
+  await Deno.writeTextFile(dir.join(`_qmpbackup/runs/${run.id}.json`), formatRecord(run));
+  const shown = await qmpbackup(["info", "--show", "backups", "--dir", dir.path]);
+  assertEquals([shown.code, shown.stderr], [0, ""]);
+  assertMatch(shown.stdout, /^Chain .*, 1 runs\n/);
+  for (const line of ["info --dir", "list --dir"]) {
+    assertEquals(await qmpbackup([...line.split(" "), dir.path]), shown);
+  }
+});
 
 cli("`--version` prints the version of deno.json", async (qmpbackup) => {
   const config = await Deno.readTextFile(new URL("../../deno.json", import.meta.url));

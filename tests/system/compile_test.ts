@@ -57,16 +57,21 @@ Deno.test("the binary has the rights it needs baked in, and nothing from npm", a
   assertEquals(Object.keys(env_vars_from_env_file as object), ["PATH"]);
 });
 
-Deno.test("the binary is the same, byte for byte, when it is made again elsewhere", async () => {
-  const figures = /: \d+ bytes, SHA-256 [0-9a-f]{64}\n$/;
-  const [first = "none"] = figures.exec(await compileBinary()) ?? [];
-  await using dir = await tempDir();
-  const copy = dir.join("else/where");
+/** The repository at another place, with what was fetched for builds. */
+async function copyOfSources(copy: string): Promise<string> {
   await Deno.mkdir(copy, { recursive: true });
   for (const name of [".ci", "src", "main.ts", "deno.json", "deno.lock"]) {
     assertEquals((await start(["cp", "-r", join(ROOT, name), copy])).code, 0);
   }
   await Deno.symlink(join(ROOT, ".build"), join(copy, ".build"));
+  return copy;
+}
+
+Deno.test("the binary is the same, byte for byte, when it is made again elsewhere", async () => {
+  const figures = /: \d+ bytes, SHA-256 [0-9a-f]{64}\n$/;
+  const [first = "none"] = figures.exec(await compileBinary()) ?? [];
+  await using dir = await tempDir();
+  const copy = await copyOfSources(dir.join("else/where"));
   const [second] = figures.exec(await compileBinary(copy, { DENO_DIR: dir.join("cache") })) ?? [];
   assertEquals(second, first);
 });
@@ -81,6 +86,33 @@ Deno.test("the binary starts without any environment, and leaves no cache behind
     await start([BINARY, ...args], { clearEnv: true, env });
   }
   assertEquals(await names(dir.path), []);
+});
+
+/** Deno 2.4.2 as it is on a machine that can't reach the server, and has fetched nothing before. */
+async function denoWithoutServer(folder: string): Promise<string> {
+  const found = await start([...DENO_FROM_NPM, "eval", "console.log(Deno.execPath())"]);
+  assertEquals(found.code, 0, found.stderr);
+  const path = join(folder, "deno");
+  const script = `#!/bin/sh
+DENO_DIR=${folder}/cache HTTPS_PROXY=http://127.0.0.1:9 exec ${found.stdout.trim()} "$@"\n`;
+  await Deno.writeTextFile(path, script, { mode: 0o755 });
+  return path;
+}
+
+Deno.test("`compile` takes a runtime out of an npm package only where it is asked to", async () => {
+  await using dir = await tempDir();
+  const copy = await copyOfSources(dir.join("copy"));
+  const env = { QMPBACKUP_COMPILE_DENO: await denoWithoutServer(dir.path), QMPBACKUP_DENORT: "" };
+  const { code, stdout, stderr } = await start(
+    [Deno.execPath(), "run", "-A", join(copy, ".ci/compile.ts")],
+    { env },
+  );
+  assertEquals([code, stdout], [1, ""]);
+  assertStringIncludes(
+    stderr,
+    "set QMPBACKUP_DENORT=npm to cut the runtime of Deno 2.4.2 out of an",
+  );
+  assertEquals((await names(copy)).includes("qmpbackup"), false);
 });
 
 Deno.test("`compile --all` takes each machine's runtime from a mirror's folder", async () => {

@@ -82,13 +82,19 @@ function bare(words: string[]): string[] {
 }
 
 const CASES: [line: string, ...expected: string[]][] = [
-  ["qmpbackup ", "backup", "cleanup", "completions", "info", "manual", "restore", "units"],
+  [
+    "qmpbackup ",
+    ...["backup", "cleanup", "completions", "help", "info", "list", "manual", "restore", "units"],
+    "version",
+  ],
   ["qmpbackup re", "restore"],
   // Hidden: not for people.
   ["qmpbackup gu"],
   ["qmpbackup restore ", "commit", "merge", "rebase", "snapshotrebase"],
   ["qmpbackup --socket /x -L y restore re", "rebase"],
   ["qmpbackup --syslog completions ", "bash", "fish", "zsh"],
+  ["qmpbackup help ba", "backup"],
+  ["qmpbackup help restore ", "commit", "merge", "rebase", "snapshotrebase"],
   ["qmpbackup --lo", "--logfile"],
   ["qmpbackup cleanup --re", "--recover", "--remove-bitmap"],
   ["qmpbackup backup --re", "--remove-delay"],
@@ -136,5 +142,5 @@ Deno.test("completions of fish tell each flag's help", async () => {
     `source $argv[1]; complete -C "qmpbackup cleanup --agent-s"`,
     dir.join("qmpbackup.fish"),
   ]);
-  assert(stdout.startsWith("--agent-socket\tguest agent's socket; with it"), stdout);
+  assert(stdout.startsWith("--agent-socket\tthe guest agent's socket, to thaw a guest"), stdout);
 });

@@ -19,8 +19,44 @@ Deno.test("run() prints the version", async () => {
   });
 });
 
-Deno.test("run() prints the help", async () => {
-  assertEquals(await runWith("--help"), { exitCode: 0, out: programHelp(), err: "" });
+for (const words of ["--help", "-h", "help", "help --debug"]) {
+  Deno.test(`run() prints the help for ${words}`, async () => {
+    assertEquals(await runWith(...words.split(" ")), { exitCode: 0, out: programHelp(), err: "" });
+  });
+}
+
+Deno.test("run() prints the same help of a subcommand however it is asked for", async () => {
+  for (const name of ["backup", "restore", "restore merge", "completions", "help", "units"]) {
+    const { out, exitCode } = await runWith("help", ...name.split(" "));
+    assertEquals(exitCode, 0, name);
+    assertStringIncludes(out, `Usage: qmpbackup ${name} `);
+    assertEquals((await runWith(...name.split(" "), "--help")).out, out);
+    if (name !== "help") assertEquals((await runWith(...name.split(" "), "help")).out, out);
+  }
+});
+
+Deno.test("run() shows all ways to restore in the help on restore", async () => {
+  const { out } = await runWith("restore", "--help");
+  for (const way of ["merge", "rebase", "commit", "snapshotrebase"]) {
+    assertStringIncludes(out, `  restore ${way.padEnd(15)}`);
+    assertStringIncludes(out, `  qmpbackup restore ${way} --dir`);
+  }
+});
+
+Deno.test("run() names the help that is nearest to an unknown topic", async () => {
+  const { exitCode, err } = await runWith("help", "bakup");
+  assertEquals([exitCode, err], [
+    2,
+    'Error: There is no help on "bakup": did you mean "backup"?\n',
+  ]);
+});
+
+Deno.test("run() tells the version as a subcommand, as JSON too", async () => {
+  assertEquals((await runWith("version")).out, `qmpbackup ${VERSION}\n`);
+  assertEquals(JSON.parse((await runWith("version", "--json")).out), {
+    message_type: "summary",
+    text: `qmpbackup ${VERSION}\n`,
+  });
 });
 
 Deno.test("run() prints a subcommand's help", async () => {
@@ -33,7 +69,7 @@ Deno.test("run() says what is wrong with a command line, on stderr", async () =>
   assertEquals(await runWith("backup", "--levl", "full"), {
     exitCode: 2,
     out: "",
-    err: 'Error: Unknown flag "--levl": did you mean "--level"\n',
+    err: 'Error: Unknown flag "--levl": did you mean "--level"?\n',
   });
 });
 
@@ -42,7 +78,7 @@ Deno.test("run() says what is wrong as JSON, even on a command line that can't b
   assertEquals([exitCode, err], [2, ""]);
   assertEquals(JSON.parse(out), {
     message_type: "error",
-    message: 'Unknown flag "--levl": did you mean "--level"',
+    message: 'Unknown flag "--levl": did you mean "--level"?',
     exit_code: 2,
   });
 });

@@ -5,6 +5,8 @@ import type { Progress } from "../progress.ts";
 /** What every subcommand gets. Each returns its exit code. */
 export interface CommandContext {
   values: Values;
+  /** The words after `help`. */
+  topic: string;
   io: Io;
   progress: Progress;
   signal: AbortSignal;

@@ -5,16 +5,34 @@ import { UsageError } from "../../errors.ts";
 import { QmpClient } from "../../qmp/client.ts";
 import { queryDisks } from "../../vm/disks.ts";
 import { queryOutside } from "../../vm/outside.ts";
+import { FLAGS } from "../flags.ts";
+import type { Values } from "../parse.ts";
 import { backupsText, bitmapsJson, diskJson, disksText, jsonLine } from "../report.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget } from "./qmp_target.ts";
 
 /** `qmpbackup info`. Takes no lock and changes nothing. */
 export async function info(context: CommandContext): Promise<number> {
-  return await (context.values.show === "backups" ? infoBackups(context) : infoVm(context));
+  const show = shown(context.values);
+  return show === "backups" ? await list(context) : await infoVm(context, show);
 }
 
-async function infoBackups({ values, io }: CommandContext): Promise<number> {
+/** What is to be shown: without `--show` what the other flags are about. Pure. */
+export function shown({ show, socket, dir }: Values): NonNullable<Values["show"]> {
+  if (show !== undefined) return show;
+  const choices = FLAGS.show.choices.join(", ");
+  if (socket !== undefined && dir !== undefined) {
+    throw new UsageError(`Say what to show, with --show: one of ${choices}`);
+  }
+  if (socket !== undefined) return "blockdev";
+  if (dir !== undefined) return "backups";
+  throw new UsageError(
+    `"info" needs --socket, for a VM's disks, or --dir, for backups; --show takes ${choices}`,
+  );
+}
+
+/** `qmpbackup list`, and `info --show backups`. */
+export async function list({ values, io }: CommandContext): Promise<number> {
   if (values.dir === undefined) throw new UsageError("--show backups needs --dir");
   const target = await readTarget(resolve(values.dir));
   if (!await exists(target.path)) throw new UsageError(`"${target.path}" does not exist`);
@@ -28,7 +46,10 @@ async function infoBackups({ values, io }: CommandContext): Promise<number> {
   return 0;
 }
 
-async function infoVm({ values, io }: CommandContext): Promise<number> {
+async function infoVm(
+  { values, io }: CommandContext,
+  show: "blockdev" | "bitmaps",
+): Promise<number> {
   const { socket, qmpOptions } = qmpTarget(values);
   await using qmp = await QmpClient.connect(socket, qmpOptions);
   const { disks, leftOut: unfit } = await queryDisks(qmp);
@@ -37,7 +58,7 @@ async function infoVm({ values, io }: CommandContext): Promise<number> {
   if (values.json) {
     for (const disk of bitmaps) io.stdout(jsonLine("disk", disk));
     io.stdout(jsonLine("summary", { disks: disks.map(diskJson), leftOut }));
-  } else if (values.show === "bitmaps") {
+  } else if (show === "bitmaps") {
     io.stdout(JSON.stringify(bitmaps, null, 2) + "\n");
   } else {
     io.stdout(disksText(disks, leftOut));

@@ -5,13 +5,18 @@ import {
   COMMANDS,
   FLAGS,
   GLOBAL_FLAGS,
+  GROUPS,
 } from "../../../src/cli/flags.ts";
-import { commandHelp, programHelp } from "../../../src/cli/help.ts";
+import { commandHelp, groupHelp, programHelp } from "../../../src/cli/help.ts";
 import { EXIT_CODES } from "../../../src/errors.ts";
 
 const commands = Object.entries(COMMANDS) as [CommandName, Command][];
 const texts: [string, string][] = [
   ["programHelp()", programHelp()],
+  ...[...GROUPS.keys()].map((first): [string, string] => [
+    `groupHelp("${first}")`,
+    groupHelp(first),
+  ]),
   ...commands.map(([name]): [string, string] => [`commandHelp("${name}")`, commandHelp(name)]),
 ];
 
@@ -58,6 +63,27 @@ Deno.test("commandHelp() shows what is needed in the usage line", () => {
     "\nUsage: qmpbackup backup --socket PATH --level {copy,full,inc,auto} --target DIR [FLAGS]\n",
   );
 });
+
+Deno.test("commandHelp() says what a flag does in this subcommand", () => {
+  assertStringIncludes(
+    commandHelp("backup"),
+    "--target DIR          where the backups go; made if",
+  );
+  assertEquals(/made if missing|where the backups go/.test(commandHelp("cleanup")), false);
+  assertStringIncludes(
+    commandHelp("cleanup"),
+    "--uuid ID             only the bitmaps of the chain",
+  );
+  assertEquals(/whole backup directory/.test(commandHelp("restore commit")), false);
+  assertEquals(/a disk's folder/.test(commandHelp("list") + commandHelp("info")), false);
+});
+
+for (const [name, command] of commands) {
+  Deno.test(`"${name}" says nothing of flags that it does not take`, () => {
+    const flags: string[] = [...command.required, ...command.optional];
+    assertEquals(Object.keys(command.says ?? {}).filter((flag) => !flags.includes(flag)), []);
+  });
+}
 
 Deno.test("commandHelp() shows short flags", () => {
   assertStringIncludes(commandHelp("backup"), "\n  -t, --target DIR          where the backups go");

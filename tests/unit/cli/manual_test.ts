@@ -22,6 +22,9 @@ Deno.test("manualPage() has each subcommand, its examples, and all exit codes", 
     if ("hidden" in command) continue;
     assertStringIncludes(text, `.B qmpbackup ${name} `);
     assertStringIncludes(text, command.summary);
+    for (const help of Object.values<string>("says" in command ? command.says : {})) {
+      assertStringIncludes(text, help);
+    }
     for (const { does, line } of command.examples) {
       assertStringIncludes(text, `${does}: .nf ${line} .fi`);
     }

@@ -57,6 +57,15 @@ Deno.test("parse() takes a short flag's value without a space, as the reference 
   });
 });
 
+for (const words of [["-l", "full"], ["-lfull"], ["-l=full"], ["--level=full"]]) {
+  Deno.test(`parse() reads ${words.join(" ")}`, () => {
+    assertEquals(
+      parse(["backup", "--socket", "/s", ...words, "-t=/t", "-L/log"]).values,
+      { socket: "/s", level: "full", target: "/t", logfile: "/log" },
+    );
+  });
+}
+
 for (const name of ["--remove-bitmap", "--remove-bitmaps"]) {
   Deno.test(`parse() takes the spelling ${name}`, () => {
     const { values } = parse(["cleanup", "--socket", "/s", name]);
@@ -104,17 +113,49 @@ for (const value of ["", ",", " , "]) {
 for (const [text, count] of [["0", 0], ["50000000", 50000000], ["007", 7]] as const) {
   Deno.test(`parse() reads the number "${text}"`, () => {
     assertEquals(valuesWith("--speed-limit", text)["speed-limit"], count);
+    assertEquals(valuesWith("--remove-delay", text)["remove-delay"], count);
   });
 }
 
-for (const text of ["1.5", "1e3", "0x10", "10M", "-5", "99999999999999999999", " 5", "NaN"]) {
+const SIZES: [text: string, sizeBytes: number][] = [
+  ["50M", 50 * 1024 ** 2],
+  ["1G", 1024 ** 3],
+  ["512k", 512 * 1024],
+  ["2T", 2 * 1024 ** 4],
+  ["10MiB", 10 * 1024 ** 2],
+  ["0M", 0],
+];
+for (const [text, sizeBytes] of SIZES) {
+  Deno.test(`parse() reads the size "${text}"`, () => {
+    assertEquals(valuesWith("--speed-limit", text)["speed-limit"], sizeBytes);
+    const restore = ["restore", "merge", "--dir", "/d", `--rate-limit=${text}`];
+    assertEquals(parse(restore).values["rate-limit"], sizeBytes);
+  });
+}
+
+const NO_NUMBERS = ["1.5", "1e3", "0x10", "-5", "99999999999999999999", " 5", "NaN"];
+for (const text of NO_NUMBERS) {
   Deno.test(`parse() refuses the number "${text}"`, () => {
     assertRefused(
-      [...BACKUP, `--speed-limit=${text}`],
-      `--speed-limit takes a whole number, 0 or more, not "${text}"`,
+      [...BACKUP, `--timeout=${text}`],
+      `--timeout takes a whole number, 0 or more, not "${text}"`,
     );
   });
 }
+
+// To some 50MB are 50 000 000 bytes, to others 52 428 800.
+for (const text of [...NO_NUMBERS, "M", "50MB", "50X", "50 M", "1.5G", "-1M", "9999999T"]) {
+  Deno.test(`parse() refuses the size "${text}"`, () => {
+    assertRefused(
+      [...BACKUP, `--speed-limit=${text}`],
+      `--speed-limit takes a whole number of bytes, 0 or more, such as 50000000, 50M or 1G, not "${text}"`,
+    );
+  });
+}
+
+Deno.test("parse() takes no unit for what is not bytes", () => {
+  assertRefused([...BACKUP, "--timeout", "10M"], "--timeout takes a whole number");
+});
 
 Deno.test("parse() refuses a negative number, and does not take it for a flag", () => {
   assertRefused([...BACKUP, "--speed-limit", "-5"], "negative number");
@@ -150,7 +191,7 @@ const UNKNOWN: [string, string, string][] = [
 ];
 for (const [word, flag, nearest] of UNKNOWN) {
   Deno.test(`parse() refuses ${word} and names ${nearest}`, () => {
-    assertRefused([...BACKUP, word], `Unknown flag "${flag}": did you mean "${nearest}"`);
+    assertRefused([...BACKUP, word], `Unknown flag "${flag}": did you mean "${nearest}"?`);
   });
 }
 
@@ -188,7 +229,8 @@ Deno.test("parse() refuses no subcommand, with all of them", () => {
 const NO_COMMANDS: [string[], string][] = [
   [["007"], 'Unknown subcommand "007"'],
   [["bakup"], 'Unknown subcommand "bakup": did you mean "backup"'],
-  [["restore"], 'Unknown subcommand "restore": did you mean "restore merge"'],
+  [["restore"], "Say which one: restore merge, restore rebase, restore commit, restore snapsh"],
+  [["completions"], "Say which one: completions bash, completions zsh, completions fish."],
   [["restore", "marge"], 'Unknown subcommand "restore marge": did you mean "restore merge"'],
   [[...BACKUP, "/t2"], 'Unknown subcommand "backup /t2": did you mean "backup"'],
   [[...BACKUP, "--", "--json"], 'Unknown subcommand "backup --json": did you mean "backup"'],
@@ -210,8 +252,26 @@ Deno.test("parse() takes --help of a subcommand without what it needs", () => {
   assertEquals(parse(["backup", "-h"]), { command: "backup", values: { help: true } });
 });
 
-Deno.test("parse() takes --help of the only kind of restore there is", () => {
-  assertEquals(parse(["restore", "--help"]).command, "restore merge");
+const HELPS: [argv: string[], topic: string][] = [
+  [["help"], ""],
+  [["help", "backup"], "backup"],
+  [["help", "restore", "merge"], "restore merge"],
+  [["help", "failures"], "failures"],
+  [["restore", "--help"], "restore"],
+  [["-h", "restore"], "restore"],
+  // `qmprestore help`.
+  [["restore", "help"], "restore"],
+  [["restore", "merge", "help"], "restore merge"],
+];
+for (const [argv, topic] of HELPS) {
+  Deno.test(`parse() finds what ${argv.join(" ")} asks about`, () => {
+    const parsed = parse(argv);
+    assertEquals([parsed.command, parsed.topic], ["help", topic]);
+  });
+}
+
+Deno.test("parse() takes a flag of another subcommand for none of help's", () => {
+  assertRefused(["help", "backup", "--target", "/t"], '"help" takes no --target');
 });
 
 for (const [name, { examples }] of Object.entries(COMMANDS)) {
@@ -229,7 +289,7 @@ for (const [name, { examples }] of Object.entries(COMMANDS)) {
 
 Deno.test("parse() refuses bytes that are no UTF-8, whose place Deno fills with U+FFFD", () => {
   for (const argv of [[...BACKUP, "--include", "a\ufffd"], ["backup", "--target=/t\ufffd"]]) {
-    assertRefused(argv, "holds bytes that are no UTF-8");
+    assertRefused(argv, "holds bytes that are not UTF-8");
   }
 });
 
