@@ -10,7 +10,13 @@ import { exists, requireSymlinks } from "../catalog/durable.ts";
 import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
 import { runId, tagOf, targetOfLock } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
-import { createTarget, readTarget, refuseForeign } from "../catalog/target.ts";
+import {
+  createTarget,
+  readTarget,
+  refuseForeign,
+  refuseShared,
+  refuseSharedFolder,
+} from "../catalog/target.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
 import { requireQemuImg } from "../image/qemu_img.ts";
@@ -70,7 +76,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const holder = await vmHolder(run, lockFile);
   await using vm = await lockVm(qmp, holder);
   const found = await recoverFrom(qmp, vm.dead, request.target, context) +
-    await recoverTargets(vm.dead, request.target);
+    await recoverTargets(vm.dead, request);
   if (found > 0) await putRight(await findIoError(qmp));
 
   const target = await readTarget(request.target);
@@ -93,9 +99,11 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   refuseOld(qmp.version);
   const target = await readTarget(request.target);
   await refuseForeign(target);
+  await refuseShared(target, request.mode);
   if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
+  if (request.fleeceDir !== null) await refuseSharedFolder(request.fleeceDir, request.mode);
   await requireQemuImg();
   if (request.symlink && !request.timestamp) await requireSymlinks();
   // What a run left may hang, and QEMU with it when it is asked for all nodes.
@@ -136,8 +144,11 @@ async function recoverFrom(
 }
 
 /** Ours, and that of the dead run; what can't be done there is no reason to take no backup here. */
-async function recoverTargets(dead: VmHolder | null, own: string): Promise<number> {
-  const count = await putRight(await findInTarget(await readTarget(own)));
+async function recoverTargets(
+  dead: VmHolder | null,
+  { target: own, mode }: BackupRequest,
+): Promise<number> {
+  const count = await putRight(await findInTarget(await readTarget(own), mode));
   try {
     using other = await lockTargetOf(dead, own);
     if (!other) return count;

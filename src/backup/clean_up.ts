@@ -8,7 +8,7 @@ import { join } from "@std/path";
 import { exists } from "../catalog/durable.ts";
 import { describeHolder, holderNow, takeDeadLock, takeLock } from "../catalog/lock.ts";
 import { LOCK_FILE, targetOfLock } from "../catalog/names.ts";
-import { readTarget } from "../catalog/target.ts";
+import { readTarget, refuseShared } from "../catalog/target.ts";
 import { LockedError, UsageError } from "../errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { queryIdentity } from "../qmp/queries.ts";
@@ -52,6 +52,7 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
   if (options.dryRun) {
     if (target !== null) await refuseLockedTarget(target);
   } else {
+    if (target !== null) await refuseShared(await readTarget(target));
     stack.use(await lockBoth(qmp, target));
   }
   let count = 0;

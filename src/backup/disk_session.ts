@@ -13,12 +13,12 @@
 
 import { delay } from "@std/async/delay";
 import { dirname, join } from "@std/path";
-import { boundedRun, HangingError, refuseHanging, watched } from "../catalog/bounded.ts";
+import { HangingError, refuseHanging, watched } from "../catalog/bounded.ts";
 import { createFile } from "../catalog/create.ts";
 import { removeFile } from "../catalog/durable.ts";
 import { Failure } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
-import { createQcow2 } from "../image/qemu_img.ts";
+import { emptyQcow2 } from "../image/empty_qcow2.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import {
   endJob,
@@ -305,14 +305,14 @@ export class DiskSession {
 
   async #openFleece() {
     const { disk, nodes, fleeceFile } = this.disk;
-    await createFile(fleeceFile, this.plan.request.mode);
+    // Its folder may be the disk's, and its owner's: nobody but QEMU opens it by its name, who has no more
+    // rights there than before.
+    const empty = emptyQcow2(disk.virtualSizeBytes, chunkBytes(disk));
+    await createFile(fleeceFile, this.plan.request.mode, empty);
     this.#guest.push(`remove "${fleeceFile}"`, async () => {
       await this.#refuseOpen(nodes.fleece);
       await removeFile(fleeceFile);
     });
-    const { virtualSizeBytes } = disk;
-    const options = { virtualSizeBytes, clusterSizeBytes: chunkBytes(disk) };
-    await boundedRun(fleeceFile, (signal) => createQcow2(fleeceFile, options, { signal }));
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
     } catch (error) {

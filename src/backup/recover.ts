@@ -29,6 +29,7 @@ import {
   readTarget,
   recordFile,
   refuseLinks,
+  refuseShared,
   type Target,
   temporaries,
   writeRun,
@@ -219,9 +220,12 @@ async function queryBitmaps(qmp: QmpClient): Promise<{ node: string; name: strin
 /**
  * Finds the files of the runs that died on this target, and their records, which are still open. The
  * target is locked by the caller, so that a record that says "running" is a dead run's.
+ *
+ * @param mode Of files that are made there; see `refuseShared()`.
  */
-export async function findInTarget(target: Target): Promise<Leftover[]> {
+export async function findInTarget(target: Target, mode?: number): Promise<Leftover[]> {
   await refuseLinks(target);
+  await refuseShared(target, mode);
   const leftovers = [
     ...await findTemporaries(target),
     ...findHalfAdopted(target),

@@ -8,6 +8,8 @@
  * @module
  */
 
+import { close, fchmod, fstat, open } from "node:fs";
+import { promisify } from "node:util";
 import { Failure } from "../errors.ts";
 import { bounded } from "./bounded.ts";
 
@@ -22,14 +24,52 @@ export function folderMode(fileMode: number): number {
 }
 
 /**
- * Makes an empty file.
+ * Makes a file with these contents, all through the one handle that made it: what somebody puts in the
+ * place of its name meanwhile is not touched.
  *
  * @throws {Deno.errors.AlreadyExists} If there is anything of that name.
+ * @throws {Failure} If something else was put in its place.
  */
-export async function createFile(path: string, mode: number): Promise<void> {
-  const file = await bounded(path, () => Deno.open(path, { write: true, createNew: true, mode }));
-  file.close();
-  await setMode(path, mode);
+export async function createFile(
+  path: string,
+  mode: number,
+  contents: Uint8Array | string = "",
+): Promise<void> {
+  using file = await bounded(path, () => Deno.open(path, { write: true, createNew: true, mode }));
+  try {
+    const { mode: given, dev, ino } = await bounded(path, () => file.stat());
+    if (given !== null && (given & 0o7777) !== mode) {
+      await bounded(path, () => changeMode(path, mode, { dev, ino }));
+    }
+    const bytes = typeof contents === "string" ? new TextEncoder().encode(contents) : contents;
+    for (let done = 0; done < bytes.length;) {
+      done += await bounded(path, () => file.write(bytes.subarray(done)));
+    }
+  } catch (error) {
+    await bounded(path, () => Deno.remove(path)).catch(() => {});
+    throw error;
+  }
+}
+
+/**
+ * The umask has taken something away. Deno changes modes by path only, which would follow a link: so the
+ * file is opened once more, and changed only if it is the one that we made.
+ */
+async function changeMode(path: string, mode: number, made: { dev: number; ino: number | null }) {
+  // To read and write: one that only reads would wait for the writer of a pipe.
+  const fd = await promisify(open)(path, "r+");
+  try {
+    const { dev, ino } = await promisify(fstat)(fd);
+    if (dev !== made.dev || ino !== made.ino) {
+      throw new Failure(`"${path}" was replaced while it was made: run again`);
+    }
+    await promisify(fchmod)(fd, mode);
+  } catch (error) {
+    // Its owner may, so this is a file system without modes (FAT, CIFS).
+    if (!(error instanceof Error && "code" in error && error.code === "EPERM")) throw error;
+  } finally {
+    await promisify(close)(fd);
+  }
 }
 
 /** Makes a folder, with its parent's set-group-ID bit. */
@@ -64,7 +104,7 @@ export async function refuseLink(path: string): Promise<void> {
   );
 }
 
-/** The umask may have taken something away. */
+/** The umask may have taken something away from a folder. */
 async function setMode(path: string, mode: number) {
   if (await modeOf(path) === mode) return;
   try {

@@ -51,8 +51,7 @@ export async function writeDurably(
   // A killed run may have left one.
   await removeFile(partial);
   try {
-    await createFile(partial, present?.isFile ? (present.mode ?? mode) & 0o777 : mode);
-    await bounded(path, () => Deno.writeTextFile(partial, text, { create: false }));
+    await createFile(partial, present?.isFile ? (present.mode ?? mode) & 0o777 : mode, text);
     await renameDurably(partial, path);
   } catch (error) {
     await bounded(path, () => Deno.remove(partial)).catch(() => {});

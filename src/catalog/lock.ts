@@ -6,9 +6,10 @@
  */
 
 import * as v from "valibot";
-import { Failure, LockedError } from "../errors.ts";
+import { LockedError } from "../errors.ts";
 import { bounded, endsWithin } from "./bounded.ts";
-import { createFile, OWNER_ONLY, refuseLink } from "./create.ts";
+import { createFile, OWNER_ONLY } from "./create.ts";
+import { openItself, readUpTo } from "./open.ts";
 
 const Holder = v.object({ run: v.string(), host: v.string(), pid: v.number(), since: v.string() });
 /** Who holds a lock. */
@@ -31,7 +32,7 @@ const LOCK_WAIT_MS = 500;
  * would let two runs hold a lock each.
  * @param mode Of a new file.
  * @throws {LockedError} If another run holds it, with who that is.
- * @throws {Failure} If something else is in its place, a link included.
+ * @throws {Failure} If something else is in its place, a link included, or it has another name.
  */
 export async function takeLock(path: string, holder: Holder, mode?: number): Promise<Disposable> {
   await createMissing(path, mode);
@@ -53,17 +54,7 @@ async function createMissing(path: string, mode = OWNER_ONLY) {
   }
 }
 
-/** Opens the file itself, and nothing that it may have been replaced by while we looked. */
-async function openLock(path: string): Promise<Deno.FsFile> {
-  await refuseLink(path);
-  const seen = await bounded(path, () => Deno.lstat(path));
-  if (!seen.isFile) throw new Failure(`"${path}" is in the place of our lock: move it away`);
-  const file = await bounded(path, () => Deno.open(path, { read: true, write: true }));
-  const { dev, ino } = await bounded(path, () => file.stat());
-  if (dev === seen.dev && ino === seen.ino) return file;
-  file.close();
-  throw new Failure(`"${path}" was replaced while it was opened: run again`);
-}
+const openLock = (path: string) => openItself(path, "our lock", { read: true, write: true });
 
 /**
  * Takes a dead run's lock, until disposed: that it can be had proves that its holder is dead.
@@ -93,9 +84,7 @@ export function parseHolder(text: string): Holder | null {
 }
 
 async function readHolder(path: string): Promise<Holder | null> {
-  const { size } = await bounded(path, () => Deno.stat(path));
-  if (size > MAX_HOLDER_BYTES) return null;
-  return parseHolder(await bounded(path, () => Deno.readTextFile(path)).catch(() => ""));
+  return parseHolder(await readUpTo(path, MAX_HOLDER_BYTES).catch(() => null) ?? "");
 }
 
 /** Closes the file where the lock can't be had, if the runtime lets it. */

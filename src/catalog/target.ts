@@ -5,10 +5,12 @@
  */
 
 import { join } from "@std/path";
-import { messageOf, UsageError } from "../errors.ts";
+import { Failure, messageOf, UsageError } from "../errors.ts";
 import { bounded } from "./bounded.ts";
-import { lookAt, refuseLink } from "./create.ts";
+import { lookAt, OWNER_ONLY, refuseLink } from "./create.ts";
+import { readUpTo } from "./open.ts";
 import { createFolders, createInside, exists, syncParent, writeDurably } from "./durable.ts";
+import { findSharedFolder } from "./folder.ts";
 import {
   isChainId,
   LOCK_FILE,
@@ -28,7 +30,7 @@ import {
 } from "./record.ts";
 
 /** A record is some kilobytes; what is far larger is none. */
-const MAX_RECORD_BYTES = 16 << 20;
+const MAX_RECORD_BYTES = 4 << 20;
 
 export interface Target {
   /** Absolute. */
@@ -106,6 +108,41 @@ export async function refuseLinks({ path, runs }: Target): Promise<void> {
 }
 
 /**
+ * Refuses a directory in which others could put a link in the place of what we write.
+ *
+ * @param mode Of our files: the group that it lets write may write to the folders, too. So may the group that
+ * the first run was told of, or the last one: what they wrote has that mode.
+ * @throws {UsageError} If there are such, with whose folder it is and what to do.
+ */
+export async function refuseShared({ path, runs }: Target, mode = OWNER_ONLY): Promise<void> {
+  const last = runs.at(-1);
+  const fileMode = await withModeOf(mode, [
+    join(path, LOCK_FILE),
+    ...(last ? [recordFile(path, last)] : []),
+  ]);
+  const folders = runs.flatMap(({ disks }) => disks.map(({ folder }) => folder));
+  for (const name of new Set([".", RECORDS_FOLDER, RUNS_FOLDER, ...folders])) {
+    await refuseSharedFolder(join(path, name), fileMode);
+  }
+}
+
+/** A mode, with what those of these files allow that are there. */
+async function withModeOf(mode: number, files: string[]): Promise<number> {
+  const infos = await Promise.all(files.map(lookAt));
+  return infos.reduce((all, info) => all | ((info?.mode ?? 0) & 0o666), mode);
+}
+
+/**
+ * Refuses a folder in which others could put a link in the place of what we write.
+ *
+ * @throws {UsageError} If there are such, with whose folder it is and what to do.
+ */
+export async function refuseSharedFolder(path: string, mode = OWNER_ONLY): Promise<void> {
+  const problem = await findSharedFolder(path, mode);
+  if (problem !== null) throw new UsageError(problem);
+}
+
+/**
  * Makes the directory and the folder of our records, and makes them last.
  *
  * @param mode Of files; folders can be entered by those who may read.
@@ -152,7 +189,15 @@ export function recordFile(path: string, { id }: RunRecord): string {
 /** Makes a disk's folder, and makes it last. */
 export async function createFolder(target: string, folder: string, mode?: number): Promise<void> {
   // The target itself may be a link.
-  if (folder !== ".") await createInside(join(target, folder), mode);
+  if (folder === ".") return;
+  const path = join(target, folder);
+  await createInside(path, mode);
+  // It may have been there, and somebody else's.
+  const problem = await findSharedFolder(
+    path,
+    await withModeOf(mode ?? OWNER_ONLY, [join(target, LOCK_FILE)]),
+  );
+  if (problem !== null) throw new Failure(problem);
 }
 
 /** Writes the chain's id, as the reference does: no newline. */
@@ -245,13 +290,11 @@ async function entriesOf(folder: string): Promise<Deno.DirEntry[]> {
  * for ever, and a link may lead to a file that means something else.
  */
 export async function readSmall(path: string): Promise<string> {
-  const info = await lookAt(path);
-  if (!info?.isFile || info.size > MAX_RECORD_BYTES) {
-    throw new RecordError(
-      `"${path}" is no file of ours: it is too large, or no regular file (a link, a folder)`,
-    );
-  }
-  return await bounded(path, () => Deno.readTextFile(path));
+  const text = await readUpTo(path, MAX_RECORD_BYTES);
+  if (text !== null) return text;
+  throw new RecordError(
+    `"${path}" is no file of ours: it is too large, or no regular file (a link, a folder)`,
+  );
 }
 
 /** What the operating system refuses is about the directory that the user named. */

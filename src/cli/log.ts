@@ -8,6 +8,9 @@ import { configure, dispose, getTextFormatter, type LogRecord, type Sink } from 
 import { bold, dim, red, yellow } from "@std/fmt/colors";
 import { dirname } from "@std/path";
 import { bounded, endsWithin } from "../catalog/bounded.ts";
+import { createFile, OWNER_ONLY } from "../catalog/create.ts";
+import { findSharedFolder } from "../catalog/folder.ts";
+import { openItself } from "../catalog/open.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { startSyslog } from "./syslog.ts";
 import { localTime } from "./text.ts";
@@ -74,14 +77,28 @@ export async function startLog(
 async function openFile(path: string): Promise<Deno.FsFile> {
   try {
     await bounded(path, () => Deno.mkdir(dirname(path), { recursive: true }));
+    // Where nobody else could have put a link or a device there, it is the admin's.
+    const isOwn = await findSharedFolder(dirname(path)) === null;
+    if (!isOwn) return await openInShared(path);
     return await bounded(
       path,
-      () => Deno.open(path, { append: true, create: true, mode: 0o600 }),
+      () => Deno.open(path, { append: true, create: true, mode: OWNER_ONLY }),
     );
   } catch (error) {
     throw new UsageError(`The log file "${path}" can't be written: ${messageOf(error)}`, {
       cause: error,
     });
+  }
+}
+
+/** In a folder to which others may write as well nothing is opened but the file itself. */
+async function openInShared(path: string): Promise<Deno.FsFile> {
+  try {
+    return await openItself(path, "the log", { append: true });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    await createFile(path, OWNER_ONLY);
+    return await openItself(path, "the log", { append: true });
   }
 }
 

@@ -6,9 +6,11 @@
  * @module
  */
 
-import { basename, dirname } from "@std/path";
+import { basename, dirname, join } from "@std/path";
+import { createFile } from "../catalog/create.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { renameDurably } from "../catalog/durable.ts";
+import { readUpTo } from "../catalog/open.ts";
 
 /** What is written of a run. */
 export interface RunMetrics {
@@ -117,15 +119,19 @@ function lastSuccess(text: string): { vm: string; seconds: number } | null {
   return vm === undefined ? null : { vm: unescaped(vm), seconds: Number(seconds) };
 }
 
-/** Writes the file whole or not at all, for every user to read; the collector is another one. */
+/** What we write is some kilobytes. */
+const MAX_BYTES = 1 << 20;
+
+/**
+ * Writes the file whole or not at all, for every user to read; the collector is another one, and its folder
+ * may belong to that one.
+ */
 export async function writeMetrics(path: string, run: RunMetrics): Promise<void> {
-  const before = await Deno.readTextFile(path).catch(() => "");
+  const before = await readUpTo(path, MAX_BYTES).catch(() => null) ?? "";
   // A run that is refused may write at the same time as the one that holds the lock.
-  const fresh = await Deno.makeTempFile({ dir: dirname(path), prefix: ".qmpbackup-" });
+  const fresh = join(dirname(path), `.qmpbackup-${crypto.randomUUID()}`);
   try {
-    await Deno.writeTextFile(fresh, metricsText(run, before));
-    // The umask has no say.
-    await Deno.chmod(fresh, 0o644);
+    await createFile(fresh, 0o644, metricsText(run, before));
     await renameDurably(fresh, path);
   } catch (error) {
     await Deno.remove(fresh).catch(() => {});

@@ -9,6 +9,7 @@ import { dirname, resolve } from "@std/path";
 import { createFile, OWNER_ONLY } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
+import { refuseSharedFolder } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
 import {
   checkImage,
@@ -65,7 +66,7 @@ export interface Restored {
 export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Restored[]> {
   const checked: { job: MergeJob; layers: Layer[]; virtualSizeBytes: number }[] = [];
   for (const job of jobs) {
-    await refuseExisting(job.targetFile);
+    await refuseExisting(job.targetFile, options.mode);
     const layers = job.point.layers();
     const images = await checkImages(layers, options);
     for (const [i, layer] of layers.entries()) {
@@ -98,7 +99,7 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
   return restored;
 }
 
-async function refuseExisting(targetFile: string) {
+async function refuseExisting(targetFile: string, mode = OWNER_ONLY) {
   if (await exists(targetFile)) {
     throw new UsageError(
       `"${targetFile}" exists already, and is not overwritten: name another file`,
@@ -108,6 +109,7 @@ async function refuseExisting(targetFile: string) {
   const folder = dirname(targetFile);
   if (!await exists(folder)) throw new UsageError(`The folder "${folder}" does not exist`);
   if (!(await Deno.stat(folder)).isDirectory) throw new UsageError(`"${folder}" is no folder`);
+  await refuseSharedFolder(folder, mode);
 }
 
 async function refuseLeftover(path: string) {

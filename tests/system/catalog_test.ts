@@ -342,7 +342,7 @@ const BAD_RECORDS: Record<string, { text: string; says: string }> = {
     text: `{"format":"qmpbackup-run","version":1,"x":${"[".repeat(9999)}${"]".repeat(9999)}}`,
     says: "is damaged or not ours",
   },
-  "that is all one line of 15 MiB": { text: `"${"x".repeat(15 << 20)}"`, says: "damaged or not" },
+  "that is all one line of 15 MiB": { text: `"${"x".repeat(15 << 20)}"`, says: "too large" },
   "that leads outside": {
     text: JSON.stringify({ ...good(), disks: [{ ...disk(), file: "../../etc/passwd" }] }),
     says: "no path inside of the target",

@@ -1,6 +1,6 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
-import { readTarget } from "../../catalog/target.ts";
+import { readTarget, refuseSharedFolder } from "../../catalog/target.ts";
 import { messageOf, UsageError } from "../../errors.ts";
 import { createFolders } from "../../catalog/durable.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
@@ -81,6 +81,7 @@ async function jobsOfRun(
   }
   const ofRun = pointsOfRun(points, chosen);
   warnOfOthers(points, ofRun, chosen);
+  await refuseSharedFolder(targetDir, mode);
   await makeFolder(targetDir, mode);
   return ofRun.map((point) => ({
     point,

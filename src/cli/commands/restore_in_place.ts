@@ -2,7 +2,7 @@ import { basename, dirname, join, resolve } from "@std/path";
 import { holderNow, takeLock } from "../../catalog/lock.ts";
 import { refuseLink } from "../../catalog/create.ts";
 import { requireSymlinks } from "../../catalog/durable.ts";
-import { readTarget, refuseLinks } from "../../catalog/target.ts";
+import { readTarget, refuseLinks, refuseShared, refuseSharedFolder } from "../../catalog/target.ts";
 import { LOCK_FILE } from "../../catalog/names.ts";
 import { Failure, UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
@@ -22,7 +22,12 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     const dir = resolve(values.dir ?? ".");
     const [first] = await pointsOfDisk(dir, values.filter);
     const target = first?.target ?? null;
-    if (target !== null) await refuseLinks(await readTarget(target));
+    if (target === null) await refuseSharedFolder(dir);
+    else {
+      const records = await readTarget(target);
+      await refuseLinks(records);
+      await refuseShared(records);
+    }
     using _lock = target === null
       ? null
       : await takeLock(join(target, LOCK_FILE), holderNow("of a restore in place"));

@@ -1,0 +1,39 @@
+import { assertEquals } from "@std/assert";
+import { emptyQcow2 } from "../../src/image/empty_qcow2.ts";
+import { checkImage, imageFacts } from "../../src/image/qemu_img.ts";
+import { tempDir } from "../support/temp_dir.ts";
+
+const TIB = 2 ** 40;
+
+for (
+  const [virtualSizeBytes, clusterSizeBytes] of [
+    ...[[0, 65536], [512, 65536], [64 << 20, 65536], [TIB + 512, 65536], [63 * TIB, 65536]],
+    ...[[TIB, 2 << 20], [TIB, 4096], [12345 * 512, 131072]],
+  ] as [number, number][]
+) {
+  Deno.test(`\`emptyQcow2()\` of ${virtualSizeBytes} bytes in clusters of ${clusterSizeBytes} is sound, and holds zeroes and what is written`, async () => {
+    await using dir = await tempDir();
+    const path = dir.join("empty.qcow2");
+    await Deno.writeFile(path, emptyQcow2(virtualSizeBytes, clusterSizeBytes));
+    // Leaks, too: `checkImage()` lets those pass.
+    const run = async (program: string, ...args: string[]) => {
+      const { code, stdout, stderr } = await new Deno.Command(program, { args }).output();
+      const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+      assertEquals(code, 0, decode(stdout) + decode(stderr));
+      return decode(stdout);
+    };
+    await run("qemu-img", "check", path);
+    await checkImage(path);
+    const facts = await imageFacts(path);
+    assertEquals([facts.virtualSizeBytes, facts.backing], [virtualSizeBytes, null]);
+    const { "cluster-size": size } = JSON.parse(
+      await run("qemu-img", "info", "--output=json", path),
+    );
+    assertEquals(size, clusterSizeBytes);
+    if (virtualSizeBytes === 0) return;
+    const end = virtualSizeBytes - 512;
+    await run("qemu-io", "-c", `read -P 0 0 512`, "-c", `read -P 0 ${end} 512`, path);
+    await run("qemu-io", "-c", `write -P 7 ${end} 512`, "-c", `read -P 7 ${end} 512`, path);
+    await run("qemu-img", "check", path);
+  });
+}
