@@ -143,7 +143,8 @@ interface Action {
   data: QmpArguments;
 }
 
-function jobActions(plan: Plan, disk: DiskPlan): Action[] {
+/** What starts one disk's job, as a part of a transaction. */
+export function jobActions(plan: Plan, disk: DiskPlan): Action[] {
   const { request, features, direct } = plan;
   const { jobBitmap } = disk;
   // The merged copy lies on the snapshot, and goes with it.

@@ -42,7 +42,7 @@ import { isOurNode } from "../vm/disks.ts";
 import { findNbdServer, removeExport, stopNbdServer } from "../vm/exports.ts";
 import { resumeAfterIoError } from "../vm/io_error.ts";
 import { findFreeze, findPause, resumeIfMarked, thawIfMarked, type VmHolder } from "../vm/marks.ts";
-import { nodeNames, removeBitmap, removeNode, takeOffGate } from "../vm/nodes.ts";
+import { nodeNames, removeBitmap, removeNode, takeOffFilter, takeOffGate } from "../vm/nodes.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
 
@@ -150,6 +150,7 @@ export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
     for (const name of nodes.filter((name) => name.endsWith(`-${role}`))) {
       found(`Removing the node ${name}`, async () => {
         if (role === "gate") await takeOffGate(qmp, name);
+        if (role === "cbw") await takeOffFilter(qmp, name);
         await removeNode(qmp, name);
       });
     }

@@ -21,17 +21,18 @@ import { exists } from "../catalog/durable.ts";
 import { writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
-import type { QmpClient } from "../qmp/client.ts";
-import { queryNodes } from "../qmp/queries.ts";
-import { queryDisks } from "../vm/disks.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
+import { type BlockNode, queryNodes } from "../qmp/queries.ts";
+import { type Disk, queryDisks } from "../vm/disks.ts";
 import { leadGates } from "../vm/nodes.ts";
 import { DiskSession } from "./disk_session.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import { UndoStack } from "./undo.ts";
 import { startNbdServer, stopNbdServer } from "../vm/exports.ts";
 import type { Guard } from "./guard.ts";
-import { backupJobs } from "./nodes.ts";
+import { backupJobs, jobActions } from "./nodes.ts";
 import { type SwitchSteps, takePointInTime } from "./point_in_time.ts";
+import { RunningDisks } from "./running_disks.ts";
 import { checkSpace } from "./space.ts";
 import { watchGuest } from "./watch_guest.ts";
 
@@ -93,14 +94,16 @@ async function takeAndCopy(
   leftovers: string[],
 ) {
   const { qmp, agent, signal, startGuard, onProgress } = context;
-  for (const session of sessions) {
-    signal.throwIfAborted();
-    await session.prepare();
-  }
+  const rows = sessions.map((session, index) => ({
+    session,
+    row: record.disks[index] as DiskRecord,
+  }));
+  const disks = new RunningDisks(qmp, signal, rows);
+  await disks.each(({ session }) => session.prepare());
   signal.throwIfAborted();
   const warn = (sentence: string) => void record.warnings.push(sentence);
   const steps = plan.direct ? directSteps : fleecedSteps;
-  const { at, hold } = await takePointInTime(qmp, steps(qmp, plan, sessions), {
+  const { at, hold } = await takePointInTime(qmp, steps(qmp, plan, disks), {
     agent,
     require: plan.request.quiesce === "require",
     pause: plan.pause !== null,
@@ -118,11 +121,15 @@ async function takeAndCopy(
   await using watch = plan.direct ? null : watchGuest(qmp);
   const copySignal = watch ? AbortSignal.any([signal, watch.signal]) : signal;
   const allEnded = gathering(sessions.length);
-  await Promise.all(sessions.map(async (session, index) => {
-    const row = record.disks[index] as DiskRecord;
-    const disk = plan.disks[index] as DiskPlan;
+  await Promise.all(rows.map(async ({ session, row }) => {
+    const { disk } = session;
     try {
-      if (!plan.direct) await refuseResized(qmp, [disk]);
+      if (row.result === "failed") {
+        if (plan.direct) await allEnded();
+        await session.unwind();
+        return;
+      }
+      if (!plan.direct) refuseResized(disk, await queryNodes(qmp));
       await session.copy({
         signal: copySignal,
         allEnded,
@@ -152,58 +159,93 @@ function gathering(count: number): () => Promise<void> {
 }
 
 /** The guest's writes go through filters, which keep what is overwritten: a job may take its time. */
-function fleecedSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): SwitchSteps {
+function fleecedSteps(qmp: QmpClient, _plan: Plan, disks: RunningDisks): SwitchSteps {
   return {
     addGates: async () => {
-      await refuseChanged(qmp, plan.disks);
-      for (const session of sessions) await session.addGate();
+      const now = await queryDisks(qmp);
+      await disks.each(async ({ session }) => {
+        refuseChanged(session.disk, now.disks);
+        await session.addGate();
+      });
     },
     switchOver: async () => {
-      await refuseResized(qmp, plan.disks);
-      await leadGates(qmp, plan.disks.map(({ nodes }) => [nodes.gate, nodes.filter]));
+      await refuseAllResized(qmp, disks);
+      await disks.together(
+        (all) =>
+          leadGates(qmp, all.map(({ session: { disk: { nodes } } }) => [nodes.gate, nodes.filter])),
+        ({ session }) => probeGate(qmp, session.disk),
+      );
     },
-    addSnapshots: async () => {
-      for (const session of sessions) await session.addSnapshot();
-    },
+    addSnapshots: () => disks.each(({ session }) => session.addSnapshot()),
   };
 }
 
 /** Jobs on the disks themselves, which start at one moment. */
-function directSteps(qmp: QmpClient, plan: Plan, sessions: DiskSession[]): SwitchSteps {
+function directSteps(qmp: QmpClient, plan: Plan, disks: RunningDisks): SwitchSteps {
   return {
-    addGates: () => refuseChanged(qmp, plan.disks),
+    addGates: async () => {
+      const now = await queryDisks(qmp);
+      await disks.each(({ session }) => refuseChanged(session.disk, now.disks));
+    },
     switchOver: async () => {
-      await refuseResized(qmp, plan.disks);
-      for (const session of sessions) session.expectJob();
-      await qmp.execute("transaction", backupJobs(plan, plan.disks));
+      await refuseAllResized(qmp, disks);
+      await disks.each(({ session }) => session.expectJob());
+      await disks.together(
+        (all) =>
+          qmp.execute("transaction", backupJobs(plan, all.map(({ session }) => session.disk))),
+        ({ session }) => probeJob(qmp, plan, session.disk),
+      );
     },
     addSnapshots: () => Promise.resolve(),
   };
 }
 
-/** Looks whether each device still has the node that its filter stands on, and below it its image. */
-async function refuseChanged(qmp: QmpClient, planned: DiskPlan[]) {
-  const { disks } = await queryDisks(qmp);
-  const now = new Map(disks.map((disk) => [disk.id, disk]));
-  const changed = planned.find(({ disk: { id, rootNode, node } }) =>
-    now.get(id)?.rootNode !== rootNode || now.get(id)?.node !== node
-  );
-  if (!changed) return;
-  throw new Failure(
-    `The disk "${changed.disk.name}" was changed by another program meanwhile: run again`,
-  );
+/** Leads a gate to where it leads: what QEMU does besides, with any of them, is to flush the disk. */
+async function probeGate(qmp: QmpClient, { disk, nodes }: DiskPlan) {
+  try {
+    await leadGates(qmp, [[nodes.gate, disk.rootNode]]);
+  } catch (error) {
+    if (!(error instanceof QmpCommandError)) throw error;
+    throw new Failure(
+      `The storage of the disk "${disk.name}" fails: ${error.desc}. Check "${disk.source}"`,
+      { cause: error },
+    );
+  }
+}
+
+/** Starts a job in a transaction that never comes about: its last action refuses. */
+async function probeJob(qmp: QmpClient, plan: Plan, disk: DiskPlan) {
+  const abort = { type: "abort", data: {} };
+  const refusal = async (actions: unknown[]) => {
+    const answer = qmp.execute("transaction", { actions: [...actions, abort] });
+    return await answer.then(() => null, (error) => error);
+  };
+  const own = await refusal(jobActions(plan, disk));
+  const always = await refusal([]);
+  if (messageOf(own) === messageOf(always)) return;
+  throw own;
+}
+
+/** Looks whether a device still has the node that its filter stands on, and below it its image. */
+function refuseChanged({ disk: { id, name, rootNode, node } }: DiskPlan, now: Disk[]) {
+  const present = now.find((disk) => disk.id === id);
+  if (present?.rootNode === rootNode && present.node === node) return;
+  throw new Failure(`The disk "${name}" was changed by another program meanwhile: run again`);
 }
 
 /**
- * Looks whether disks are as large as they were planned for. Once gates lead to filters nobody can resize
- * them; before, images and filters were made, and what lies beyond those the guest could not write.
+ * Looks whether a disk is as large as it was planned for. Once its gate leads to its filter nobody can
+ * resize it; before, image and filter were made, and what lies beyond those the guest could not write.
  */
-async function refuseResized(qmp: QmpClient, planned: DiskPlan[]) {
+function refuseResized({ disk }: DiskPlan, nodes: BlockNode[]) {
+  const node = nodes.find((node) => node["node-name"] === disk.node);
+  if (node?.image["virtual-size"] === disk.virtualSizeBytes) return;
+  throw new Failure(`The disk "${disk.name}" was resized meanwhile: run again`);
+}
+
+async function refuseAllResized(qmp: QmpClient, disks: RunningDisks) {
   const nodes = await queryNodes(qmp);
-  const sizes = new Map(nodes.map((node) => [node["node-name"], node.image["virtual-size"]]));
-  const resized = planned.find(({ disk }) => sizes.get(disk.node) !== disk.virtualSizeBytes);
-  if (!resized) return;
-  throw new Failure(`The disk "${resized.disk.name}" was resized meanwhile: run again`);
+  await disks.each(({ session }) => refuseResized(session.disk, nodes));
 }
 
 async function publish(

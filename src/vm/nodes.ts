@@ -97,13 +97,43 @@ export async function takeOffGate(qmp: QmpClient, gate: string): Promise<void> {
   const image = next && isOurNode(next.name) ? below(next.id) : next;
   if (!next || !image) throw new Failure(`The node "${gate}" has no image below it`);
   // The filter lets nobody write to its image but itself, for as long as something stands on it.
-  if (next !== image) await leadGates(qmp, [[gate, image.name]]);
+  if (next !== image && !await leadsTo(qmp, gate, image.name)) {
+    await setDrive(qmp, device, next.name);
+    await removeNode(qmp, gate);
+    await takeOffFilter(qmp, next.name);
+    return;
+  }
   try {
     await setDrive(qmp, device, image.name);
   } catch (error) {
     // A device that is being unplugged has no name any more, but its drive for some moments yet.
     if (!(error instanceof QmpCommandError) || !await isReleased(qmp, gate)) throw error;
   }
+}
+
+/**
+ * Leads a gate to its image again, unless QEMU refuses since the image can't be flushed: the disk's storage
+ * has failed. There is a way without a flush, that changes the device's root twice.
+ */
+async function leadsTo(qmp: QmpClient, gate: string, image: string): Promise<boolean> {
+  try {
+    await leadGates(qmp, [[gate, image]]);
+    return true;
+  } catch (error) {
+    if (error instanceof QmpCommandError) return false;
+    throw error;
+  }
+}
+
+/** Takes a filter away from right under a device, where `takeOffGate()` may have been cut off. */
+export async function takeOffFilter(qmp: QmpClient, filter: string): Promise<void> {
+  const device = await queryDrive(qmp, filter);
+  if (device === null) return;
+  const { nodes, edges } = await queryGraph(qmp);
+  const id = nodes.find(({ name }) => name === filter)?.id;
+  const child = edges.find((edge) => edge.parent === id && edge.name === "file")?.child;
+  const image = nodes.find((node) => node.id === child);
+  if (image) await setDrive(qmp, device, image.name);
 }
 
 const RELEASE_TIMEOUT_MS = 5_000;
