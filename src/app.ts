@@ -132,5 +132,5 @@ function report(error: unknown, io: Io, json: boolean): number {
 function isBug(error: unknown): error is Error {
   return error instanceof Error && !(error instanceof Failure) &&
     !(error instanceof SuppressedError) && !(error instanceof Deno.errors.NotCapable) &&
-    !("code" in error && typeof error.code === "string");
+    !("code" in error && typeof error.code === "string") && !/\(os error \d+\)/.test(error.message);
 }

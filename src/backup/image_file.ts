@@ -86,19 +86,24 @@ export class ImageFile {
     return (await bounded(this.partial, () => Deno.stat(this.partial))).size;
   }
 
-  /** Gives the finished image its name. It does not count before the run's record says so. */
-  async publish(): Promise<void> {
+  /**
+   * Gives the finished image its name. It does not count before the run's record says so.
+   *
+   * @returns A warning, where its link could not be made.
+   */
+  async publish(): Promise<string | null> {
     const { replaces, link } = this.disk;
     if (replaces) await this.#setAside();
     if (await exists(this.path)) throw new Failure(`"${this.path}" exists already`);
     this.undo.push(`remove "${this.path}"`, () => removeFile(this.path));
     await renameDurably(this.partial, this.path);
-    if (link === null) return;
+    if (link === null) return null;
     const path = join(dirname(this.path), link);
     // One that is there leads to an image of this name already.
     const isNew = !await exists(path);
-    await replaceSymlink(path, basename(this.path));
+    const warning = await replaceSymlink(path, basename(this.path));
     if (isNew) this.undo.push(`remove "${path}"`, () => removeFile(path));
+    return warning === null ? null : `${warning}, or use --no-symlink`;
   }
 
   /** The new image counts: the one that it replaces goes. */

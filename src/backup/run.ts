@@ -258,7 +258,8 @@ async function publish(
   for (const [index, session] of sessions.entries()) {
     const row = record.disks[index] as DiskRecord;
     if (row.result === "failed") continue;
-    await session.file.publish();
+    const warning = await session.file.publish();
+    if (warning !== null) record.warnings.push(warning);
     await writeBeside(target, session.disk.configFile, configText(session.disk), mode);
     row.result = "done";
   }

@@ -8,7 +8,7 @@
  */
 
 import { dirname } from "@std/path";
-import { Failure } from "../errors.ts";
+import { Failure, messageOf } from "../errors.ts";
 import { bounded, boundedWork } from "./bounded.ts";
 import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create.ts";
 import { FRESH_SUFFIX } from "./names.ts";
@@ -126,16 +126,28 @@ export async function requireSymlinks(): Promise<void> {
 /**
  * Makes a symbolic link, in the place of one that is there.
  *
+ * @returns Why there is none now, in a sentence: not every file system has links (exFAT, FAT, some CIFS).
+ * Null where there is one.
  * @throws {Failure} If something else is there.
  */
-export async function replaceSymlink(path: string, to: string): Promise<void> {
+export async function replaceSymlink(path: string, to: string): Promise<string | null> {
   const present = await lookAt(path);
   if (present && !present.isSymlink) {
     throw new Failure(`"${path}" is in the way of a link of that name: move it away`);
   }
   const fresh = path + FRESH_SUFFIX;
-  await removeFile(fresh);
-  await bounded(path, () => Deno.symlink(to, fresh));
-  await bounded(path, () => Deno.rename(fresh, path));
-  await syncPath(dirname(path));
+  try {
+    await removeFile(fresh);
+    await bounded(path, () => Deno.symlink(to, fresh));
+    await bounded(path, () => Deno.rename(fresh, path));
+    await syncPath(dirname(path));
+    return null;
+  } catch (error) {
+    if (error instanceof Failure || error instanceof Deno.errors.NotCapable) throw error;
+    await removeFile(fresh).catch(() => {});
+    return `The link "${path}" could not be made: ${
+      messageOf(error)
+    }. All else is done; use "${to}", which ` +
+      "it would lead to, by its own name";
+  }
 }

@@ -79,8 +79,10 @@ async function applyStep(step: Step, argv: string[], target: string | null, sign
     case "remove":
       await removeFile(step.path);
       return await syncPath(dirname(step.path));
-    case "symlink":
-      return await replaceSymlink(step.path, step.to);
+    case "symlink": {
+      const warning = await replaceSymlink(step.path, step.to);
+      if (warning !== null) log.warn("{warning}", { warning });
+    }
   }
 }
 
