@@ -58,8 +58,25 @@ export function exitCodeOf(error: unknown): number {
   return error instanceof Failure ? error.exitCode : 1;
 }
 
+/** What is shown of a text that somebody else wrote. */
+const MAX_LETTERS = 500;
+
+/** A text from outside as part of a sentence: of a long one the start and the end. */
+export function brief(text: string, maxLetters = MAX_LETTERS): string {
+  if (text.length <= maxLetters) return text;
+  const half = Math.floor(maxLetters / 2);
+  return `${text.slice(0, half)} … ${text.slice(-half)}`;
+}
+
+/** A sentence of ours may hold some texts from outside. */
+const MAX_SENTENCE = 8_000;
+
 /** The sentence for whatever was thrown; what hides behind a cleanup's error is not lost. */
 export function messageOf(error: unknown): string {
+  return brief(wholeMessageOf(error), MAX_SENTENCE);
+}
+
+function wholeMessageOf(error: unknown): string {
   if (error instanceof SuppressedError) {
     return `${messageOf(error.suppressed)}; and while cleaning up: ${messageOf(error.error)}`;
   }

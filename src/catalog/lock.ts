@@ -7,6 +7,7 @@
 
 import * as v from "valibot";
 import { LockedError } from "../errors.ts";
+import { parseJson } from "../json.ts";
 import { bounded, endsWithin } from "./bounded.ts";
 import { createFile, OWNER_ONLY } from "./create.ts";
 import { openItself, readUpTo } from "./open.ts";
@@ -77,7 +78,7 @@ export function describeHolder(holder: Holder | null): string {
 /** Decodes what stands in a lock; null if it is nothing of ours. */
 export function parseHolder(text: string): Holder | null {
   try {
-    return v.parse(Holder, JSON.parse(text));
+    return v.parse(Holder, parseJson(text));
   } catch {
     return null;
   }

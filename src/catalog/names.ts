@@ -16,6 +16,7 @@
  */
 
 import { dirname } from "@std/path";
+import { parseJson } from "../json.ts";
 
 export const RECORDS_FOLDER = "_qmpbackup";
 export const RUNS_FOLDER = `${RECORDS_FOLDER}/runs`;
@@ -120,7 +121,7 @@ const NAMING_KEYS = ["filename", "image", "path", "volume", "lun", "export", "ur
 function jsonPart(text: string): string | null {
   let options: unknown;
   try {
-    options = JSON.parse(text);
+    options = parseJson(text);
   } catch {
     return null;
   }

@@ -9,7 +9,8 @@
 
 import { dirname } from "@std/path";
 import * as v from "valibot";
-import { Failure } from "../errors.ts";
+import { brief, Failure } from "../errors.ts";
+import { parseJson } from "../json.ts";
 import {
   CONFIG_SUFFIX,
   isBackupBitmap,
@@ -18,6 +19,9 @@ import {
   tagOf,
   UUID_FILE,
 } from "./names.ts";
+
+/** The first thing wrong is enough: there may be millions. */
+const EARLY = { abortEarly: true } as const;
 
 const FORMAT = "qmpbackup-run";
 const VERSION = 1;
@@ -161,22 +165,28 @@ export function parseRecord(name: string, text: string): RunRecord {
     "move it away and use --level auto; the images can still be read with any QEMU tool";
   let json: unknown;
   try {
-    json = JSON.parse(text);
+    json = parseJson(text);
   } catch {
     throw new RecordError(`The record "${name}" is no JSON (${remedy})`);
   }
-  const head = v.safeParse(v.object({ format: v.literal(FORMAT), version: v.number() }), json);
+  const head = v.safeParse(
+    v.object({ format: v.literal(FORMAT), version: v.number() }),
+    json,
+    EARLY,
+  );
   if (head.success && head.output.version > VERSION) {
     throw new RecordError(
       `The record "${name}" was written by a newer qmpbackup: use that one here (${remedy})`,
     );
   }
-  const record = v.safeParse(RunRecord, json);
+  const record = v.safeParse(RunRecord, json, EARLY);
   if (record.success) return record.output;
   const [issue] = record.issues;
   const where = v.getDotPath(issue) ?? "";
   throw new RecordError(
-    `The record "${name}" is damaged or not ours, at "${where}": ${issue.message} (${remedy})`,
+    `The record "${name}" is damaged or not ours, at "${brief(where)}": ${
+      brief(issue.message)
+    } (${remedy})`,
   );
 }
 
@@ -219,8 +229,10 @@ export function inOrder(runs: RunRecord[]): RunRecord[] {
       const other = places.get(place) ?? id;
       if (other !== id) {
         throw new RecordError(
-          `The records "${other}" and "${id}" both say that they are number ${sequence} of the disk ` +
-            `"${disk.name}": one was edited or copied, move it away`,
+          `The records "${brief(other)}" and "${
+            brief(id)
+          }" both say that they are number ${sequence} of the disk ` +
+            `"${brief(disk.name)}": one was edited or copied, move it away`,
         );
       }
       places.set(place, id);

@@ -5,7 +5,7 @@
  */
 
 import { join } from "@std/path";
-import { Failure, messageOf, UsageError } from "../errors.ts";
+import { brief, Failure, messageOf, UsageError } from "../errors.ts";
 import { bounded } from "./bounded.ts";
 import { lookAt, OWNER_ONLY, refuseLink } from "./create.ts";
 import { readUpTo } from "./open.ts";
@@ -31,6 +31,9 @@ import {
 
 /** A record is some kilobytes; what is far larger is none. */
 const MAX_RECORD_BYTES = 4 << 20;
+
+/** All records of a target are held at once. A run of twenty disks has 20 KiB. */
+const MAX_RECORDS_BYTES = 256 << 20;
 
 export interface Target {
   /** Absolute. */
@@ -259,13 +262,26 @@ async function readChainId(path: string): Promise<string | null> {
 async function readRuns(path: string): Promise<RunRecord[]> {
   const folder = join(path, RUNS_FOLDER);
   const runs: RunRecord[] = [];
+  let totalBytes = 0;
   try {
     for (const { name } of await entriesOf(folder)) {
       if (!name.endsWith(".json")) continue;
       const file = join(folder, name);
-      const run = parseRecord(file, await readSmall(file));
+      const text = await readSmall(file);
+      totalBytes += text.length;
+      if (totalBytes > MAX_RECORDS_BYTES) {
+        throw new RecordError(
+          `The records in "${folder}" are larger than ${
+            MAX_RECORDS_BYTES >> 20
+          } MiB together: move those ` +
+            "away whose images are gone",
+        );
+      }
+      const run = parseRecord(file, text);
       if (name !== `${run.id}.json`) {
-        throw new RecordError(`"${file}" is the record of "${run.id}", a copy: move it away`);
+        throw new RecordError(
+          `"${file}" is the record of "${brief(run.id)}", a copy: move it away`,
+        );
       }
       runs.push(run);
     }

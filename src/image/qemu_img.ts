@@ -8,7 +8,8 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { Failure, messageOf } from "../errors.ts";
+import { brief, Failure, messageOf } from "../errors.ts";
+import { parseJson } from "../json.ts";
 
 const log = getLogger(["qmpbackup", "qemu-img"]);
 
@@ -51,7 +52,7 @@ export async function qemuImg(args: string[], options: RunOptions = {}): Promise
   ]);
   signal?.throwIfAborted();
   if (status.success) return stdout;
-  const words = stderr.trim().replace(/^qemu-img: /gm, "") || `exit code ${status.code}`;
+  const words = brief(stderr.trim().replace(/^qemu-img: /gm, "")) || `exit code ${status.code}`;
   throw new QemuImgError(`qemu-img ${args[0]} failed: ${words}`, status.code);
 }
 
@@ -214,11 +215,11 @@ function decoded<Output>(
 ): Output {
   let json: unknown;
   try {
-    json = JSON.parse(text);
+    json = parseJson(text);
   } catch {
     throw new QemuImgError(`qemu-img ${subcommand} printed no JSON`);
   }
-  const printed = v.safeParse(schema, json);
+  const printed = v.safeParse(schema, json, { abortEarly: true });
   if (printed.success) return printed.output;
   throw new QemuImgError(`qemu-img ${subcommand} printed JSON of an unknown shape`);
 }

@@ -7,7 +7,7 @@
  */
 
 import * as v from "valibot";
-import { Failure } from "../errors.ts";
+import { brief, Failure } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "./client.ts";
 
 /** An answer of QEMU's that has not the shape its manual gives it. */
@@ -25,12 +25,12 @@ export function decodeAnswer<S extends v.GenericSchema>(
   schema: S,
   answer: unknown,
 ): v.InferOutput<S> {
-  const result = v.safeParse(schema, answer);
+  const result = v.safeParse(schema, answer, { abortEarly: true });
   if (result.success) return result.output;
   const [issue] = result.issues;
   throw new UnexpectedAnswerError(
     `QEMU's answer to "${command}" has not the expected shape at ` +
-      `"${v.getDotPath(issue) ?? ""}": ${issue.message}`,
+      `"${v.getDotPath(issue) ?? ""}": ${brief(issue.message)}`,
   );
 }
 

@@ -10,7 +10,7 @@ import { createFile, OWNER_ONLY } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
 import { refuseSharedFolder } from "../catalog/target.ts";
-import { Failure, UsageError } from "../errors.ts";
+import { brief, Failure, UsageError } from "../errors.ts";
 import {
   checkImage,
   type ImageFacts,
@@ -140,7 +140,9 @@ export async function checkImages(
     }
     const facts = await imageFacts(path, { signal });
     if (facts.dataFile !== null) {
-      throw new Failure(`"${path}" keeps its data in "${facts.dataFile}": no backup of ours does`);
+      throw new Failure(
+        `"${path}" keeps its data in "${brief(facts.dataFile)}": no backup of ours does`,
+      );
     }
     if (!skipCheck) await checkImage(path, { signal });
     images.push(facts);

@@ -20,6 +20,7 @@ import {
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
 import { readSmall, readTarget, type Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
+import { parseJson } from "../json.ts";
 
 /** An image and what it builds on. */
 export interface Layer {
@@ -196,7 +197,7 @@ async function configFormat(path: string): Promise<string | null> {
   try {
     const config = v.safeParse(
       v.object({ format: v.string() }),
-      JSON.parse(await readSmall(path)),
+      parseJson(await readSmall(path)),
     );
     return config.success ? config.output.format : null;
   } catch {

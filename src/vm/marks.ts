@@ -14,6 +14,7 @@ import * as v from "valibot";
 import { bounded } from "../catalog/bounded.ts";
 import { describeHolder, type Holder, takeDeadLock } from "../catalog/lock.ts";
 import { Failure, LockedError, messageOf } from "../errors.ts";
+import { parseJson } from "../json.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { qomText, queryStatus } from "../qmp/queries.ts";
 
@@ -191,7 +192,7 @@ function lockedBy(text: string): LockedError {
 
 function parseVmHolder(text: string): VmHolder | null {
   try {
-    return v.parse(VmHolder, JSON.parse(text));
+    return v.parse(VmHolder, parseJson(text));
   } catch {
     return null;
   }

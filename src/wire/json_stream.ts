@@ -8,6 +8,7 @@
  */
 
 import { Failure } from "../errors.ts";
+import { MAX_DEPTH } from "../json.ts";
 
 /** The peer sent something that is not its protocol. */
 export class ProtocolError extends Failure {
@@ -82,9 +83,15 @@ export class JsonStream {
       return false;
     }
     if (byte === QUOTE) this.#inString = true;
-    else if (byte === OPEN_BRACE || byte === OPEN_BRACKET) this.#depth++;
+    else if (byte === OPEN_BRACE || byte === OPEN_BRACKET) this.#deepen();
     else if (byte === CLOSE_BRACE || byte === CLOSE_BRACKET) this.#depth--;
     return this.#depth === 0;
+  }
+
+  #deepen() {
+    if (++this.#depth > MAX_DEPTH) {
+      throw new ProtocolError(`A message is nested deeper than ${MAX_DEPTH}`);
+    }
   }
 
   #hold(part: Uint8Array) {

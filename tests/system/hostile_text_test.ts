@@ -1,0 +1,134 @@
+/**
+ * What somebody else may have put into a target, or what a peer sends: refused at once, with little memory, and
+ * without a message as long as what is refused.
+ *
+ * @module
+ */
+
+import { assert, assertInstanceOf } from "@std/assert";
+import { join } from "@std/path";
+import { LOCK_FILE, RUNS_FOLDER, UUID_FILE } from "../../src/catalog/names.ts";
+import { formatRecord } from "../../src/catalog/record.ts";
+import { createTarget, readTarget, writeRun } from "../../src/catalog/target.ts";
+import { holderNow, takeLock } from "../../src/catalog/lock.ts";
+import { Failure, messageOf } from "../../src/errors.ts";
+import { parseImageFacts } from "../../src/image/qemu_img.ts";
+import { JsonStream } from "../../src/wire/json_stream.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
+
+const MIB = 1 << 20;
+
+/** Far more than it takes, for a machine that is busy; what is refused took half a minute, and 746 MB. */
+const LIMIT_MS = 3_000, LIMIT_BYTES = 200 * MIB, LIMIT_LETTERS = 2_000;
+
+async function assertRefusedAtOnce(work: () => unknown) {
+  const before = Deno.memoryUsage().rss;
+  const start = performance.now();
+  let refusal: unknown = null;
+  try {
+    await work();
+  } catch (error) {
+    refusal = error;
+  }
+  const tookMs = performance.now() - start;
+  assertInstanceOf(refusal, Failure);
+  const { length } = messageOf(refusal);
+  assert(length < LIMIT_LETTERS, `${length} letters`);
+  assert(tookMs < LIMIT_MS, `${tookMs} ms`);
+  const grown = Deno.memoryUsage().rss - before;
+  assert(grown < LIMIT_BYTES, `${Math.round(grown / MIB)} MiB`);
+}
+
+const record = (change: object) => JSON.stringify({ ...aRun([aDiskRecord()]), ...change });
+const long = "x".repeat(3 * MIB);
+
+const RECORDS: Record<string, string[]> = {
+  "15 MB of [": ["[".repeat(15_000_000)],
+  "4 MiB of [": ["[".repeat(4 * MIB)],
+  "a deep field": [
+    record({ x: 0 }).slice(0, -1) + `,"y":${"[".repeat(2 * MIB)}${"]".repeat(2 * MIB - 100)}}`,
+  ],
+  "a million disks that are none": [`${record({}).slice(0, -1)},"disks":[${"{},".repeat(MIB)}{}]}`],
+  "a level of 3 MiB": [record({ level: long })],
+  "an id of 3 MiB": [record({ id: long })],
+  "a disk's name of 3 MiB": [record({ disks: [{ ...aDiskRecord(), name: `/${long}` }] })],
+  "a time of 3 MiB": [record({ started: long })],
+  "40 records of 15 MB": Array.from({ length: 40 }, () => " ".repeat(15_000_000)),
+};
+for (const [what, texts] of Object.entries(RECORDS)) {
+  Deno.test(`a record is refused at once: ${what}`, async () => {
+    await using dir = await tempDir();
+    await createTarget(dir.path);
+    for (const [i, text] of texts.entries()) {
+      await Deno.writeTextFile(dir.join(RUNS_FOLDER, `r${i}.json`), text);
+    }
+    await assertRefusedAtOnce(() => readTarget(dir.path));
+  });
+}
+
+Deno.test("a disk's name of 3 MiB, in two records of one number, is not printed", async () => {
+  await using dir = await tempDir();
+  await createTarget(dir.path);
+  const disks = [aDiskRecord("disk0", { name: long })];
+  for (const id of ["a", "b"]) {
+    await Deno.writeTextFile(
+      dir.join(RUNS_FOLDER, `${id}.json`),
+      formatRecord(aRun(disks, { id })),
+    );
+  }
+  await assertRefusedAtOnce(() => readTarget(dir.path));
+});
+
+Deno.test("records of more than 256 MiB together are refused; one as large as may be is read", async () => {
+  await using dir = await tempDir();
+  await createTarget(dir.path);
+  const warnings = ["w".repeat(4 * MIB - 4000)];
+  for (let i = 1; i <= 65; i++) {
+    await writeRun(dir.path, aRun([aDiskRecord()], { id: `r${i}`, sequence: i, warnings }));
+    if (i === 1) assert((await readTarget(dir.path)).runs[0]?.warnings[0] === warnings[0]);
+  }
+  const error = await readTarget(dir.path).then(() => null, (error) => error);
+  assertInstanceOf(error, Failure);
+  assert(error.message.includes("larger than 256 MiB together"), error.message);
+});
+
+for (const name of [UUID_FILE, LOCK_FILE]) {
+  Deno.test(`what stands in ${name} is not read where it is large`, async () => {
+    await using dir = await tempDir();
+    await createTarget(dir.path);
+    const path = join(dir.path, name);
+    using holder = name === LOCK_FILE ? await takeLock(path, holderNow("r")) : null;
+    await Deno.writeTextFile(path, "[".repeat(15_000_000));
+    assert(name === UUID_FILE || holder);
+    await assertRefusedAtOnce(() =>
+      name === LOCK_FILE ? takeLock(path, holderNow("s")) : readTarget(dir.path)
+    );
+  });
+}
+
+const HEADERS: Record<string, string> = {
+  "1 MiB of [": "[".repeat(MIB),
+  "a data file of 900 KiB, of a wrong type": JSON.stringify({
+    format: 1,
+    x: long.slice(0, 900_000),
+  }),
+  "100 000 snapshots that are none": `{"format":"qcow2","virtual-size":1,"snapshots":[${
+    "{},".repeat(100_000)
+  }{}]}`,
+};
+for (const [what, text] of Object.entries(HEADERS)) {
+  Deno.test(`a header is refused at once: ${what}`, async () => {
+    await assertRefusedAtOnce(() => parseImageFacts(text));
+  });
+}
+
+for (const lenient of [true, false]) {
+  Deno.test(`${lenient ? "an agent's" : "QEMU's"} message of 15 MB of [ is refused at once`, async () => {
+    const stream = new JsonStream({ maxMessageBytes: 64 * MIB, lenient });
+    const bytes = new TextEncoder().encode(`{"return":${"[".repeat(15_000_000)}`);
+    await assertRefusedAtOnce(() => {
+      for (let at = 0; at < bytes.length; at += 65536) stream.push(bytes.subarray(at, at + 65536));
+    });
+  });
+}
