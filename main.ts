@@ -9,9 +9,7 @@ import { basename } from "@std/path";
 import { run } from "./src/app.ts";
 import { processIo } from "./src/cli/io.ts";
 import { STOP_SIGNALS, StoppedError, type StopSignal } from "./src/errors.ts";
-
-/** Up to 2.4, Deno asks for no right to the network for a unix socket. */
-const isUnixSocketNetwork = !/^2\.[0-4]\./.test(Deno.version.deno);
+import { isUnixSocketNetwork } from "./src/wire/address.ts";
 
 /** Gives up the right to the network, unless the command line names a socket that needs it. */
 export function giveUpNetwork(args: readonly string[]): void {

@@ -7,15 +7,17 @@
 import { getLogger } from "@logtape/logtape";
 import { setFileTimeout } from "../catalog/bounded.ts";
 import { exists, requireSymlinks } from "../catalog/durable.ts";
-import { type Holder, holderNow, takeLock } from "../catalog/lock.ts";
+import { type Holder, holderNow } from "../catalog/lock.ts";
 import { runId, tagOf, targetOfLock } from "../catalog/names.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import {
-  createTarget,
+  type ClaimedTarget,
+  claimTarget,
   readTarget,
   refuseForeign,
   refuseShared,
   refuseSharedFolder,
+  type Target,
 } from "../catalog/target.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
@@ -23,8 +25,10 @@ import { requireQemuImg } from "../image/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import { queryIdentity } from "../qmp/queries.ts";
 import { holderOfVm, lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/marks.ts";
+import { connectVm, nameHolder } from "../vm/socket_holder.ts";
 import type { Address } from "../wire/address.ts";
 import { gatherFacts } from "./facts.ts";
+import { type FailedRun, recordFailure } from "./failed_run.ts";
 import { startGuard } from "./guard.ts";
 import { type DiskPlan, type Plan, planBackup, refuseOtherVm } from "./plan.ts";
 import {
@@ -66,13 +70,52 @@ export interface BackupContext {
  */
 export async function backUp(request: BackupRequest, context: BackupContext): Promise<RunRecord> {
   setFileTimeout(request.stallTimeoutMs);
-  await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
-  await refuseEarly(qmp, request);
-  const lockFile = await createTarget(request.target, request.mode);
   const run = newRun();
-  using _target = await takeLock(lockFile, run, request.mode);
-  // A dead run's files are to be removed only where its QEMU is the one that we talk to.
-  refuseOtherVm(await readTarget(request.target), await queryIdentity(qmp));
+  const known = await readTarget(request.target);
+  await refuseForeign(known);
+  await refuseShared(known, request.mode);
+  if (!await exists(request.target)) return await backUpToNew(known, run, request, context);
+  // Locked first: a run that holds it may hold the VM's only socket, too.
+  await using target = await claimTarget(request.target, run, request.mode);
+  const failed = { id: run.run, startedAt: startOf(run), toolVersion: context.toolVersion };
+  let asked: Pick<FailedRun, "qemu" | "vm"> = { qemu: "", vm: null };
+  try {
+    await using qmp = await connectVm(context.socket, context.qmpOptions);
+    await using _named = await nameHolder(context.socket, run);
+    const vm = await queryIdentity(qmp);
+    asked = { qemu: qmp.version, vm };
+    // A dead run's files are to be removed only where its QEMU is the one that we talk to.
+    refuseOtherVm(await readTarget(request.target), vm);
+    await refuseEarly(qmp, known, run, request);
+    return await backUpTo(target, qmp, run, request, context);
+  } catch (error) {
+    await recordFailure(request, { ...failed, ...asked }, error);
+    throw error;
+  }
+}
+
+/** The target is made late: a typing mistake, or a mount that is missing, leaves no folder. */
+async function backUpToNew(
+  known: Target,
+  run: Holder,
+  request: BackupRequest,
+  context: BackupContext,
+): Promise<RunRecord> {
+  await using qmp = await connectVm(context.socket, context.qmpOptions);
+  await using _named = await nameHolder(context.socket, run);
+  await refuseEarly(qmp, known, run, request);
+  await using target = await claimTarget(request.target, run, request.mode);
+  return await backUpTo(target, qmp, run, request, context);
+}
+
+/** From the VM's lock on; the target is ours. */
+async function backUpTo(
+  { lockFile }: ClaimedTarget,
+  qmp: QmpClient,
+  run: Holder,
+  request: BackupRequest,
+  context: BackupContext,
+): Promise<RunRecord> {
   const holder = await vmHolder(run, lockFile);
   await using vm = await lockVm(qmp, holder);
   const found = await recoverFrom(qmp, vm.dead, request.target, context) +
@@ -80,7 +123,10 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   if (found > 0) await putRight(await findIoError(qmp));
 
   const target = await readTarget(request.target);
-  const facts = await gatherFacts(qmp, target, request, tagOf(holder.run));
+  const facts = await gatherFacts(qmp, target, request, {
+    tag: tagOf(run.run),
+    startedAt: startOf(run),
+  });
   const plan = planBackup(request, facts);
   context.onPlan(plan);
   const warnings = [...plan.warnings];
@@ -94,12 +140,14 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   }
 }
 
-/** What can be refused before a new target is made, so that a typing mistake leaves no folder. */
-async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void> {
+/** What can be refused before anything is written, or put right. */
+async function refuseEarly(
+  qmp: QmpClient,
+  target: Target,
+  run: Holder,
+  request: BackupRequest,
+): Promise<void> {
   refuseOld(qmp.version);
-  const target = await readTarget(request.target);
-  await refuseForeign(target);
-  await refuseShared(target, request.mode);
   if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
@@ -108,7 +156,9 @@ async function refuseEarly(qmp: QmpClient, request: BackupRequest): Promise<void
   if (request.symlink && !request.timestamp) await requireSymlinks();
   // What a run left may hang, and QEMU with it when it is asked for all nodes.
   if (await hasLeftovers(qmp)) return;
-  if (!target.hasRecords) planBackup(request, await gatherFacts(qmp, target, request, "00000000"));
+  if (target.hasRecords) return;
+  const draft = { tag: "00000000", startedAt: startOf(run) };
+  planBackup(request, await gatherFacts(qmp, target, request, draft));
 }
 
 /** 5.2 has all that a backup can't do without, and is the oldest that was tried. */
@@ -118,10 +168,13 @@ function refuseOld(version: string) {
   throw new Failure(`This is QEMU ${version}: 5.2 or newer is needed`);
 }
 
+/** What its locks say of it; `run` is the id that its record bears. */
 function newRun(): Holder {
   const now = new Date();
   return holderNow(runId(now, crypto.randomUUID().slice(0, 8)), now);
 }
+
+const startOf = ({ since }: Holder) => new Date(since);
 
 /**
  * We hold the VM's lock: whatever bears our names is a dead run's, whether its lock was left or not.

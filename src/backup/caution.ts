@@ -5,6 +5,7 @@
  */
 
 import { basename } from "@std/path";
+import { images } from "../catalog/chains.ts";
 import { isBackupBitmap, parseImageName } from "../catalog/names.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { Disk } from "../vm/disks.ts";
@@ -82,8 +83,8 @@ function newTargetWarnings(
 ): string[] {
   if (level === "copy") return [];
   const { path, chainId, runs } = target;
-  // Past months lie beside it.
-  if (runs.length > 0 || chainId !== null || pastBitmaps.length > 0) return [];
+  // Past months lie beside it. Runs that failed leave records in an empty mount point, too.
+  if (images(runs).length > 0 || chainId !== null || pastBitmaps.length > 0) return [];
   const bitmaps = disks.flatMap((disk) => disk.bitmaps.map(({ name }) => name));
   const known = bitmaps.find((name) => isBackupBitmap(name));
   if (known === undefined) return [];

@@ -18,16 +18,12 @@ import { bitmapsOf } from "./continuity.ts";
 import type { Facts } from "./plan.ts";
 import type { BackupRequest } from "./request.ts";
 
-/**
- * Asks QEMU and looks into the target.
- *
- * @param tag Of the run.
- */
+/** Asks QEMU and looks into the target. */
 export async function gatherFacts(
   qmp: QmpClient,
   target: Target,
   { monthly }: BackupRequest,
-  tag: string,
+  { tag, startedAt }: Pick<Facts, "tag" | "startedAt">,
 ): Promise<Facts> {
   const { disks, leftOut } = await queryDisks(qmp);
   const vm = await queryIdentity(qmp);
@@ -58,7 +54,7 @@ export async function gatherFacts(
     besideDisk: new Map(
       await Promise.all(disks.map(async (disk) => [disk.id, await folderBeside(disk)] as const)),
     ),
-    startedAt: new Date(),
+    startedAt,
     tag,
     newChainId: crypto.randomUUID(),
   };

@@ -261,7 +261,8 @@ function refuseRunState(runState: string) {
  * @throws {UsageError} With what to do.
  */
 export function refuseOtherVm({ path, runs }: Target, vm: VmIdentity) {
-  const then = runs.at(-1)?.vm;
+  // A run that failed before it could ask may not know.
+  const then = runs.findLast(({ disks, vm }) => disks.length > 0 || vm.name || vm.uuid)?.vm;
   if (!then) return;
   const same = then.uuid && vm.uuid ? then.uuid === vm.uuid : then.name === vm.name;
   if (same) return;

@@ -26,6 +26,7 @@ import {
 import { takeDeadLock } from "../catalog/lock.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
 import {
+  knowsDisks,
   readTarget,
   recordFile,
   refuseLinks,
@@ -183,7 +184,7 @@ async function removeJobBitmaps(qmp: QmpClient): Promise<void> {
  */
 export async function findBitmaps(qmp: QmpClient, dead: VmHolder): Promise<Leftover[]> {
   const target = await readTarget(targetOfLock(dead.lockFile)).catch(() => null);
-  if (!target?.hasRecords) return [];
+  if (!target || !knowsDisks(target)) return [];
   const finished = new Set(restorePoints(target.runs).map(({ disk }) => disk.bitmap));
   return (await queryBitmaps(qmp))
     .filter(({ name }) =>

@@ -326,6 +326,7 @@ function failAll(record: RunRecord, error: unknown, leftovers: string[]) {
   const cancelled = error instanceof StoppedError;
   record.state = cancelled ? "cancelled" : "failed";
   record.finished = new Date().toISOString();
+  record.error = messageOf(error);
   record.warnings.push(...leftovers);
   for (const row of record.disks) {
     row.result = cancelled ? "cancelled" : "failed";

@@ -62,23 +62,53 @@ export async function writeDurably(
 /**
  * Makes a folder, and makes it last; one that is there stays as it is.
  *
+ * @param made Gets the folder's path, if it was missing.
  * @throws {Failure} If something else is there, a link to a folder included.
  */
-export async function createInside(path: string, fileMode = OWNER_ONLY): Promise<void> {
+export async function createInside(
+  path: string,
+  fileMode = OWNER_ONLY,
+  made: string[] = [],
+): Promise<void> {
   await refuseLink(path);
   const present = await lookAt(path);
-  if (present === null) await makeFolder(path, fileMode);
-  else if (!present.isDirectory) throw new Failure(`"${path}" is no folder of ours`);
+  if (present === null) {
+    await makeFolder(path, fileMode);
+    made.push(path);
+  } else if (!present.isDirectory) throw new Failure(`"${path}" is no folder of ours`);
   // One that is there may have been made by a run that died before it came to this.
   await syncPath(dirname(path));
 }
 
-/** Makes a folder that a user named, with what is missing above it. Here a link may be followed. */
-export async function createFolders(path: string, fileMode = OWNER_ONLY): Promise<void> {
+/**
+ * Makes a folder that a user named, with what is missing above it. Here a link may be followed.
+ *
+ * @param made Gets the paths of the folders that were missing, the outermost first.
+ */
+export async function createFolders(
+  path: string,
+  fileMode = OWNER_ONLY,
+  made: string[] = [],
+): Promise<void> {
   if (await isFolder(path)) return;
-  await createFolders(dirname(path), fileMode);
+  await createFolders(dirname(path), fileMode, made);
   await makeFolder(path, fileMode);
+  made.push(path);
   await syncParent(path);
+}
+
+/**
+ * Removes folders that were made for something that did not happen, the last one first. One that is not
+ * empty stays, with those before it.
+ */
+export async function removeFolders(made: readonly string[]): Promise<void> {
+  for (const path of made.toReversed()) {
+    try {
+      await bounded(path, () => Deno.remove(path));
+    } catch {
+      return;
+    }
+  }
 }
 
 /** Flushes the folder above, unless it is one that we may write to and not read. */

@@ -9,7 +9,7 @@ import * as v from "valibot";
 import { LockedError } from "../errors.ts";
 import { parseJson } from "../json.ts";
 import { bounded, endsWithin } from "./bounded.ts";
-import { createFile, OWNER_ONLY } from "./create.ts";
+import { createFile, lookAt, OWNER_ONLY } from "./create.ts";
 import { openItself, readUpTo } from "./open.ts";
 
 const Holder = v.object({ run: v.string(), host: v.string(), pid: v.number(), since: v.string() });
@@ -42,6 +42,10 @@ export async function takeLock(path: string, holder: Holder, mode?: number): Pro
     const words = describeHolder(await readHolder(path));
     throw new LockedError(`Another run is at work on this target: ${words}`);
   }
+  if (!await isStill(path, file)) {
+    file.close();
+    throw new LockedError(`Another run removed "${path}" while it was being locked: run again`);
+  }
   await bounded(path, () => file.truncate());
   await bounded(path, () => file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n")));
   return { [Symbol.dispose]: () => file.close() };
@@ -56,6 +60,12 @@ async function createMissing(path: string, mode = OWNER_ONLY) {
 }
 
 const openLock = (path: string) => openItself(path, "our lock", { read: true, write: true });
+
+/** Whether a file is still what its name leads to: a run that was refused removes the lock it made. */
+async function isStill(path: string, file: Deno.FsFile): Promise<boolean> {
+  const [opened, present] = [await bounded(path, () => file.stat()), await lookAt(path)];
+  return opened.dev === present?.dev && opened.ino === present.ino;
+}
 
 /**
  * Takes a dead run's lock, until disposed: that it can be had proves that its holder is dead.

@@ -148,6 +148,8 @@ const RunRecord = v.object({
     unasked: v.optional(v.boolean()),
   })),
   warnings: v.array(v.string()),
+  /** Why the run as a whole was not done. Absent otherwise, and in the records of older versions. */
+  error: v.optional(v.string()),
 });
 export type RunRecord = v.InferOutput<typeof RunRecord>;
 

@@ -9,8 +9,17 @@ import { brief, Failure, messageOf, UsageError } from "../errors.ts";
 import { bounded } from "./bounded.ts";
 import { lookAt, OWNER_ONLY, refuseLink } from "./create.ts";
 import { readUpTo } from "./open.ts";
-import { createFolders, createInside, exists, syncParent, writeDurably } from "./durable.ts";
+import {
+  createFolders,
+  createInside,
+  exists,
+  removeFile,
+  removeFolders,
+  syncParent,
+  writeDurably,
+} from "./durable.ts";
 import { findSharedFolder } from "./folder.ts";
+import { type Holder, takeLock } from "./lock.ts";
 import {
   isChainId,
   LOCK_FILE,
@@ -149,20 +158,75 @@ export async function refuseSharedFolder(path: string, mode = OWNER_ONLY): Promi
  * Makes the directory and the folder of our records, and makes them last.
  *
  * @param mode Of files; folders can be entered by those who may read.
+ * @param made Gets the paths of the folders that were missing, the outermost first.
  * @returns The lock's file in it.
  * @throws {UsageError} If this user may not.
  */
-export async function createTarget(path: string, mode?: number): Promise<string> {
+export async function createTarget(
+  path: string,
+  mode?: number,
+  made: string[] = [],
+): Promise<string> {
   try {
-    await createFolders(path, mode);
+    await createFolders(path, mode, made);
     // It may have been made by a run that died before it came to this.
     await syncParent(path);
-    await createInside(join(path, RECORDS_FOLDER), mode);
-    await createInside(join(path, RUNS_FOLDER), mode);
+    await createInside(join(path, RECORDS_FOLDER), mode, made);
+    await createInside(join(path, RUNS_FOLDER), mode, made);
   } catch (error) {
     throw readable(error, path);
   }
   return join(path, LOCK_FILE);
+}
+
+/** A target that this run has locked. */
+export interface ClaimedTarget extends AsyncDisposable {
+  lockFile: string;
+}
+
+/**
+ * Makes what is missing of a target, and locks it until disposed. If no run was recorded by then, what
+ * was made here is removed again: a run that is refused leaves nothing.
+ *
+ * @param mode Of files; folders can be entered by those who may read.
+ * @throws {LockedError} If another run holds the lock.
+ * @throws {UsageError} If this user may not.
+ */
+export async function claimTarget(
+  path: string,
+  holder: Holder,
+  mode?: number,
+): Promise<ClaimedTarget> {
+  const made: string[] = [];
+  let lockFile: string;
+  try {
+    lockFile = await createTarget(path, mode, made);
+  } catch (error) {
+    await removeFolders(made);
+    throw error;
+  }
+  // If another run was faster, the folders are in its use.
+  const lock = await takeLock(lockFile, holder, mode);
+  return {
+    lockFile,
+    async [Symbol.asyncDispose]() {
+      using _lock = lock;
+      const runs = join(path, RUNS_FOLDER);
+      if (!made.includes(runs)) return;
+      await removeFolders([runs]);
+      if (await exists(runs)) return;
+      await removeFile(lockFile);
+      await removeFolders(made.slice(0, made.indexOf(runs)));
+    },
+  };
+}
+
+/**
+ * Whether anything was backed up here, or at least begun. Where not, the records tell of runs that failed
+ * before they knew the VM's disks, and say nothing of what else lies here.
+ */
+export function knowsDisks({ runs }: Pick<Target, "runs">): boolean {
+  return runs.some(({ disks }) => disks.length > 0);
 }
 
 /**

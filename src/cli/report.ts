@@ -98,9 +98,14 @@ export function bitmapsJson(disks: Disk[]) {
 
 /** The result of `info --show backups`. */
 export function backupsText({ chainId, runs }: Target): string {
-  const rows = runs.flatMap((run) =>
-    run.disks.map((disk) => [
-      localTime(new Date(run.pointInTime ?? run.started)),
+  const rows = runs.flatMap((run) => {
+    const time = localTime(new Date(run.pointInTime ?? run.started));
+    // It failed before it knew its disks.
+    if (run.disks.length === 0) {
+      return [[time, "-", run.level, run.state, "-", "-", "-", run.id, run.error ?? ""]];
+    }
+    return run.disks.map((disk) => [
+      time,
       disk.name,
       disk.level,
       disk.result,
@@ -108,13 +113,25 @@ export function backupsText({ chainId, runs }: Target): string {
       disk.file,
       disk.parent ?? "-",
       run.id,
-    ])
-  );
+      disk.error ?? "",
+    ]);
+  });
+  const titles = [
+    "POINT IN TIME",
+    "DISK",
+    "LEVEL",
+    "RESULT",
+    "WRITTEN",
+    "FILE",
+    "BUILDS ON",
+    "RUN",
+  ];
+  // Where all went well there is nothing to explain.
+  const hasReasons = rows.some((row) => row.at(-1) !== "");
   return [
     `Chain ${chainId ?? "(none)"}, ${runs.length} runs\n`,
-    table([
-      ["POINT IN TIME", "DISK", "LEVEL", "RESULT", "WRITTEN", "FILE", "BUILDS ON", "RUN"],
-      ...rows,
-    ]),
+    table(
+      hasReasons ? [[...titles, "WHY"], ...rows] : [titles, ...rows.map((r) => r.slice(0, -1))],
+    ),
   ].join("");
 }

@@ -11,7 +11,13 @@
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
 import { Failure } from "../errors.ts";
-import { type Address, connect, ConnectionError, formatAddress } from "../wire/address.ts";
+import {
+  type Address,
+  BusyError,
+  connect,
+  ConnectionError,
+  formatAddress,
+} from "../wire/address.ts";
 import { JsonStream, ProtocolError } from "../wire/json_stream.ts";
 
 const log = getLogger(["qmpbackup", "qmp"]);
@@ -36,6 +42,11 @@ export class QmpCommandError extends Failure {
 /** QEMU did not answer in time; whether it did what it was told is not known. */
 export class QmpTimeoutError extends Failure {
   override name = "QmpTimeoutError";
+}
+
+/** The socket is there and says nothing: another client holds it, or QEMU hangs. */
+export class NotGreetedError extends BusyError {
+  override name = "NotGreetedError";
 }
 
 const Greeting = v.object({
@@ -106,8 +117,9 @@ export class QmpClient implements AsyncDisposable {
   /**
    * Connects, waits for the greeting and negotiates capabilities (`qmp_capabilities`).
    *
-   * @throws {ConnectionError} If the socket can't be reached, or another client holds it: QMP serves
-   * one client at a time, the next one is let in but not greeted.
+   * @throws {NotGreetedError} If another client holds the socket: QMP serves one client at a time, the
+   * next one is let in but not greeted.
+   * @throws {ConnectionError} If the socket can't be reached.
    * @throws {ProtocolError} If the peer does not speak QMP.
    */
   static async connect(address: Address, options: QmpOptions): Promise<QmpClient> {
@@ -197,10 +209,11 @@ export class QmpClient implements AsyncDisposable {
     const timeoutMs = this.options.greetingTimeoutMs ?? this.options.timeoutMs;
     const timer = setTimeout(() => {
       this.#fail(
-        new ConnectionError(
+        new NotGreetedError(
           `QEMU did not greet us on "${this.name}" within ${timeoutMs / 1000} s: another client ` +
-            "holds this socket (QMP serves one at a time), or QEMU hangs. " +
-            "End the other client, or give the VM a second QMP socket",
+            "holds this socket (QMP serves one client at a time), or QEMU hangs. End the other " +
+            "client, or give the VM a second QMP socket for its backups, such as " +
+            "-qmp unix:/run/vm1-backup.qmp,server=on,wait=off",
         ),
       );
     }, timeoutMs);

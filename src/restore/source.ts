@@ -18,7 +18,7 @@ import {
   RUNS_FOLDER,
 } from "../catalog/names.ts";
 import type { DiskRecord, RunRecord } from "../catalog/record.ts";
-import { readSmall, readTarget, type Target } from "../catalog/target.ts";
+import { knowsDisks, readSmall, readTarget, type Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
 import { parseJson } from "../json.ts";
 
@@ -69,7 +69,7 @@ export interface RestorePoint {
 export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoint[]> {
   const isWanted = (name: string) => name.includes(filter);
   const own = await readTarget(dir);
-  if (own.hasRecords) {
+  if (knowsDisks(own)) {
     const points = (await pointsOfTarget(own)).filter(({ name }) => isWanted(name));
     const disks = new Set(points.map(({ disk }) => disk));
     if (disks.size <= 1) return points;

@@ -7,6 +7,9 @@
 import { resolve } from "@std/path";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 
+/** Up to 2.4, Deno asks for no right to the network for a unix socket. */
+export const isUnixSocketNetwork = !/^2\.[0-4]\./.test(Deno.version.deno);
+
 export type Address =
   | { transport: "unix"; path: string }
   | { transport: "tcp"; hostname: string; port: number };
@@ -39,10 +42,16 @@ export class ConnectionError extends Failure {
   override name = "ConnectionError";
 }
 
+/** Another client holds the socket. */
+export class BusyError extends ConnectionError {
+  override name = "BusyError";
+}
+
 /**
  * Connects to an address.
  *
  * @param what The peer's name in messages, such as "QMP socket".
+ * @throws {BusyError} If other clients wait there already.
  * @throws {ConnectionError} If nobody answers within `timeoutMs`, with what to do about it.
  */
 export async function connect(
@@ -78,6 +87,14 @@ function explain(error: unknown, name: string): ConnectionError {
   }
   if (error instanceof Deno.errors.ConnectionRefused) {
     return new ConnectionError(`Nobody listens on the ${name}: has the VM ended`, options);
+  }
+  // unix(7): EAGAIN, the listener's queue is full; QEMU's has room for one or two.
+  if (error instanceof Error && "code" in error && error.code === "EAGAIN") {
+    return new BusyError(
+      `The ${name} takes no more clients: another client holds it, and others wait for it already. ` +
+        "End the other client, or give the VM a second socket for its backups",
+      options,
+    );
   }
   if (error instanceof Deno.errors.PermissionDenied) {
     return new ConnectionError(

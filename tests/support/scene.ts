@@ -126,6 +126,12 @@ export async function filesOf(target: string): Promise<string[]> {
   return files.sort();
 }
 
+/** The names of a target's records, sorted. */
+export async function recordsOf(target: string): Promise<string[]> {
+  const runs = `${target}/_qmpbackup/runs`;
+  return (await Array.fromAsync(Deno.readDir(runs), ({ name }) => name)).sort();
+}
+
 /** Compares an image with a raw copy by way of plain `qemu-img convert`, as without this tool. */
 export async function assertPlainConvert(image: string, rawCopy: string): Promise<void> {
   const plain = `${rawCopy}.plain`;

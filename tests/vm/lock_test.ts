@@ -1,19 +1,116 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
 import { fullThenChanges, leaveDeadRun, nextHoldsAll } from "../support/next_run.ts";
-import { assertNothingLeft, filesOf, scene, untilSwitched } from "../support/scene.ts";
-import { ended, startTool, succeed, tool } from "../support/tool.ts";
+import { assertNothingLeft, filesOf, recordsOf, scene, untilSwitched } from "../support/scene.ts";
+import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
 
 const SLOW = ["--speed-limit", String(1 << 20)];
 
-Deno.test("backup of a held socket says that another client holds it", async () => {
+/** Who a refused run names: the id that the holder's record bears. */
+async function assertRefused(
+  refused: ToolResult,
+  words: string,
+  holder: Deno.ChildProcess,
+  target: string,
+) {
+  assertEquals(refused.code, 11, refused.stderr);
+  const { groups } = /: run (?<run>\S+) \(pid (?<pid>\d+) on .+, since .+\)/.exec(refused.stderr) ??
+    {};
+  assertStringIncludes(refused.stderr, words);
+  assertEquals(groups?.pid, String(holder.pid));
+  assert(await isThere(join(target, `_qmpbackup/runs/${groups?.run}.json`)), refused.stderr);
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return await Deno.lstat(path).then(() => true, () => false);
+}
+
+Deno.test("a run that finds another one on the VM's only socket says so, and leaves nothing", async (t) => {
   await using s = await scene();
   const holder = startTool(s.backupArgs("full", ...SLOW));
   await untilSwitched(s.vm);
-  const { code, stderr } = await tool(s.backupArgs("full"));
-  assertEquals(code, 1);
-  assertStringIncludes(stderr, "another client holds this socket");
+  const to = (target: string) => ["backup", "--socket", s.vm.socket, "-l", "auto", "-t", target];
+  const recorded = await recordsOf(s.target);
+  await t.step("the same target, at once", async () => {
+    const start = performance.now();
+    const refused = await tool(to(s.target));
+    assert(performance.now() - start < 4_000, "it waited for the socket");
+    await assertRefused(refused, "at work on this target", holder, s.target);
+    assertEquals(await recordsOf(s.target), recorded);
+  });
+  await t.step("a new target", async () => {
+    const refused = await tool(to(s.dir.join("new/t2")));
+    await assertRefused(
+      refused,
+      `Another run holds the QMP socket "${s.vm.socket}"`,
+      holder,
+      s.target,
+    );
+    assertEquals(await isThere(s.dir.join("new")), false);
+  });
+  await t.step("an empty target, by a link to the socket", async () => {
+    await Deno.mkdir(s.dir.join("empty"));
+    await Deno.symlink(s.vm.socket, s.dir.join("link.qmp"));
+    const args = ["backup", "--socket", s.dir.join("link.qmp"), "-l", "auto"];
+    const refused = await tool([...args, "-t", s.dir.join("empty")]);
+    await assertRefused(refused, "Another run holds the QMP socket", holder, s.target);
+    assertEquals(await Array.fromAsync(Deno.readDir(s.dir.join("empty"))), []);
+  });
+  for (const args of [["info", "--show", "blockdev"], ["cleanup", "--recover"]]) {
+    await t.step(args.join(" "), async () => {
+      const refused = await tool([...args, "--socket", s.vm.socket]);
+      await assertRefused(refused, "Another run holds the QMP socket", holder, s.target);
+    });
+  }
   holder.kill("SIGTERM");
   assertEquals((await ended(holder)).code, 143);
+  await t.step("and goes on when it has ended", async () => {
+    await s.remember("full");
+    await succeed(to(s.target));
+    await s.assertRestores("full");
+  });
+});
+
+Deno.test("a run that finds another client on the socket fails, with what to do", async () => {
+  await using s = await scene({ disks: 1 });
+  // What libvirt does: it holds its socket for as long as the VM lives.
+  using other = await Deno.connect({ transport: "unix", path: s.vm.socket });
+  await other.read(new Uint8Array(4096));
+  const { code, stderr } = await tool(s.backupArgs("full"));
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, `another client holds this socket`);
+  assertStringIncludes(stderr, "give the VM a second QMP socket for its backups");
+  assertStringIncludes(stderr, "-qmp unix:/run/vm1-backup.qmp,server=on,wait=off");
+  assertEquals(await isThere(s.target), false);
+});
+
+/** What was promised of a socket goes with the process, whatever way that ends. */
+Deno.test("a run that was killed holds no socket", async () => {
+  await using s = await scene();
+  await succeed(s.backupArgs("full"));
+  for (const id of ["vd0", "vd1"]) await s.vm.write(id, 0x41, 0, 8 << 20);
+  await leaveDeadRun(s);
+  using other = await Deno.connect({ transport: "unix", path: s.vm.socket });
+  await other.read(new Uint8Array(4096));
+  const { code, stderr } = await tool(["info", "--show", "blockdev", "--socket", s.vm.socket]);
+  assertEquals(code, 1, stderr);
+  assertStringIncludes(stderr, "another client holds this socket");
+});
+
+Deno.test("a run that is refused by the VM's lock leaves nothing where it would have written", async () => {
+  await using s = await scene();
+  const holder = startTool(s.backupArgs("full", ...SLOW));
+  await untilSwitched(s.vm);
+  const args = ["backup", "--socket", s.secondSocket, "--level", "full", "--target"];
+  for (const target of ["new/t2", "empty"]) {
+    if (target === "empty") await Deno.mkdir(s.dir.join(target));
+    const refused = await tool([...args, s.dir.join(target)]);
+    await assertRefused(refused, "at work on this VM", holder, s.target);
+  }
+  assertEquals(await isThere(s.dir.join("new")), false);
+  assertEquals(await Array.fromAsync(Deno.readDir(s.dir.join("empty"))), []);
+  holder.kill("SIGTERM");
+  await ended(holder);
 });
 
 Deno.test("backup is refused while another one is at work on the VM, by whatever socket", async (t) => {

@@ -1,12 +1,14 @@
 import { getLogger } from "@logtape/logtape";
 import { resolve } from "@std/path";
 import { cleanUp } from "../../backup/clean_up.ts";
+import { holderNow } from "../../catalog/lock.ts";
 import { isBackupBitmap } from "../../catalog/names.ts";
 import { UsageError } from "../../errors.ts";
-import { QmpClient } from "../../qmp/client.ts";
+import type { QmpClient } from "../../qmp/client.ts";
 import { queryDisks } from "../../vm/disks.ts";
 import { refuseLockedVm } from "../../vm/marks.ts";
 import { removeBitmap } from "../../vm/nodes.ts";
+import { connectVm, nameHolder } from "../../vm/socket_holder.ts";
 import { jsonLine } from "../report.ts";
 import { printable } from "../text.ts";
 import type { CommandContext } from "./context.ts";
@@ -22,7 +24,8 @@ export async function cleanup(context: CommandContext): Promise<number> {
     throw new UsageError('"cleanup" needs --recover or --remove-bitmap');
   }
   const { socket, qmpOptions } = qmpTarget(values);
-  await using qmp = await QmpClient.connect(socket, qmpOptions);
+  await using qmp = await connectVm(socket, qmpOptions);
+  await using _named = await nameHolder(socket, holderNow("cleanup"));
   const recovered = recover ? await recoverAll(qmp, context, dryRun) : 0;
   const removed = bitmaps ? await removeBitmaps(qmp, context, dryRun) : 0;
   const state = dryRun ? "planned" : "done";

@@ -2,9 +2,9 @@ import { resolve } from "@std/path";
 import { exists } from "../../catalog/durable.ts";
 import { readTarget } from "../../catalog/target.ts";
 import { UsageError } from "../../errors.ts";
-import { QmpClient } from "../../qmp/client.ts";
 import { queryDisks } from "../../vm/disks.ts";
 import { queryOutside } from "../../vm/outside.ts";
+import { connectVm } from "../../vm/socket_holder.ts";
 import { FLAGS } from "../flags.ts";
 import type { Values } from "../parse.ts";
 import { backupsText, bitmapsJson, diskJson, disksText, jsonLine } from "../report.ts";
@@ -51,7 +51,7 @@ async function infoVm(
   show: "blockdev" | "bitmaps",
 ): Promise<number> {
   const { socket, qmpOptions } = qmpTarget(values);
-  await using qmp = await QmpClient.connect(socket, qmpOptions);
+  await using qmp = await connectVm(socket, qmpOptions);
   const { disks, leftOut: unfit } = await queryDisks(qmp);
   const leftOut = [...unfit, ...await queryOutside(qmp)];
   const bitmaps = bitmapsJson(disks);

@@ -1,6 +1,6 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
-import { readTarget, refuseSharedFolder } from "../../catalog/target.ts";
+import { knowsDisks, readTarget, refuseSharedFolder } from "../../catalog/target.ts";
 import { messageOf, UsageError } from "../../errors.ts";
 import { createFolders } from "../../catalog/durable.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
@@ -62,7 +62,7 @@ async function jobsOfRun(
   },
 ): Promise<MergeJob[]> {
   const target = await readTarget(dir);
-  if (!target.hasRecords) {
+  if (!knowsDisks(target)) {
     throw new UsageError(
       `"${dir}" holds no records of runs, so that the disks of one run can't be told: restore ` +
         "each disk's folder with --targetfile",

@@ -172,6 +172,17 @@ Deno.test("backupsText() shows when a run started that took no point in time", (
   assertEquals(cells(row)[0], localTime(new Date(run.started)));
 });
 
+Deno.test("backupsText() has a row for a run that failed before it knew its disks, with the reason", () => {
+  const night = aRun([], { id: "night", state: "failed", pointInTime: null, error: "It is off" });
+  const disk = aDiskRecord("disk1", { result: "failed", error: "It is full" });
+  const text = backupsText(aTarget([aRun([aDiskRecord(), disk]), night]));
+  const [, titles, good, bad, row] = text.split("\n").map((line) => cells(line));
+  assertEquals([titles?.at(-1), bad?.at(-1)], ["WHY", "It is full"]);
+  assertEquals(good?.length, 8);
+  const time = localTime(new Date(night.started));
+  assertEquals(row, [time, "-", "auto", "failed", "-", "-", "-", "night", "It is off"]);
+});
+
 Deno.test("backupsText() says that there is no chain", () => {
   assertStringIncludes(backupsText(aTarget()), "Chain (none), 0 runs\n");
 });
