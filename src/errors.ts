@@ -7,6 +7,8 @@
  * @module
  */
 
+import { withoutSecrets } from "./secrets.ts";
+
 /** The exit codes and what they mean, in the words the help prints. */
 export const EXIT_CODES = {
   0: "done",
@@ -73,7 +75,7 @@ const MAX_SENTENCE = 8_000;
 
 /** The sentence for whatever was thrown; what hides behind a cleanup's error is not lost. */
 export function messageOf(error: unknown): string {
-  return brief(wholeMessageOf(error), MAX_SENTENCE);
+  return brief(withoutSecrets(wholeMessageOf(error)), MAX_SENTENCE);
 }
 
 function wholeMessageOf(error: unknown): string {

@@ -11,6 +11,7 @@ import { dirname } from "@std/path";
 import * as v from "valibot";
 import { brief, Failure } from "../errors.ts";
 import { parseJson } from "../json.ts";
+import { withoutSecrets } from "../secrets.ts";
 import {
   CONFIG_SUFFIX,
   isBackupBitmap,
@@ -68,8 +69,8 @@ const DiskRow = v.object({
   name: Name,
   /** Its folder, relative to the target; "." is the target itself. */
   folder: v.union([v.literal("."), Name]),
-  /** The file behind it, as QEMU names it. */
-  source: v.string(),
+  /** The file behind it, as QEMU names it, without its secrets; older records may still hold those. */
+  source: v.pipe(v.string(), v.transform(withoutSecrets)),
   /** The node its bitmap lies on. */
   node: v.string(),
   level: v.picklist(["full", "inc", "copy"]),

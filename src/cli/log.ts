@@ -12,6 +12,7 @@ import { createFile, OWNER_ONLY } from "../catalog/create.ts";
 import { findSharedFolder } from "../catalog/folder.ts";
 import { openItself } from "../catalog/open.ts";
 import { messageOf, UsageError } from "../errors.ts";
+import { withoutSecrets } from "../secrets.ts";
 import { startSyslog } from "./syslog.ts";
 import { localTime } from "./text.ts";
 
@@ -55,7 +56,7 @@ export async function startLog(
         (error) => write(`The log file "${path}" can't be written: ${messageOf(error)}\n`),
       ),
     );
-    file.append(`${localTime(new Date())} INFO ${options.headline}\n`);
+    file.append(`${localTime(new Date())} INFO ${withoutSecrets(options.headline)}\n`);
     sinks.file = (record) => file.append(plain(record));
   }
   if (options.syslog) sinks.syslog = stack.use(startSyslog());
@@ -138,7 +139,7 @@ export function lineFormatter(color: boolean): (record: LogRecord) => string {
     level: "FULL",
     value: "bare",
     format: ({ timestamp, level, message, record }) => {
-      const line = `${timestamp} ${level} ${message}`;
+      const line = `${timestamp} ${level} ${withoutSecrets(message)}`;
       const paint = color ? PAINT[record.level] : undefined;
       return paint ? paint(line) : line;
     },

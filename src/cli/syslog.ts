@@ -6,6 +6,7 @@
 
 import { getTextFormatter, type Sink } from "@logtape/logtape";
 import { UsageError } from "../errors.ts";
+import { withoutSecrets } from "../secrets.ts";
 
 /** What `logger --prio-prefix` wants before a line (syslog(3): facility user, then the severity). */
 const PRIORITY: Record<string, number> = { debug: 15, info: 14, warning: 12, error: 11, fatal: 10 };
@@ -19,7 +20,7 @@ export function startSyslog(): Sink & AsyncDisposable {
   const format = getTextFormatter({
     timestamp: "none",
     value: "bare",
-    format: ({ message, record }) => `<${PRIORITY[record.level] ?? 14}>${message}`,
+    format: ({ message, record }) => `<${PRIORITY[record.level] ?? 14}>${withoutSecrets(message)}`,
   });
   const sink: Sink = (record) => {
     writer.write(new TextEncoder().encode(format(record))).catch(() => {});

@@ -21,6 +21,7 @@ import {
 } from "../qmp/queries.ts";
 import { deviceName } from "../catalog/names.ts";
 import type { QmpClient } from "../qmp/client.ts";
+import { valueWithoutSecrets, withoutSecrets } from "../secrets.ts";
 
 export interface Disk {
   /** The QOM path of the device: the disk's identity. */
@@ -33,7 +34,7 @@ export interface Disk {
   node: string;
   /** What users and folders call it: the node's name, or the device's where QEMU made that up. */
   name: string;
-  /** The file, as QEMU names it: a path, a protocol's name or `json:{…}`. */
+  /** The file, as QEMU names it: a path, a protocol's name or `json:{…}`; without its secrets. */
   source: string;
   /** `qcow2`, or the driver's name of anything else. */
   format: string;
@@ -199,7 +200,7 @@ function diskOf(device: BlockDevice & Traits, root: BlockNode, node: BlockNode):
     name: deviceName(
       [nodeName, device.device].find((name) => ID.test(name)) ?? lastName(device.qdev),
     ),
-    source: node.file,
+    source: withoutSecrets(node.file),
     format: node.drv,
     readOnly: node.ro,
     isShared: device.isShared === true,
@@ -209,7 +210,7 @@ function diskOf(device: BlockDevice & Traits, root: BlockNode, node: BlockNode):
     lazyRefcounts: data["lazy-refcounts"] === true,
     holdsBitmaps: node.drv === "qcow2" && data.compat !== "0.10",
     bitmaps: node["dirty-bitmaps"].filter(({ name }) => name !== ""),
-    image: node.image,
+    image: valueWithoutSecrets(node.image),
   };
 }
 
