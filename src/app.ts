@@ -25,7 +25,7 @@ import { parse, type Parsed } from "./cli/parse.ts";
 import { Progress } from "./cli/progress.ts";
 import { jsonLine } from "./cli/report.ts";
 import { printable } from "./cli/text.ts";
-import { helpOn } from "./cli/topics.ts";
+import { helpOn } from "./cli/help_on.ts";
 import { VERSION } from "./cli/version.ts";
 import { exitCodeOf, Failure, messageOf } from "./errors.ts";
 

@@ -18,6 +18,7 @@ import {
   PUBLIC_COMMANDS,
   PUBLIC_FLAGS,
 } from "./flags.ts";
+import { titleOf, TOPICS } from "./topics.ts";
 import { VERSION } from "./version.ts";
 
 /** What can stand after some words of a command line. */
@@ -52,11 +53,12 @@ export function contexts(): Context[] {
     begun.set(first, seconds.set(second, summary));
     begun.get("")?.set(first, [...seconds.keys()].join(", "));
   }
-  // After `help` stands what could stand without it.
+  const topics = [...TOPICS.keys()].map((name): [string, string] => [name, titleOf(name)]);
+  // After `help` stands what could stand without it, or a topic.
   const started = [...begun].flatMap(([words, next]) =>
     [words, `help ${words}`.trimEnd()].map((words): Context => ({
       words,
-      next: [...next],
+      next: words === "help" ? [...next, ...topics] : [...next],
       flags: GLOBAL_FLAGS,
       command: null,
     }))

@@ -17,6 +17,7 @@ import {
   helpOfFlag,
   PUBLIC_COMMANDS,
 } from "./flags.ts";
+import { titleOf, TOPICS } from "./topics.ts";
 
 const WIDTH = 100;
 const INDENT = 28;
@@ -31,11 +32,14 @@ export function programHelp(): string {
     "Subcommands:",
     ...PUBLIC_COMMANDS.map(([name]) => summaryLine(name)),
     "",
+    "Topics:",
+    ...[...TOPICS.keys()].map((name) => `  ${name.padEnd(INDENT - 2)}${titleOf(name)}`),
+    "",
     ...globalFlags(),
     "",
     ...exitCodes(),
     "",
-    "qmpbackup help SUBCOMMAND says more.",
+    "qmpbackup help SUBCOMMAND, or TOPIC, says more.",
     "",
   ].join("\n");
 }

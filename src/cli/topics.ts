@@ -1,25 +1,17 @@
 /**
- * What `qmpbackup help WORDS` prints. Pure.
+ * The pages behind the README: `src/cli/topics/*.md`.
  *
  * @module
  */
 
-import { closestString } from "@std/text/closest-string";
-import { UsageError } from "../errors.ts";
-import { type CommandName, COMMANDS, GROUPS, PUBLIC_COMMANDS } from "./flags.ts";
-import { commandHelp, groupHelp, programHelp } from "./help.ts";
+import texts from "./topics/topics.json" with { type: "json" };
 
-/**
- * The help on a subcommand, on all that begin with a word, or of the whole program for none.
- *
- * @throws {UsageError} If there is none on these words, with what is near them.
- */
-export function helpOn(words: string): string {
-  if (words === "") return programHelp();
-  if (Object.hasOwn(COMMANDS, words)) return commandHelp(words as CommandName);
-  if (GROUPS.has(words)) return groupHelp(words);
-  const known = [...PUBLIC_COMMANDS.map(([name]) => name), ...GROUPS.keys()];
-  throw new UsageError(
-    `There is no help on "${words}": did you mean "${closestString(words, known)}"?`,
-  );
+/** Each page in Markdown, by its name; `deno task topics` puts them here. */
+export const TOPICS: ReadonlyMap<string, string> = new Map(
+  Object.entries(texts).map(([name, lines]) => [name, lines.join("\n") + "\n"]),
+);
+
+/** What a page is about: its title. */
+export function titleOf(topic: string): string {
+  return TOPICS.get(topic)?.split("\n", 1)[0]?.replace(/^# /, "") ?? "";
 }

@@ -94,6 +94,7 @@ const CASES: [line: string, ...expected: string[]][] = [
   ["qmpbackup --socket /x -L y restore re", "rebase"],
   ["qmpbackup --syslog completions ", "bash", "fish", "zsh"],
   ["qmpbackup help ba", "backup"],
+  ["qmpbackup help fa", "failures"],
   ["qmpbackup help restore ", "commit", "merge", "rebase", "snapshotrebase"],
   ["qmpbackup --lo", "--logfile"],
   ["qmpbackup cleanup --re", "--recover", "--remove-bitmap"],

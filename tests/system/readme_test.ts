@@ -1,9 +1,10 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { TOPICS_FILE, topicsJson } from "../../.ci/topics.ts";
 import { parse } from "../../src/cli/parse.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import { mustRun, run } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { recipes } from "../support/readme.ts";
+import { pages, recipes, topic } from "../support/readme.ts";
 
 const PYTHON = "/usr/bin/python3";
 
@@ -11,6 +12,64 @@ await ensurePrograms({
   "ansible-playbook": "ansible-core",
   [PYTHON]: "python3",
   "/usr/lib/python3/dist-packages/yaml": "python3-yaml",
+});
+
+const ROOT = new URL("../../", import.meta.url);
+
+/** The lines that are not of a block of code. */
+function prose(text: string): string[] {
+  return text.replaceAll(/^ *```.*?^ *```$/gms, "").split("\n");
+}
+
+Deno.test("README is read in two screens, and fits a page in width", async () => {
+  const [readme] = await pages();
+  assert(readme && readme.text.split("\n").length <= 175, `${readme?.text.split("\n").length}`);
+  for (const { path, text } of await pages()) {
+    assertEquals(prose(text).filter((line) => [...line].length > 100), [], path);
+  }
+});
+
+Deno.test("README: a page that it links to is there, and each topic is linked to", async () => {
+  const linked: string[] = [];
+  for (const { path, text } of await pages()) {
+    for (const [, link = ""] of text.matchAll(/\]\((?!https?:)([^)]+)\)/g)) {
+      const url = new URL(link, new URL(path, ROOT));
+      assert((await Deno.stat(url)).isFile, `${path}: ${link}`);
+      if (path === "README.md") linked.push(link);
+    }
+  }
+  const paths = (await pages()).map(({ path }) => path).slice(1);
+  assertEquals([...new Set(linked)].sort(), paths);
+});
+
+Deno.test("README: every command line of ours is one", async () => {
+  const texts = await pages();
+  const lines = texts.flatMap(({ text }) => [...text.matchAll(/(?:^\$ |`)(qmpbackup [^`\n]*)/gm)]);
+  assert(lines.length >= 10);
+  for (const [, line = ""] of lines) {
+    // Where something is left out of a line, or is any of several, it can't be read.
+    if (/…|[A-Z]{4,}/.test(line)) continue;
+    const [, ...words] = line.match(/"[^"]*"|\S+/g) ?? [];
+    assert(parse(words).command !== null, line);
+  }
+});
+
+Deno.test("README: each fault names its tests, which are there", async () => {
+  const [listed = ""] = (await topic("failures")).split("## What can't be detected");
+  const faults = listed.split(/^- (?=\*\*)/m).slice(1);
+  assert(faults.length >= 25);
+  for (const fault of faults) {
+    for (const part of ["You see", "Kept", "Test"]) assertStringIncludes(fault, `\n  - ${part}:`);
+    const tests = [...(fault.split("\n  - Test:")[1] ?? "").matchAll(/`([^`]+)`/g)];
+    assert(tests.length > 0, fault);
+    for (const [, path = ""] of tests) {
+      assert((await Deno.stat(new URL(`tests/${path}`, ROOT))).isFile, path);
+    }
+  }
+});
+
+Deno.test("topics.json holds the topics as they are (`deno task topics`)", async () => {
+  assertEquals(await Deno.readTextFile(TOPICS_FILE), await topicsJson());
 });
 
 interface CronJob {

@@ -5,6 +5,7 @@ import { compare, create } from "../support/qemu_img.ts";
 import { type Scene, scene } from "../support/scene.ts";
 import { leaveDeadRun } from "../support/next_run.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { topic } from "../support/readme.ts";
 import { ended, succeed, type ToolResult } from "../support/tool.ts";
 import type { DiskSpec } from "../support/vm.ts";
 
@@ -13,18 +14,16 @@ const ROOT = fromFileUrl(new URL("../../", import.meta.url));
 /** Deno 2.4 asks for no right to the network for a unix socket, and does not know its name. */
 const IS_OLD = Deno.version.deno.startsWith("2.4.");
 
-/** The rows of the README's table: subcommands, and the flags for them. */
-async function rightsOfReadme(): Promise<Map<string, string[]>> {
-  const readme = await Deno.readTextFile(`${ROOT}README.md`);
-  const rights = new Map<string, string[]>();
-  for (
-    const [, subcommands = "", flags = ""] of readme.matchAll(/^\| (`.*`) +\| `(--allow[^`]*)`/gm)
-  ) {
-    for (const [, subcommand = ""] of subcommands.matchAll(/`([^`]+)`/g)) {
-      rights.set(subcommand, flags.split(" "));
-    }
-  }
-  return rights;
+/** The list in the topic "permissions": subcommands, and the flags for them. */
+async function rightsOfTopic(): Promise<Map<string, string[]>> {
+  const text = (await topic("permissions")).replaceAll(/\n {2}(?=`)/g, " ");
+  const words = (text: string) => [...text.matchAll(/`([^`]+)`/g)].map(([, word = ""]) => word);
+  const items = text.matchAll(/^- (`[^-][^:\n]*`): ((?:`--allow-[^`]*` ?)+)$/gm);
+  return new Map(
+    [...items].flatMap(([, subcommands = "", flags = ""]) =>
+      words(subcommands).map((subcommand): [string, string[]] => [subcommand, words(flags)])
+    ),
+  );
 }
 
 async function run(rights: string[], args: string[]): Promise<ToolResult> {
@@ -67,6 +66,7 @@ const LINES: Record<string, (given: Given) => string[]> = {
   "info --show blockdev": ({ s }) => ["--socket", s.vm.socket],
   "info --show bitmaps": ({ s }) => ["--socket", s.vm.socket],
   "info --show backups": ({ target }) => ["--dir", target],
+  "list": ({ target }) => ["--dir", target],
   "cleanup --remove-bitmap": ({ s }) => ["--socket", s.vm.socket],
   "cleanup --recover": ({ s, target }) => ["--socket", s.vm.socket, "--target", target],
 };
@@ -84,7 +84,7 @@ async function backedUp(): Promise<Scene> {
 }
 
 for (const [subcommand, line] of Object.entries(LINES)) {
-  Deno.test(`\`${subcommand}\` needs just the rights that the README says`, async (t) => {
+  Deno.test(`\`${subcommand}\` needs just the rights that \`permissions\` says`, async (t) => {
     await using s = await backedUp();
     await s.remember("now");
     if (subcommand === "cleanup --recover") await leaveDeadRun(s);
@@ -96,10 +96,10 @@ for (const [subcommand, line] of Object.entries(LINES)) {
       DISKS: s.dir.join("disks"),
       OUT: given.out,
     };
-    const rights = (await rightsOfReadme()).get(subcommand)
+    const rights = (await rightsOfTopic()).get(subcommand)
       ?.filter((flag) => !IS_OLD || !flag.startsWith("--allow-net=unix:"))
       .map((flag) => flag.replaceAll(/[A-Z]{3,}/g, (name) => paths[name] ?? name));
-    assert(rights, "a row of the README");
+    assert(rights, "in the list");
     const args = [...subcommand.split(" "), ...line(given)];
     for (const less of lessRights(rights)) {
       await t.step(`without one of ${less.flag}`, async () => {
@@ -118,11 +118,11 @@ for (const [subcommand, line] of Object.entries(LINES)) {
   });
 }
 
-Deno.test("the README has no row of rights that is not tested", async () => {
-  assertEquals([...(await rightsOfReadme()).keys()].sort(), Object.keys(LINES).sort());
+Deno.test("`permissions` lists no rights that are not tested", async () => {
+  assertEquals([...(await rightsOfTopic()).keys()].sort(), Object.keys(LINES).sort());
 });
 
-Deno.test("what the README says that flags need on top is enough", async () => {
+Deno.test("what `permissions` says that flags need on top is enough", async () => {
   await using s = await backedUp();
   const hook = s.dir.join("hook");
   await Deno.writeTextFile(hook, "#!/bin/sh\nexec cat >/dev/null\n", { mode: 0o755 });
@@ -145,8 +145,8 @@ Deno.test("what the README says that flags need on top is enough", async () => {
   for (const file of files) assert((await Deno.readTextFile(file)).length > 0, file);
 });
 
-Deno.test("what prints completions, the manual or the units needs no rights", async () => {
-  for (const args of [["completions", "bash"], ["manual"], ["units"]]) {
+Deno.test("what prints completions, help, the manual or the units needs no rights", async () => {
+  for (const args of [["completions", "bash"], ["manual"], ["units"], ["help", "failures"]]) {
     const { code, stderr, stdout } = await run([], args);
     assertEquals([code, stderr], [0, ""]);
     assert(stdout.length > 1000);
