@@ -27,6 +27,7 @@ import { queryIdentity } from "../qmp/queries.ts";
 import { holderOfVm, lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/marks.ts";
 import { connectVm, nameHolder } from "../vm/socket_holder.ts";
 import type { Address } from "../wire/address.ts";
+import { markIoError } from "../vm/io_error.ts";
 import { gatherFacts } from "./facts.ts";
 import { type FailedRun, recordFailure } from "./failed_run.ts";
 import { startGuard } from "./guard.ts";
@@ -44,6 +45,7 @@ import {
 } from "./recover.ts";
 import type { BackupRequest } from "./request.ts";
 import { runBackup } from "./run.ts";
+import { isShutDown, silenceOf } from "./run_state.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
 
@@ -130,6 +132,7 @@ async function backUpTo(
   const plan = planBackup(request, facts);
   context.onPlan(plan);
   const warnings = [...plan.warnings];
+  await using _stood = plan.runState === "io-error" ? await markIoError(qmp) : null;
   await using agent = await connectAgent(context, plan, warnings);
   try {
     const startGuardOfRun = () => startGuard({ ...context, run: holder.run });
@@ -238,11 +241,14 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
 
 async function connectAgent(
   { agentSocket, agentTimeoutMs }: BackupContext,
-  { request: { quiesce }, disks, runId }: Plan,
+  { request: { quiesce }, disks, runId, runState }: Plan,
   warnings: string[],
 ): Promise<GuestAgent | null> {
   if (!agentSocket || (quiesce === "no" && disks.length === 1)) return null;
+  if (isShutDown(runState)) return null;
   try {
+    const silence = silenceOf(runState);
+    if (silence !== null) throw new Failure(silence);
     await using stack = new AsyncDisposableStack();
     const agent = stack.use(await GuestAgent.connect(agentSocket, agentTimeoutMs));
     // Known before anything is written.

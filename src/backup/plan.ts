@@ -35,6 +35,7 @@ import { imageOf } from "./image_name.ts";
 import { afterChoice, leftOutWarnings, withMissing } from "./left_out.ts";
 import { levelOf } from "./level.ts";
 import type { BackupRequest } from "./request.ts";
+import { refuseRunState } from "./run_state.ts";
 import { selectDisks } from "./select.ts";
 import { reserveBytes } from "./space.ts";
 
@@ -118,6 +119,8 @@ export interface Plan {
   startedAt: Date;
   request: BackupRequest;
   vm: VmIdentity;
+  /** `query-status`, when it was planned. */
+  runState: string;
   features: Features;
   /** No fleece: the jobs read from the disks themselves. */
   direct: boolean;
@@ -132,9 +135,6 @@ export interface Plan {
   /** What will not be done as it was asked for. */
   warnings: string[];
 }
-
-/** The states of a VM in which its disks can be backed up: of `-S`, too. */
-const RUN_STATES = ["running", "paused", "prelaunch"];
 
 /**
  * Plans a backup.
@@ -231,6 +231,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     startedAt: facts.startedAt,
     request,
     vm: facts.vm,
+    runState: facts.runState,
     features: facts.features,
     direct: !facts.features.fleecing,
     pause: pauseReason(request, facts),
@@ -246,13 +247,6 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
 function nbdSocket(disks: DiskPlan[], tag: string): string | null {
   const compared = disks.find(({ compare }) => compare);
   return compared ? join(dirname(compared.fleeceFile), `qmpbackup-${tag}.nbd`) : null;
-}
-
-function refuseRunState(runState: string) {
-  if (RUN_STATES.includes(runState)) return;
-  throw new Failure(
-    `The VM is in the state "${runState}": it must be running or paused, or started with -S`,
-  );
 }
 
 /**

@@ -41,8 +41,15 @@ import { endJob } from "../qmp/jobs.ts";
 import { queryExports, queryJobs, queryNodes, queryStatus } from "../qmp/queries.ts";
 import { isOurNode } from "../vm/disks.ts";
 import { findNbdServer, removeExport, stopNbdServer } from "../vm/exports.ts";
-import { resumeAfterIoError } from "../vm/io_error.ts";
-import { findFreeze, findPause, resumeIfMarked, thawIfMarked, type VmHolder } from "../vm/marks.ts";
+import { clearIoErrorMark, findIoErrorMark, resumeAfterIoError } from "../vm/io_error.ts";
+import {
+  findFreeze,
+  findPause,
+  markNames,
+  resumeIfMarked,
+  thawIfMarked,
+  type VmHolder,
+} from "../vm/marks.ts";
 import { nodeNames, removeBitmap, removeNode, takeOffFilter, takeOffGate } from "../vm/nodes.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
@@ -72,17 +79,26 @@ export async function findHolds(
   thaw: (() => Promise<void>) | null,
 ): Promise<Leftover[]> {
   const holds: Leftover[] = [];
-  const paused = await findPause(qmp);
+  const marks = await markNames(qmp);
+  const paused = await findPause(qmp, marks);
   if (paused !== null) {
-    const isRunning = (await queryStatus(qmp)).running;
+    const { running, status } = await queryStatus(qmp);
+    const now = running ? "which runs" : `which has the state ${status} by now`;
     holds.push({
-      what: isRunning
-        ? `A run that died meant to stop the VM at ${paused}, which runs: removing its mark`
-        : `The VM stands still since ${paused}, stopped by a run that died: resuming it`,
+      what: status === "paused"
+        ? `The VM stands still since ${paused}, stopped by a run that died: resuming it`
+        : `A run that died meant to stop the VM at ${paused}, ${now}: removing its mark`,
       putRight: () => resumeIfMarked(qmp),
     });
   }
-  const frozen = await findFreeze(qmp);
+  const stood = await findIoErrorMark(qmp, marks);
+  if (stood !== null && (await queryStatus(qmp)).status !== "io-error") {
+    holds.push({
+      what: `The VM had the state io-error before a run that died, at ${stood}: removing its mark`,
+      putRight: () => clearIoErrorMark(qmp),
+    });
+  }
+  const frozen = await findFreeze(qmp, marks);
   if (frozen !== null) {
     holds.push({
       what:
@@ -207,6 +223,15 @@ export async function findBitmaps(qmp: QmpClient, dead: VmHolder): Promise<Lefto
  */
 export async function findIoError(qmp: QmpClient): Promise<Leftover[]> {
   if ((await queryStatus(qmp)).status !== "io-error") return [];
+  const stood = await findIoErrorMark(qmp, await markNames(qmp));
+  if (stood !== null) {
+    return [{
+      what:
+        `The VM had the state io-error before the run that died, at ${stood}, and is left so: ` +
+        "mend its storage, and resume it with the QMP command cont",
+      putRight: () => clearIoErrorMark(qmp),
+    }];
+  }
   return [{
     what: "Letting the VM go on, which has the state io-error since a run that died was at work",
     putRight: () => resumeAfterIoError(qmp),

@@ -1,24 +1,71 @@
 /**
  * A guest that QEMU has stopped since a write of its own failed (`query-status` "io-error"): with
  * `werror=enospc`, the default, that is one to a file system without room. What our files take there
- * may be what the guest is denied.
+ * may be what the guest is denied: then it goes on when they are gone.
+ *
+ * One that was stopped before our run began is not ours to resume: a mark in QEMU says so, until somebody
+ * resumes it.
  *
  * @module
  */
 
 import type { QmpClient } from "../qmp/client.ts";
 import { queryBlock, queryStatus } from "../qmp/queries.ts";
+import { readMark, removeMark, setMark } from "./marks.ts";
 
-/** Whether the guest stands still for want of room (`query-block`, io-status "nospace"). */
-export async function isOutOfSpace(qmp: QmpClient): Promise<boolean> {
+const STOPPED_BEFORE = "qmpbackup-io-error";
+
+/** Whether a write has failed since our run began. */
+async function isStopped(qmp: QmpClient): Promise<boolean> {
   if ((await queryStatus(qmp)).status !== "io-error") return false;
+  return await readMark(qmp, STOPPED_BEFORE) === null;
+}
+
+/** Whether the guest was stopped for want of room (`query-block`, io-status "nospace") since our run began. */
+export async function isOutOfSpace(qmp: QmpClient): Promise<boolean> {
+  if (!await isStopped(qmp)) return false;
   return (await queryBlock(qmp)).some((device) => device["io-status"] === "nospace");
 }
 
 /**
  * Lets it go on, when what took the room is gone: the write that failed is tried again. Should it fail
- * again, the guest stands still again.
+ * again, QEMU stops the guest again.
  */
 export async function resumeAfterIoError(qmp: QmpClient): Promise<void> {
-  if ((await queryStatus(qmp)).status === "io-error") await qmp.execute("cont");
+  if (await isStopped(qmp)) await qmp.execute("cont");
+}
+
+/**
+ * Marks a guest that was stopped before our run began, until disposed or until somebody resumes it: what
+ * stops it afterwards may be us again.
+ */
+export async function markIoError(qmp: QmpClient): Promise<AsyncDisposable> {
+  // That of a dead run may be there, and says the same.
+  if (await readMark(qmp, STOPPED_BEFORE) === null) {
+    await setMark(qmp, STOPPED_BEFORE, new Date().toISOString());
+  }
+  let removal: Promise<void> | null = null;
+  const remove = () => removal ??= removeMark(qmp, STOPPED_BEFORE).catch(() => {});
+  const subscription = qmp.subscribe(({ event }) => {
+    if (event === "RESUME") remove();
+  });
+  // Somebody may have resumed it just before.
+  if ((await queryStatus(qmp)).status !== "io-error") await remove();
+  return {
+    async [Symbol.asyncDispose]() {
+      subscription[Symbol.dispose]();
+      // With the connection gone, the next run finds it.
+      if (qmp.isOpen) await remove();
+    },
+  };
+}
+
+/** When a guest was marked that was stopped before a run of ours began; null where none was. */
+export async function findIoErrorMark(qmp: QmpClient, marks: string[]): Promise<string | null> {
+  return marks.includes(STOPPED_BEFORE) ? await readMark(qmp, STOPPED_BEFORE) : null;
+}
+
+/** Removes the mark of a dead run. */
+export async function clearIoErrorMark(qmp: QmpClient): Promise<void> {
+  await removeMark(qmp, STOPPED_BEFORE);
 }

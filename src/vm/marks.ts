@@ -16,7 +16,7 @@ import { describeHolder, type Holder, takeDeadLock } from "../catalog/lock.ts";
 import { Failure, LockedError, messageOf } from "../errors.ts";
 import { parseJson } from "../json.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { qomText, queryStatus } from "../qmp/queries.ts";
+import { qomChildren, qomText, queryStatus } from "../qmp/queries.ts";
 
 const log = getLogger(["qmpbackup", "vm"]);
 
@@ -210,7 +210,7 @@ export async function pauseVm(qmp: QmpClient): Promise<AsyncDisposable & { stopp
   }
   await setMark(qmp, PAUSED, new Date().toISOString());
   const resume = async () => {
-    await qmp.execute("cont");
+    await resumePaused(qmp);
     await removeMark(qmp, PAUSED);
   };
   try {
@@ -223,22 +223,36 @@ export async function pauseVm(qmp: QmpClient): Promise<AsyncDisposable & { stopp
   return { stopped: true, [Symbol.asyncDispose]: resume };
 }
 
-/** Since when a run of ours holds the guest stopped; null where none does. */
-export function findPause(qmp: QmpClient): Promise<string | null> {
-  return readMark(qmp, PAUSED);
+/**
+ * Since when a run of ours holds the guest stopped; null where none does.
+ *
+ * @param marks The names of all marks there are.
+ */
+export async function findPause(qmp: QmpClient, marks: string[]): Promise<string | null> {
+  return marks.includes(PAUSED) ? await readMark(qmp, PAUSED) : null;
 }
 
 /** Since when a run of ours may hold the guest's file systems frozen; null where none does. */
-export function findFreeze(qmp: QmpClient): Promise<string | null> {
-  return readMark(qmp, FROZEN);
+export async function findFreeze(qmp: QmpClient, marks: string[]): Promise<string | null> {
+  return marks.includes(FROZEN) ? await readMark(qmp, FROZEN) : null;
 }
 
 /** Lets a guest go on that a run of ours stopped and then died. */
 export async function resumeIfMarked(qmp: QmpClient): Promise<void> {
   const since = await readMark(qmp, PAUSED);
   if (since === null) return;
-  if (!(await queryStatus(qmp)).running) await qmp.execute("cont");
+  await resumePaused(qmp);
   await removeMark(qmp, PAUSED);
+}
+
+/** A VM in another state (shut down, suspended, panicked) is there by itself, and is to stay so. */
+async function resumePaused(qmp: QmpClient): Promise<void> {
+  if ((await queryStatus(qmp)).status === "paused") await qmp.execute("cont");
+}
+
+/** The names of our marks, and of all else that QEMU has as objects. */
+export async function markNames(qmp: QmpClient): Promise<string[]> {
+  return (await qomChildren(qmp, "/objects")).map(({ name }) => name);
 }
 
 /** Marks that the guest's file systems are about to be frozen by us. */

@@ -391,16 +391,30 @@ Deno.test("planBackup() starts a chain of its own beside copies", () => {
   assertEquals(chainOf(someFacts([aDisk()], { target })), "a-new-chain");
 });
 
-for (const runState of ["running", "paused", "prelaunch"]) {
+const STILL = ["suspended", "shutdown", "guest-panicked", "io-error", "watchdog", "internal-error"];
+for (const runState of ["running", "paused", "prelaunch", "debug", ...STILL]) {
   Deno.test(`planBackup() takes a VM in the state ${runState}`, () => {
-    assertEquals(diskOf(someFacts([aDisk()], { runState })).level, "full");
+    const plan = planBackup(aRequest(), someFacts([aDisk()], { runState }));
+    assertEquals([plan.disks[0]?.level, plan.runState], ["full", runState]);
   });
 }
 
-for (const runState of ["inmigrate", "shutdown", "io-error", "postmigrate", "guest-panicked"]) {
-  Deno.test(`planBackup() refuses a VM in the state ${runState}`, () => {
+for (
+  const [runState, remedy] of [
+    ["inmigrate", "Back it up where it runs now, or here once it has arrived"],
+    ["finish-migrate", "Back it up where it runs then"],
+    ["postmigrate", "Back it up where it runs now; if it runs nowhere else, resume it here first"],
+    ["save-vm", "Run again when that is done"],
+    ["restore-vm", "Run again when that is done"],
+    ["colo", "Back up the other side"],
+    ["preconfig", "Let QEMU go on first"],
+    ["of tomorrow", "Stop or resume the VM first"],
+  ] as const
+) {
+  Deno.test(`planBackup() refuses a VM in the state ${runState}, and says what to do`, () => {
     const facts = someFacts([aDisk()], { runState });
     assertThrows(() => diskOf(facts), Failure, `in the state "${runState}"`);
+    assertThrows(() => diskOf(facts), Failure, remedy);
   });
 }
 
