@@ -19,6 +19,7 @@ import { removeFile } from "../catalog/durable.ts";
 import { Failure } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
 import { emptyQcow2 } from "../image/empty_qcow2.ts";
+import type { BlockErrors } from "../qmp/block_errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import {
   endJob,
@@ -33,7 +34,8 @@ import { addExport, exportName, removeExport } from "../vm/exports.ts";
 import { resumeAfterIoError } from "../vm/io_error.ts";
 import { gateNode, isNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
 import { backupJobs, chunkBytes, fileNode, filterNode, fleeceNode } from "./nodes.ts";
-import { jobStallTimeoutMs, readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
+import { jobStallTimeoutMs, readAgain, readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
+import { explainCopy } from "./explain_copy.ts";
 import { explainOpen, shareCommands } from "./explain_open.ts";
 import { ImageFile } from "./image_file.ts";
 import { requireLinks } from "./links.ts";
@@ -43,6 +45,9 @@ import { UndoStack } from "./undo.ts";
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */
 const CLOSE_TIMEOUT_MS = 300_000;
+
+/** It is to fail at its first read. */
+const PROBE_TIMEOUT_MS = 10_000;
 
 export interface CopyOptions {
   signal: AbortSignal;
@@ -63,6 +68,7 @@ export class DiskSession {
     readonly qmp: QmpClient,
     readonly plan: Plan,
     readonly disk: DiskPlan,
+    readonly errors: BlockErrors,
     leftovers: string[],
   ) {
     this.#guest = new UndoStack(leftovers);
@@ -197,16 +203,36 @@ export class DiskSession {
   }
 
   async #failureOf(end: Job): Promise<Failure | null> {
-    const { disk, fleeceFile } = this.disk;
-    const error = end.status === "paused"
-      ? `it can't be read any more: "${fleeceFile}", which keeps what the guest overwrites, failed or ` +
-        "took too long, or the disk itself failed"
-      : end.error;
-    if (error === undefined) return null;
+    const isStopped = end.status === "paused";
+    if (!isStopped && end.error === undefined) return null;
+    const { job, nodes, disk } = this.disk;
     const restBytes = end["total-progress"] - end["current-progress"];
     const why = await explainFailure(this.plan, this.disk, restBytes);
-    const what = `The disk "${disk.name}" could not be copied to "${this.file.partial}"`;
-    return new Failure([`${what}: ${error}`, ...why].join(". "));
+    return new Failure(explainCopy(this.disk, this.file.partial, this.plan.direct, {
+      operation: isStopped ? "read" : this.errors.ofJob(job),
+      reason: isStopped ? await this.#readError() : end.error ?? null,
+      guest: this.errors.ofGuest([nodes.gate, disk.rootNode, disk.node]),
+      why,
+    }));
+  }
+
+  /**
+   * Why a job was stopped QEMU does not tell. So another one is to read what is left, and ends with the
+   * system's words at the first of it.
+   *
+   * @returns Null where that can't be told either.
+   */
+  async #readError(): Promise<string | null> {
+    const { probeJob } = this.disk;
+    try {
+      await this.#endJob();
+      this.#guest.push(`end the job "${probeJob}"`, () => endJob(this.qmp, probeJob));
+      await this.qmp.execute("blockdev-backup", readAgain(this.disk));
+      const signal = AbortSignal.timeout(PROBE_TIMEOUT_MS);
+      return (await waitForJob(this.qmp, probeJob, { signal })).error ?? null;
+    } catch {
+      return null;
+    }
   }
 
   #stalled(stallTimeoutMs: number): Failure {

@@ -159,24 +159,39 @@ export function jobActions(plan: Plan, disk: DiskPlan): Action[] {
     ...(direct ? {} : WAITING),
     ...(features.backupPerf ? { "x-perf": jobPerf(plan, disk) } : {}),
   };
-  if (disk.level !== "inc" || disk.previousBitmap === null) {
-    return [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }];
-  }
+  const full = disk.level !== "inc" || disk.previousBitmap === null;
+  if (full && direct) return [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }];
   const add = {
     node: source,
     name: jobBitmap,
     granularity: disk.granularityBytes,
     disabled: true,
   };
+  // Of a snapshot it holds afterwards what was not copied: see `readAgain()`.
+  const how = { bitmap: jobBitmap, "bitmap-mode": direct ? "never" : "always" };
+  const copy = { ...backup, sync: full ? "full" : "bitmap", ...how };
   const merge = {
     node: source,
     target: jobBitmap,
     bitmaps: [{ node: disk.disk.node, name: disk.previousBitmap }],
   };
-  const copy = { ...backup, sync: "bitmap", bitmap: jobBitmap, "bitmap-mode": "never" };
   return [
     { type: "block-dirty-bitmap-add", data: add },
-    { type: "block-dirty-bitmap-merge", data: merge },
+    ...(full ? [] : [{ type: "block-dirty-bitmap-merge", data: merge }]),
     { type: "blockdev-backup", data: copy },
   ];
+}
+
+/** A job that reads, one chunk after another, what a job could not copy from its snapshot. */
+export function readAgain({ probeJob, jobBitmap, nodes }: DiskPlan): QmpArguments {
+  return {
+    "job-id": probeJob,
+    device: nodes.snapshot,
+    target: nodes.target,
+    sync: "bitmap",
+    bitmap: jobBitmap,
+    "bitmap-mode": "never",
+    "auto-dismiss": false,
+    "x-perf": { "max-workers": 1 },
+  };
 }

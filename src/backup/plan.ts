@@ -95,6 +95,8 @@ export interface DiskPlan {
   /** What the image takes at most; set aside for it where there is no fleece. */
   reserveBytes: number;
   job: string;
+  /** Reads again what the job could not read. */
+  probeJob: string;
   /** The bitmap that tells the job what to copy. */
   jobBitmap: string;
   /** The id of the snapshot's export, where it is compared. */
@@ -199,6 +201,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
       granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
       job: `qmpbackup.${tag}.${disk.name}`,
+      probeJob: `qmpbackup.${tag}.${disk.name}.again`,
       reserveBytes: reserveBytes(disk, level.level, level.estimateBytes),
       jobBitmap: node("job"),
       exportId: node("export"),

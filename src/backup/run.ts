@@ -21,6 +21,7 @@ import { exists } from "../catalog/durable.ts";
 import { writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
+import { BlockErrors } from "../qmp/block_errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { type BlockNode, queryNodes } from "../qmp/queries.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
@@ -64,7 +65,10 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
   record.warnings.push(...await checkSpace(plan));
   await context.onBegin(record);
   const leftovers: string[] = [];
-  const sessions = plan.disks.map((disk) => new DiskSession(context.qmp, plan, disk, leftovers));
+  using errors = new BlockErrors(context.qmp);
+  const sessions = plan.disks.map((disk) =>
+    new DiskSession(context.qmp, plan, disk, errors, leftovers)
+  );
   const { target, mode } = plan.request;
   // The first one last: see `halfAdopted()`.
   for (const adopted of plan.adopted.toReversed()) await writeRun(target, adopted, mode);

@@ -38,8 +38,13 @@ const afterFull = factsAfter([aRun([aDiskRecord()])], [aDiskWithBitmap()]);
 
 const PLAIN = { directTarget: false, targetAio: null };
 
-Deno.test("backupJobs() copies all of the snapshot for a full backup", () => {
+Deno.test("backupJobs() copies all of the snapshot for a full backup, and keeps count of the rest", () => {
+  const bitmap = "qmpbackup-f00dcafe-0-job";
+  const node = "qmpbackup-f00dcafe-0-snap";
   assertEquals(actionsOf(someFacts()), [{
+    type: "block-dirty-bitmap-add",
+    data: { node, name: bitmap, granularity: 65536, disabled: true },
+  }, {
     type: "blockdev-backup",
     data: {
       "job-id": "qmpbackup.f00dcafe.disk0",
@@ -52,16 +57,18 @@ Deno.test("backupJobs() copies all of the snapshot for a full backup", () => {
       "on-source-error": "stop",
       "x-perf": { "max-workers": 32, "max-chunk": 65536 },
       sync: "full",
+      bitmap,
+      "bitmap-mode": "always",
     },
   }]);
 });
 
 Deno.test("backupJobs() copies all of the snapshot for a copy", () => {
   const actions = actionsOf(afterFull, { level: "copy" });
-  assertEquals(actions.map(({ type, data }) => [type, data["sync"]]), [[
-    "blockdev-backup",
-    "full",
-  ]]);
+  assertEquals(actions.map(({ type, data }) => [type, data["sync"]]), [
+    ["block-dirty-bitmap-add", undefined],
+    ["blockdev-backup", "full"],
+  ]);
 });
 
 Deno.test("backupJobs() merges the disk's bitmap into the job's own for an increment", () => {
@@ -81,9 +88,9 @@ Deno.test("backupJobs() merges the disk's bitmap into the job's own for an incre
   });
 });
 
-Deno.test("backupJobs() copies by the job's own bitmap and leaves it as it is", () => {
+Deno.test("backupJobs() copies by the job's own bitmap, which holds the rest afterwards", () => {
   const { sync, bitmap, "bitmap-mode": mode } = actionsOf(afterFull)[2]?.data ?? {};
-  assertEquals([sync, bitmap, mode], ["bitmap", "qmpbackup-f00dcafe-0-job", "never"]);
+  assertEquals([sync, bitmap, mode], ["bitmap", "qmpbackup-f00dcafe-0-job", "always"]);
 });
 
 Deno.test("backupJobs() clears no bitmap", () => {
@@ -96,18 +103,18 @@ Deno.test("backupJobs() clears no bitmap", () => {
 });
 
 Deno.test("backupJobs() passes speed and compression on", () => {
-  const [job] = actionsOf(someFacts(), { speedLimitBytesPerSecond: 5000, compress: true });
+  const job = actionsOf(someFacts(), { speedLimitBytesPerSecond: 5000, compress: true }).at(-1);
   assertEquals([job?.data["speed"], job?.data["compress"]], [5000, true]);
 });
 
 Deno.test("backupJobs() leaves out x-perf where QEMU does not know it", () => {
   const features = { ...someFacts().features, backupPerf: false };
-  assertEquals("x-perf" in (actionsOf({ ...someFacts(), features })[0]?.data ?? {}), false);
+  assertEquals("x-perf" in (actionsOf({ ...someFacts(), features }).at(-1)?.data ?? {}), false);
 });
 
 Deno.test("backupJobs() copies in chunks no smaller than the target's clusters", () => {
   const disk = { ...aDiskWithBitmap(), clusterSizeBytes: 2 << 20 };
-  assertEquals(actionsOf(someFacts([disk]))[0]?.data["x-perf"], {
+  assertEquals(actionsOf(someFacts([disk])).at(-1)?.data["x-perf"], {
     "max-workers": 32,
     "max-chunk": 2 << 20,
   });
@@ -116,7 +123,7 @@ Deno.test("backupJobs() copies in chunks no smaller than the target's clusters",
 Deno.test("backupJob() leaves half of QEMU's threads to the guest, however many disks there are", () => {
   const workersOf = (count: number) => {
     const disks = Array.from({ length: count }, (_, i) => aDisk(`disk${i}`));
-    const perf = actionsOf(someFacts(disks))[0]?.data["x-perf"] as { "max-workers": number };
+    const perf = actionsOf(someFacts(disks)).at(-1)?.data["x-perf"] as { "max-workers": number };
     return perf["max-workers"];
   };
   assertEquals([1, 2, 5, 32, 40].map(workersOf), [32, 16, 6, 1, 1]);
@@ -191,6 +198,7 @@ Deno.test("backupJobs() reads from the disk itself where there is no fleece", ()
     "disk0",
     "disk0",
   ]);
+  assertEquals(backup?.data["bitmap-mode"], "never");
 });
 
 Deno.test("fileNode() and fleeceNode() take a path as it is", () => {
