@@ -5,7 +5,7 @@
  */
 
 import { ensurePrograms } from "./install_qemu.ts";
-import { compare, create, type ImageFormat } from "./qemu_img.ts";
+import { compare, create, type ImageFormat, qemuIo } from "./qemu_img.ts";
 import { until } from "./scene.ts";
 import { succeed } from "./tool.ts";
 import type { Vm } from "./vm.ts";
@@ -38,6 +38,7 @@ export async function plugNbdDisk({ vm, dir, id, format }: NbdDiskOptions): Prom
   await using stack = new AsyncDisposableStack();
   const [socket, file] = [`${dir}/${id}.nbd-server`, `${dir}/${id}.served`];
   await create(file, 64 * MIB, { format });
+  await qemuIo(file, format, "write -P 0x71 0 6M");
   // What is served can't grow.
   await Deno.truncate(file, (format === "raw" ? 64 : 128) * MIB);
   let server: Deno.ChildProcess;
@@ -56,7 +57,6 @@ export async function plugNbdDisk({ vm, dir, id, format }: NbdDiskOptions): Prom
   const storage = { driver: "nbd", server: { type: "unix", path: socket } };
   await vm.execute("blockdev-add", { driver: format, "node-name": id, file: storage });
   await vm.execute("device_add", { driver: "virtio-blk-pci", drive: id, id });
-  await vm.write(id, 0x71, 0, 6 * MIB);
   const cleanup = stack.move();
   let restores = 0;
   return {
