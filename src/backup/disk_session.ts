@@ -83,9 +83,30 @@ export class DiskSession {
     this.file = new ImageFile(plan, disk, this.#result);
   }
 
-  /** Puts everything in place that does not touch the disk's own nodes. */
+  /** Makes the image, and lets QEMU open it. All disks share the target: what fails here is no disk's own. */
+  async openTarget(): Promise<void> {
+    const { request } = this.plan;
+    const { nodes } = this.disk;
+    const { partial } = this.file;
+    await this.file.create(() => this.#refuseOpen(nodes.file));
+    // What is compared is written by `qemu-img`, not by QEMU.
+    if (this.disk.compare) return;
+    await this.file.format();
+    try {
+      await this.#addNode(this.#target, fileNode(nodes.file, partial, request));
+      await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
+    } catch (error) {
+      const folders = new Set([request.target, dirname(partial)]);
+      throw explainOpen(
+        error,
+        partial,
+        `let that user's group write there ${shareCommands(...folders)}`,
+      );
+    }
+  }
+
+  /** Puts in place what lies on the storage of the disk itself, or beside it. */
   async prepare(): Promise<void> {
-    await this.#openTarget();
     await this.#addNextBitmap();
     if (!this.plan.direct) await this.#openFleece();
   }
@@ -291,27 +312,6 @@ export class DiskSession {
     await this.qmp.execute(features.reopen, options, { timeoutMs: CLOSE_TIMEOUT_MS });
     await this.#target.unwind();
     if (this.plan.direct) await this.file.giveBack();
-  }
-
-  async #openTarget() {
-    const { request } = this.plan;
-    const { nodes } = this.disk;
-    const { partial } = this.file;
-    await this.file.create(() => this.#refuseOpen(nodes.file));
-    // What is compared is written by `qemu-img`, not by QEMU.
-    if (this.disk.compare) return;
-    await this.file.format();
-    try {
-      await this.#addNode(this.#target, fileNode(nodes.file, partial, request));
-      await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
-    } catch (error) {
-      const folders = new Set([request.target, dirname(partial)]);
-      throw explainOpen(
-        error,
-        partial,
-        `let that user's group write there ${shareCommands(...folders)}`,
-      );
-    }
   }
 
   async #addNextBitmap() {

@@ -103,6 +103,10 @@ async function takeAndCopy(
     row: record.disks[index] as DiskRecord,
   }));
   const disks = new RunningDisks(qmp, signal, rows);
+  for (const session of sessions) {
+    signal.throwIfAborted();
+    await session.openTarget();
+  }
   await disks.each(({ session }) => session.prepare());
   signal.throwIfAborted();
   const warn = (sentence: string) => void record.warnings.push(sentence);
