@@ -251,13 +251,13 @@ export interface Command {
   hidden?: true;
   required: readonly FlagName[];
   optional: readonly FlagName[];
-  /** What a flag does here, where that is not what it does elsewhere. */
+  /** What a flag does here, if that is not what it does elsewhere. */
   says?: Readonly<Partial<Record<FlagName, string>>>;
   /** Each with the sentence that says what it does. */
   examples: readonly { does: string; line: string }[];
 }
 
-/** One subcommand for each shell: so none of them takes an argument. */
+/** One subcommand for each shell, so that none of them takes an argument. */
 function completions(shell: "bash" | "zsh" | "fish", file: string) {
   return {
     summary: `Print the completions for ${shell}`,

@@ -1,8 +1,8 @@
 /**
  * Programs of the user's own, run before and after a backup: `--before` and `--after`.
  *
- * They are run by `timeout` (coreutils), which ends them and what they started, SIGKILL included; and
- * since a binary of ours may run only what was named when it was made. No shell is in between.
+ * They are run by `timeout` (coreutils), which ends them and what they started, with SIGKILL in the end.
+ * And a binary of ours may run only programs that were named when it was made. There is no shell in between.
  *
  * @module
  */
@@ -48,7 +48,7 @@ export async function findHook(
   const { isFile, mode } = await Deno.stat(program).catch((error) => {
     throw wrong(`can't be used: ${messageOf(error)}`);
   });
-  if (!isFile || ((mode ?? 0) & 0o111) === 0) throw wrong("is no program");
+  if (!isFile || ((mode ?? 0) & 0o111) === 0) throw wrong("is not a program that can be run");
   return { flag, program, timeoutSeconds };
 }
 
@@ -71,7 +71,7 @@ export async function runHook(
   const child = spawn(args, signal);
   const telling = tell(child.stdin, jsonLine("run", { target, ...record }));
   const { code } = await child.status;
-  // What it leaves behind may hold on to its stdin, and read nothing.
+  // A process that it left behind may keep its stdin open without reading.
   await endsWithin(telling, TELL_GRACE_MS);
   signal.throwIfAborted();
   if (code === 0) return;
@@ -102,7 +102,7 @@ function spawn(args: string[], signal: AbortSignal): Deno.ChildProcess {
 
 async function tell(stdin: WritableStream<Uint8Array>, text: string): Promise<void> {
   const writer = stdin.getWriter();
-  // A program need not read what it is told.
+  // A program may ignore its stdin.
   await writer.write(new TextEncoder().encode(text)).catch(() => {});
   await writer.close().catch(() => {});
 }

@@ -35,7 +35,7 @@ function writeAll(stream: typeof Deno.stdout | typeof Deno.stderr, text: string)
   try {
     for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
   } catch (error) {
-    // Nobody reads any more (`qmpbackup … | head`): no reason to give up a backup.
+    // Nobody reads any more (`qmpbackup … | head`). That does not end a backup.
     if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
   }
 }

@@ -107,10 +107,10 @@ async function openInShared(path: string): Promise<Deno.FsFile> {
 const CLOSE_TIMEOUT_MS = 5_000;
 
 /**
- * Appends to a file beside all else, one text after the other: where its file system hangs, nothing waits for
- * a log.
+ * Appends to a file in the background, one text after the other: if its file system hangs, nothing waits for
+ * the log.
  *
- * @param onError Called once: a log that can't be written ends no backup.
+ * @param onError Called once: a backup goes on if its log can't be written.
  */
 function appending(file: Deno.FsFile, onError: (error: unknown) => void) {
   let last = Promise.resolve(), isTold = false;
@@ -126,7 +126,7 @@ function appending(file: Deno.FsFile, onError: (error: unknown) => void) {
   return {
     append: (text: string) => void (last = last.then(() => write(text))),
     async [Symbol.asyncDispose]() {
-      // To close a file that hangs would hang as well.
+      // Closing a file that hangs would hang as well.
       if (await endsWithin(last, CLOSE_TIMEOUT_MS)) file.close();
     },
   };

@@ -29,8 +29,8 @@ const DESCRIPTION = [
   "qmpbackup backs up the disks of a running QEMU virtual machine, full and incremental, all at one " +
   "moment, while the guest goes on writing. The backups are plain qcow2 files, each increment linked " +
   "to the one it builds on: qemu-img convert restores the newest without this program.",
-  "A backup that fails or is killed costs nothing: the next increment holds everything. What it left " +
-  "in QEMU is found and put right by the next run.",
+  "A backup that fails or is killed costs nothing: the next increment holds everything, and the next " +
+  "run cleans up what it left in QEMU.",
 ];
 
 const FILES: [path: string, what: string][] = [

@@ -56,7 +56,7 @@ export function metricsText(run: RunMetrics, before: string): string {
     },
     {
       name: "qmpbackup_last_run_exit_code",
-      help: "The exit code of the last run: 0 is done, qmpbackup --help names the others.",
+      help: "The exit code of the last run: 0 is success, qmpbackup --help lists the others.",
       samples: [[{ vm }, exitCode]],
     },
     {
@@ -73,17 +73,17 @@ export function metricsText(run: RunMetrics, before: string): string {
     },
     {
       name: LAST_SUCCESS,
-      help: "When the last run ended that was done, in Unix time.",
+      help: "When the last successful run ended, in Unix time.",
       samples: success === undefined ? [] : [[{ vm }, success]],
     },
     {
       name: "qmpbackup_disk_result",
-      help: "What became of a disk in the last run, by the label result: 1.",
+      help: "How the last run ended for a disk: see the label result. The value is always 1.",
       samples: disks.map(({ name, level, result }) => [{ vm, disk: name, level, result }, 1]),
     },
     {
       name: "qmpbackup_disk_written_bytes",
-      help: "What a disk's image of the last run takes.",
+      help: "The size of the image that the last run made of a disk.",
       samples: disks.map(({ name, level, bytesWritten }) => [
         { vm, disk: name, level },
         bytesWritten,
@@ -109,7 +109,7 @@ function unescaped(text: string): string {
   return text.replace(/\\(.)/g, (_, c) => c === "n" ? "\n" : c);
 }
 
-/** The last success in a text of ours, with the VM's name. */
+/** The last success in a text that we wrote, with the VM's name. */
 function lastSuccess(text: string): { vm: string; seconds: number } | null {
   const pattern = new RegExp(
     `^${LAST_SUCCESS}\\{vm="((?:[^"\\\\\n]|\\\\.)*)"\\} (\\d+(?:\\.\\d+)?)$`,

@@ -33,7 +33,7 @@ export interface Parsed {
   /** Null where only `--help` or `--version` was asked for. */
   command: CommandName | null;
   values: Values;
-  /** What help is asked for: the words after `help`, or before `--help` where they are no whole subcommand. */
+  /** What help is asked for: the words after `help`, or the first word of several subcommands before `--help`. */
   topic?: string;
 }
 
@@ -42,7 +42,7 @@ const flagEntries = Object.entries(FLAGS) as [FlagName, Flag][];
 /**
  * Parses a command line.
  *
- * @throws {UsageError} If it is wrong, with what is near it where there is something.
+ * @throws {UsageError} If it is wrong; the message names what is nearest to it.
  */
 export function parse(argv: readonly string[]): Parsed {
   refuseUnreadable(argv);
@@ -119,7 +119,7 @@ function otherNames({ short, aliases = [] }: Flag): string[] {
 }
 
 function refuseUnknown(arg: string, key?: string) {
-  // Words that are no flags are looked at later, as the subcommand.
+  // Other words are looked at later, as the subcommand.
   if (key === undefined || !arg.startsWith("-") || arg === "-") return true;
   if (/^-\d/.test(arg)) throw new UsageError(`"${arg}": no flag takes a negative number`);
   const names = flagEntries.flatMap(([name, flag]) => [name, ...(flag.aliases ?? [])]);

@@ -126,10 +126,10 @@ export function backupsText({ chainId, runs }: Target): string {
     "BUILDS ON",
     "RUN",
   ];
-  // Where all went well there is nothing to explain.
+  // If everything went well, there is nothing to explain.
   const hasReasons = rows.some((row) => row.at(-1) !== "");
   return [
-    `Chain ${chainId ?? "(none)"}, ${runs.length} runs\n`,
+    `Chain ${chainId ?? "(none)"}, ${runs.length} ${runs.length === 1 ? "run" : "runs"}\n`,
     table(
       hasReasons ? [[...titles, "WHY"], ...rows] : [titles, ...rows.map((r) => r.slice(0, -1))],
     ),

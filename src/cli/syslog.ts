@@ -13,7 +13,7 @@ const PRIORITY: Record<string, number> = { debug: 15, info: 14, warning: 12, err
 
 const CLOSE_TIMEOUT_MS = 5_000;
 
-/** Hands lines to one `logger` (util-linux) that lives as long as the log: syslog has no file of ours. */
+/** Hands lines to one `logger` (util-linux) that runs as long as the log is open. */
 export function startSyslog(): Sink & AsyncDisposable {
   const child = spawnLogger();
   const writer = child.stdin.getWriter();
@@ -26,7 +26,7 @@ export function startSyslog(): Sink & AsyncDisposable {
     writer.write(new TextEncoder().encode(format(record))).catch(() => {});
   };
   const close = async () => {
-    // Syslog may hang; nobody waits for it when all is done.
+    // Syslog may hang. When everything is done, the program does not wait for it.
     const late = setTimeout(() => child.kill("SIGKILL"), CLOSE_TIMEOUT_MS);
     await writer.close().catch(() => {});
     await child.status;

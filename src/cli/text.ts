@@ -29,7 +29,7 @@ export function clock(seconds: number): string {
   return shown.map((part, i) => i === 0 ? String(part) : String(part).padStart(2, "0")).join(":");
 }
 
-/** Takes from a name what a terminal would obey: control characters become visible. */
+/** Makes control characters visible, so that a name can't drive the terminal. */
 export function printable(text: string): string {
   return text.replace(
     /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu,
@@ -37,7 +37,7 @@ export function printable(text: string): string {
   );
 }
 
-/** Columns as wide as what stands in them; the last one is not padded. */
+/** Columns as wide as their widest cell. The last one is not padded. */
 export function table(rows: readonly (readonly string[])[]): string {
   const cells = rows.map((row) => row.map(printable));
   const widths: number[] = [];

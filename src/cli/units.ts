@@ -24,17 +24,18 @@ Type=oneshot
 EnvironmentFile=/etc/qmpbackup/%i.env
 # The braces keep a value one word, without them it is split at spaces. What comes last wins.
 ExecStart=/usr/local/bin/qmpbackup backup --level auto --socket \${QMPBACKUP_SOCKET} --target \${QMPBACKUP_TARGET} $QMPBACKUP_OPTIONS
-# Any exit code but 0 makes the unit fail: 3 comes only where --strict asks for it, 11 means that
-# another run is on. The next run takes up what this one left, so that there is nothing to restart.
+# Any exit code but 0 makes the unit fail: 3 means warnings, under --strict; 11 means that another
+# run is at work. The next run cleans up after this one, so there is nothing to restart.
 Restart=no
 TimeoutStartSec=infinity
 # SIGTERM: everything is undone, which may wait for QEMU at each step; then --after runs.
 KillSignal=SIGTERM
 TimeoutStopSec=10min
-# To all processes, SIGKILL only after the time-out. The guard, which lets a held guest go on should
-# qmpbackup be killed, does not heed SIGTERM and needs a minute at most; "mixed" would kill it at once.
+# To all processes, SIGKILL only after the time-out. If qmpbackup is killed while it holds the guest, its
+# second process lets the guest go on. That one ignores SIGTERM and needs a minute at most; "mixed" would
+# kill it at once.
 KillMode=control-group
-# What --mode allows the group is made so at once: root without CAP_FSETID loses a folder's set-group-ID
+# New files get the rights of --mode at once: root without CAP_FSETID loses a folder's set-group-ID
 # bit by changing its mode afterwards. Files of hooks are not for others.
 UMask=0007
 # No Nice=: for some milliseconds the guest may have to wait for us.
@@ -42,18 +43,18 @@ UMask=0007
 # If QEMU does not run as root, run as its user: it must open the images that are made here.
 #User=libvirt-qemu
 
-# What may be written: targets, the disks' folders (what the guest overwrites is kept beside the disk
-# meanwhile) and metrics. For others: systemctl edit qmpbackup@VM, ReadWritePaths=/other/folder
+# What may be written: targets, metrics, and the disks' folders (the old data of what the guest overwrites
+# is kept beside the disk during the backup). For others: systemctl edit qmpbackup@VM, ReadWritePaths=/other/folder
 ProtectSystem=strict
 ReadWritePaths=-/backup -/var/lib/libvirt/images -/var/lib/prometheus/node-exporter
 
-# QEMU and we must mean the same by a path, so that nothing is hidden: no PrivateTmp=, no other
-# ProtectHome=, no PrivateDevices=.
+# QEMU and qmpbackup must find the same file under a path, so nothing is hidden: no PrivateTmp=, no
+# other ProtectHome=, no PrivateDevices=.
 PrivateTmp=no
 ProtectHome=read-only
 DevicePolicy=closed
 
-# To write to folders and sockets of other users, as root; nothing else that root may do.
+# To write to folders and sockets of other users, as root. No other right of root's.
 CapabilityBoundingSet=CAP_DAC_OVERRIDE
 NoNewPrivileges=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
@@ -85,7 +86,7 @@ Description=Nightly backup of the virtual machine %i
 OnCalendar=daily
 # Not all VMs of all hosts at midnight.
 RandomizedDelaySec=1h
-# A night that was missed is made up for.
+# Make up for a night that was missed.
 Persistent=true
 
 [Install]

@@ -107,7 +107,10 @@ const WRONG: [words: string, ...args: string[]][] = [
   ["--timeout must be 1 or more", ...backup("--timeout", "0")],
   ["--agent-timeout must be 1 or more", ...backup("--agent-socket", "a", "--agent-timeout", "0")],
   ["--quiesce needs --agent-socket", ...backup("--quiesce")],
-  ['--uuid "../../x": only letters', ...backup("--uuid", "../../x")],
+  [
+    '--uuid takes letters, digits, ".", "_" and "-", 128 at most, not "../../x"',
+    ...backup("--uuid", "../../x"),
+  ],
   ['"tcp:host" is no TCP address', "info", "--show", "blockdev", "--socket", "tcp:host"],
   ['"tcp:h:99999" is no TCP address', "info", "--show", "bitmaps", "--socket", "tcp:h:99999"],
   ["--show is one of blockdev, bitmaps, backups", "info", "--show", "disks"],
@@ -119,7 +122,7 @@ const WRONG: [words: string, ...args: string[]][] = [
   ["with --show: one of blockdev, bitmaps, backups", "info", "--socket", "q", "--dir", "d"],
   ['"list" needs --dir', "list"],
   ["does not exist", "info", "--show", "backups", "--dir", "none"],
-  ["The VM's --socket is needed for this", "info", "--show", "blockdev"],
+  ["Name the VM's QMP socket with --socket", "info", "--show", "blockdev"],
   ['"cleanup" needs --recover or --remove-bitmap', "cleanup", "--socket", "q"],
   ["needs either --targetfile or --target-dir", "restore", "merge", "--dir", "."],
   ["does not exist", "restore", "merge", "--dir", "none", "--targetfile", "out"],
@@ -280,7 +283,7 @@ cli("`info` shows what its other flags are about, as `--show` does", async (qmpb
   await Deno.writeTextFile(dir.join(`_qmpbackup/runs/${run.id}.json`), formatRecord(run));
   const shown = await qmpbackup(["info", "--show", "backups", "--dir", dir.path]);
   assertEquals([shown.code, shown.stderr], [0, ""]);
-  assertMatch(shown.stdout, /^Chain .*, 1 runs\n/);
+  assertMatch(shown.stdout, /^Chain .*, 1 run\n/);
   for (const line of ["info --dir", "list --dir"]) {
     assertEquals(await qmpbackup([...line.split(" "), dir.path]), shown);
   }

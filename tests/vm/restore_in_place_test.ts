@@ -177,7 +177,7 @@ Deno.test("restore in place refuses to write what another image beside builds on
     for (const way of ["commit", "snapshotrebase"]) {
       const { code, stderr } = await tool(["restore", way, "--dir", join(s.target, "disk0")]);
       assertEquals(code, 1);
-      assertMatch(stderr, /disk0\/new.qcow2" builds on these images, too, and would be damaged/);
+      assertMatch(stderr, /disk0\/new.qcow2" also builds on these images, and would be damaged/);
     }
     assertEquals(await images(s), before);
     await Deno.remove(disk);

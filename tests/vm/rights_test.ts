@@ -224,7 +224,10 @@ Deno.test("a disk on a block device is backed up with the rights of the binary",
     await s.vm.snapshotContents("vd1", s.dir.join(level));
     const { code, stderr } = await run([BINARY_RIGHTS], s.backupArgs(level, "--include-raw"));
     assertEquals(code, 0, stderr);
-    assertMatch(stderr, /What the guest overwrites on disk1 is kept on the target meanwhile/);
+    assertMatch(
+      stderr,
+      /What the guest overwrites on disk1 is kept on the target during the backup/,
+    );
     const restored = s.dir.join(`${level}.raw`);
     const args = ["--dir", `${s.target}/disk1`, "--format", "raw", "--targetfile", restored];
     await succeed(["restore", "merge", ...args]);

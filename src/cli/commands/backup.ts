@@ -16,7 +16,7 @@ import { VERSION } from "../version.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget, timeoutMsOf } from "./qmp_target.ts";
 
-/** The exit code of a run that is done, but not as asked for, under `--strict`. */
+/** The exit code of a run with warnings, under `--strict`. */
 const WARNED = 3;
 
 const HOOK_TIMEOUT_SECONDS = 300;
@@ -82,7 +82,7 @@ async function backUpBetweenHooks(context: CommandContext, begun: Begun): Promis
   return report(record, context);
 }
 
-/** Runs the hook, and returns what is to be said of that. */
+/** Runs the hook, and returns a warning if it failed. */
 async function tellAfter(
   hook: Hook,
   record: RunRecord,
@@ -90,7 +90,7 @@ async function tellAfter(
   signal: AbortSignal,
 ): Promise<string[]> {
   try {
-    // Where a signal has ended the run, that is what the hook is to hear of.
+    // A signal that ended the run must not end the hook as well: it is to hear of that.
     await runHook(hook, record, target, signal.aborted ? new AbortController().signal : signal);
     return [];
   } catch (error) {
@@ -99,7 +99,7 @@ async function tellAfter(
   }
 }
 
-/** A monitor that can't be told is no reason to fail. */
+/** A run does not fail because its metrics can't be written. */
 async function tryToWriteMetrics(path: string, metrics: RunMetrics): Promise<boolean> {
   try {
     await writeMetrics(path, metrics);
@@ -133,8 +133,8 @@ function surroundingsOf(
         log.info("Disk {name}: {level} ({reason})", { name: disk.name, level, reason });
         if (!isFleeceOnTarget) continue;
         log.info(
-          "What the guest overwrites on {name} is kept on the target meanwhile: name a faster place " +
-            "with --fleece-dir if its writes must not wait for that",
+          "What the guest overwrites on {name} is kept on the target during the backup, and its writes " +
+            "wait for that: name faster storage with --fleece-dir",
           { name: disk.name },
         );
       }
@@ -147,10 +147,12 @@ function surroundingsOf(
 function requestOf(values: Values): BackupRequest {
   const { include = [], exclude = [], uuid = null } = values;
   if (include.length > 0 && exclude.length > 0) {
-    throw new UsageError("--include and --exclude don't go together: name the disks one way");
+    throw new UsageError("--include and --exclude don't go together: use one of them");
   }
   if (uuid !== null && !isChainId(uuid)) {
-    throw new UsageError(`--uuid "${uuid}": only letters, digits, ".", "_" and "-", 128 at most`);
+    throw new UsageError(
+      `--uuid takes letters, digits, ".", "_" and "-", 128 at most, not "${uuid}"`,
+    );
   }
   const target = resolve(values.target ?? ".");
   return {

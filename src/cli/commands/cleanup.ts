@@ -47,13 +47,13 @@ async function recoverAll(
       try {
         io.stdout(values.json ? jsonLine("recovered", { what }) : `${printable(what)}\n`);
       } catch (error) {
-        // A guest that stands still does not wait for somebody who reads this.
+        // A stopped guest must not wait until somebody reads this.
         unsaid ??= error;
       }
     },
   });
   if (unsaid !== null) throw unsaid;
-  if (count === 0) log.info("No run that died has left anything here");
+  if (count === 0) log.info("There is nothing to clean up: no killed run has left anything here");
   return count;
 }
 
@@ -77,6 +77,6 @@ async function removeBitmaps(
         : `Removing bitmap: ${printable(bitmap)}\n`,
     );
   }
-  if (ours.length === 0) log.info("There is no bitmap of ours on this VM's disks");
+  if (ours.length === 0) log.info("This VM's disks have no bitmaps made by qmpbackup");
   return ours.length;
 }

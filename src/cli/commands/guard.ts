@@ -11,7 +11,7 @@ import { qmpTarget, thawOf } from "./qmp_target.ts";
 
 const log = getLogger(["qmpbackup", "guard"]);
 
-/** The dead run's connections may take a while to go, and the next run may be faster than we are. */
+/** The connections of the killed run may take a while to close, and the next run may be first. */
 const PATIENCE_MS = 60_000;
 const RETRY_MS = 200;
 
@@ -36,7 +36,7 @@ export async function guard({ values, io }: CommandContext): Promise<number> {
 async function letGo(values: Values): Promise<void> {
   const { socket, qmpOptions } = qmpTarget(values);
   await using qmp = await QmpClient.connect(socket, qmpOptions);
-  // Another run that has taken the VM over has let the guest go, and may hold it again.
+  // Another run has taken the VM over and let the guest go on. It may hold the guest itself now.
   if ((await holderOfVm(qmp))?.run !== values.run) return;
   log.warn("The run {run} ended while it held the guest: letting the guest go on", {
     run: values.run,

@@ -4,16 +4,16 @@ import type { QmpOptions } from "../../qmp/client.ts";
 import { type Address, parseAddress } from "../../wire/address.ts";
 import type { Values } from "../parse.ts";
 
-/** QEMU greets at once; a client that is not greeted waits for another one to leave. */
+/** QEMU greets at once. A client that is not greeted has to wait until another one leaves. */
 const GREETING_TIMEOUT_MS = 5_000;
 
 /**
  * The VM that the flags name.
  *
- * @throws {UsageError} If they name none.
+ * @throws {UsageError} If there is no --socket.
  */
 export function qmpTarget(values: Values): { socket: Address; qmpOptions: QmpOptions } {
-  if (values.socket === undefined) throw new UsageError("The VM's --socket is needed for this");
+  if (values.socket === undefined) throw new UsageError("Name the VM's QMP socket with --socket");
   const timeoutMs = timeoutMsOf("timeout", values.timeout ?? 30);
   return {
     socket: parseAddress(values.socket),
@@ -30,13 +30,13 @@ export function thawOf(values: Values): (() => Promise<void>) | null {
   return () => thawAnew(address, timeoutMs);
 }
 
-/** The longest that a timer can wait, 24 days; one that is asked for more fires at once. */
+/** The longest time of a timer, 24 days. With more than that it fires at once. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 /**
  * A flag's seconds as milliseconds.
  *
- * @throws {UsageError} If they are none.
+ * @throws {UsageError} If they are 0.
  */
 export function timeoutMsOf(flag: string, seconds: number): number {
   if (seconds === 0) throw new UsageError(`--${flag} must be 1 or more`);

@@ -64,8 +64,8 @@ async function jobsOfRun(
   const target = await readTarget(dir);
   if (!knowsDisks(target)) {
     throw new UsageError(
-      `"${dir}" holds no records of runs, so that the disks of one run can't be told: restore ` +
-        "each disk's folder with --targetfile",
+      `"${dir}" holds no records of runs, so it is not known which images belong together: restore ` +
+        "each disk's folder by itself, with --targetfile",
     );
   }
   const points = await pointsOfTarget(target);
@@ -89,7 +89,7 @@ async function jobsOfRun(
   }));
 }
 
-/** A run may have been of some disks only: the others are not of that moment. */
+/** A run may hold some disks only. The others have no state of that moment. */
 function warnOfOthers(points: RestorePoint[], ofRun: RestorePoint[], { runId }: RestorePoint) {
   const held = new Set(ofRun.map(({ disk }) => disk));
   const others = new Map(points.filter(({ disk }) => !held.has(disk)).map((p) => [p.disk, p]));

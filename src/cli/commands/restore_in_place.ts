@@ -42,7 +42,7 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
       throw new UsageError(`"${point.name}" in "${dir}" has no increment: there is nothing to do`);
     }
     if (layers.some(({ isRaw }) => isRaw)) {
-      throw new UsageError(`"${dir}" holds raw images, which can't be linked: use restore merge`);
+      throw new UsageError(`"${dir}" holds raw images, which can't be linked: use "restore merge"`);
     }
     const images = await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
     refuseHole(layers, images);
@@ -71,7 +71,7 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
   };
 }
 
-/** An image beside these that says itself that it builds on one: the disk of a VM that was started on it. */
+/** Another image in the folder that builds on one of these: the disk of a VM that was started on a backup. */
 async function unknownChild(
   points: RestorePoint[],
   layers: Layer[],
@@ -86,15 +86,15 @@ async function unknownChild(
   }
 }
 
-/** Through a link an image outside of the folder would be written. */
+/** Writing through a link would change an image outside of the folder. */
 async function refuseLinkedImages(layers: Layer[], steps: Step[]) {
   const written = steps.filter(({ kind }) => kind !== "symlink");
   for (const { path } of [...layers, ...written]) await refuseLink(path);
 }
 
 /**
- * What an image says that it builds on must be there, below it. An earlier one than the one before is what an
- * interrupted `commit` leaves; where the folder was before does not matter.
+ * An image must build on one of those below it. After an interrupted `commit` that need not be the one right
+ * below. Only the name counts, since the folder may have been moved.
  */
 function refuseHole(layers: Layer[], images: CheckedImage[]) {
   for (const [i, { path }] of layers.entries()) {
@@ -108,7 +108,7 @@ function refuseHole(layers: Layer[], images: CheckedImage[]) {
   }
 }
 
-/** `qemu-img commit` makes no image smaller: what was cut off would come back. */
+/** `qemu-img commit` makes an image never smaller: data that was cut off would come back. */
 function refuseShrunk(layers: Layer[], images: CheckedImage[]) {
   const at = images.findIndex(({ virtualSizeBytes }, i) =>
     images.slice(0, i).some((below) => below.virtualSizeBytes > virtualSizeBytes)
@@ -118,7 +118,7 @@ function refuseShrunk(layers: Layer[], images: CheckedImage[]) {
     `The disk is smaller in "${
       layers[at]?.path
     }" than before: these images can't be committed into one. ` +
-      "Use restore merge",
+      'Use "restore merge"',
   );
 }
 
@@ -128,7 +128,7 @@ async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Pro
     await unknownChild(points, layers);
   if (beside) {
     throw new Failure(
-      `"${beside.path}" builds on these images, too, and would be damaged: copy what it holds to a ` +
+      `"${beside.path}" also builds on these images, and would be damaged: copy what it holds to a ` +
         "new file (qemu-img convert), and move it away",
     );
   }

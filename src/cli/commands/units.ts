@@ -12,7 +12,7 @@ export async function units(context: CommandContext): Promise<number> {
   if (values.root === undefined) return await print(unitsText)(context);
   const root = resolve(values.root);
   const files = UNITS.map(({ path, text }) => ({ path: join(root, path), text }));
-  // Before anything is written: a unit that somebody has changed belongs to them.
+  // Before anything is written: somebody may have changed a unit.
   for (const { path } of files) {
     if (await exists(path)) {
       throw new UsageError(
