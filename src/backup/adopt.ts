@@ -9,6 +9,7 @@ import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import { ChainError } from "../catalog/chains.ts";
 import { bounded } from "../catalog/bounded.ts";
+import { type Fingerprint, isFault, lookAtImage } from "../catalog/fingerprint.ts";
 import { type NamedImage, orderByName } from "../catalog/name_order.ts";
 import { diskFileName, parseImageName, referenceBitmaps } from "../catalog/names.ts";
 import { adoptedId, type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
@@ -24,7 +25,9 @@ const log = getLogger(["qmpbackup", "backup"]);
 export interface Foreign {
   disk: Disk;
   folder: string;
-  images: (NamedImage & Pick<ImageFacts, "virtualSizeBytes" | "allocatedBytes">)[];
+  images: (NamedImage & Pick<ImageFacts, "virtualSizeBytes" | "allocatedBytes"> & {
+    fingerprint?: Fingerprint;
+  })[];
 }
 
 /**
@@ -83,7 +86,10 @@ async function findForeign(
       const images: Foreign["images"] = [];
       for (const image of ordered) {
         const file = join(path, folder, image.name);
-        images.push({ ...image, ...await bounded(file, () => imageFacts(file)) });
+        const seen = await lookAtImage(file);
+        if (isFault(seen)) throw new Failure(`"${file}" ${seen.reason}`);
+        const { fingerprint } = seen;
+        images.push({ ...image, ...await bounded(file, () => imageFacts(file)), fingerprint });
       }
       return { disk, folder, images };
     } catch (error) {
@@ -157,6 +163,7 @@ function rowsOf({ disk, folder, images }: Foreign, unixSeconds: number, chainId:
       unrecorded: [],
       virtualSizeBytes: image.virtualSizeBytes,
       bytesWritten: image.allocatedBytes,
+      fingerprint: image.fingerprint,
       result: "done",
       error: null,
     };

@@ -17,21 +17,20 @@ export type Basis =
  * recorded every change since.
  *
  * @param last The disk's last full or incremental backup in this target.
- * @param isComplete Whether an image, relative to the target, is there with all that it builds on.
+ * @param fault What is wrong with an image, relative to the target, or with what it builds on; or null.
  * @param foreign An image in the disk's folder that no record knows.
  */
 export function basisOf(
   disk: Disk,
   last: Point | undefined,
-  isComplete: (file: string) => boolean,
+  fault: (file: string) => string | null,
   foreign?: string,
 ): Basis {
   const nothing = (reason: string): Basis => ({ usable: false, reason, last: null });
   if (!last) return nothing("no backup of this disk in the target yet");
   const { file, bitmap: name, granularityBytes, virtualSizeBytes } = last.disk;
-  if (!isComplete(file)) {
-    return nothing(`the last backup "${file}" or what it builds on is missing`);
-  }
+  const broken = fault(file);
+  if (broken !== null) return nothing(`the last backup can't be built on: ${broken}`);
   if (foreign) {
     return nothing(`"${foreign}" is in no record: another program has gone on with this chain`);
   }

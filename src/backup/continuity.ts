@@ -8,6 +8,7 @@
 import { basename, dirname } from "@std/path";
 import { ChainError, chainOf, lastInChain, type Point } from "../catalog/chains.ts";
 import { parseImageName, UUID_FILE } from "../catalog/names.ts";
+import { type ImageFault, MISSING } from "../catalog/fingerprint.ts";
 import type { Target } from "../catalog/target.ts";
 import type { Disk } from "../vm/disks.ts";
 
@@ -78,13 +79,27 @@ export function foldersOf(
   return folders;
 }
 
-/** Whether an image and all that it builds on are there. */
-export function isComplete(points: Point[], file: string, files: Map<string, string[]>): boolean {
+/**
+ * What is wrong with an image or with what it builds on; null where all is there and as it was made.
+ *
+ * @param faults What was found when the images were looked at, by their paths in the target.
+ */
+export function chainFault(
+  points: Point[],
+  file: string,
+  files: Map<string, string[]>,
+  faults: ReadonlyMap<string, ImageFault> = new Map(),
+): ImageFault | null {
   try {
-    return chainOf(points, file).every(({ disk }) => isListed(files, disk.file));
+    for (const { disk } of chainOf(points, file)) {
+      const found = faults.get(disk.file) ??
+        (isListed(files, disk.file) ? undefined : MISSING);
+      if (found) return { ...found, reason: `the image "${disk.file}" ${found.reason}` };
+    }
+    return null;
   } catch (error) {
-    if (error instanceof ChainError) return false;
-    throw error;
+    if (!(error instanceof ChainError)) throw error;
+    return { state: "missing", reason: error.message };
   }
 }
 

@@ -6,7 +6,15 @@
 
 import { basename, dirname, join, relative } from "@std/path";
 import { bounded, HangingError } from "../catalog/bounded.ts";
+import { ChainError, chainOf, images, type Point, restorePoints } from "../catalog/chains.ts";
+import {
+  type Fingerprint,
+  type ImageFault,
+  isFault,
+  lookAtImages,
+} from "../catalog/fingerprint.ts";
 import { diskFileName } from "../catalog/names.ts";
+import type { RunRecord } from "../catalog/record.ts";
 import { readTarget, type Target } from "../catalog/target.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { queryIdentity, queryIothreads, queryStatus, queryTpms } from "../qmp/queries.ts";
@@ -14,7 +22,7 @@ import { queryFeatures } from "../qmp/schema.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
 import { queryOutside } from "../vm/outside.ts";
 import { adoptChains } from "./adopt.ts";
-import { bitmapsOf } from "./continuity.ts";
+import { bitmapsOf, lastBackup } from "./continuity.ts";
 import type { Facts } from "./plan.ts";
 import type { BackupRequest } from "./request.ts";
 
@@ -22,7 +30,7 @@ import type { BackupRequest } from "./request.ts";
 export async function gatherFacts(
   qmp: QmpClient,
   target: Target,
-  { monthly }: BackupRequest,
+  { monthly, level }: BackupRequest,
   { tag, startedAt }: Pick<Facts, "tag" | "startedAt">,
 ): Promise<Facts> {
   const { disks, leftOut } = await queryDisks(qmp);
@@ -38,6 +46,10 @@ export async function gatherFacts(
   const files = await listFolders(target, disks);
   const adopted = await adoptChains(target, disks, files, vm, tag);
   const past = monthly ? await pastMonths(target.path) : [];
+  const runs = [...adopted, ...target.runs];
+  const looks = level === "full" || level === "copy"
+    ? { imageFaults: new Map(), newFingerprints: new Map() }
+    : await lookAtChains(target.path, runs, disks);
   return {
     vm,
     runState: (await queryStatus(qmp)).status,
@@ -45,11 +57,12 @@ export async function gatherFacts(
     hasIothreads: (await queryIothreads(qmp)).length > 0,
     disks,
     leftOut: [...leftOut, ...outside, ...tpms],
-    target: { ...target, runs: [...adopted, ...target.runs] },
+    target: { ...target, runs },
     adopted,
     pastBitmaps: past.flatMap(bitmapsOf),
     pastRuns: past.flatMap(({ runs }) => runs),
     files,
+    ...looks,
     inUse: await filesInUse(target.path, disks),
     besideDisk: new Map(
       await Promise.all(disks.map(async (disk) => [disk.id, await folderBeside(disk)] as const)),
@@ -58,6 +71,37 @@ export async function gatherFacts(
     tag,
     newChainId: crypto.randomUUID(),
   };
+}
+
+type Looks = Pick<Facts, "imageFaults" | "newFingerprints">;
+
+/** Looks at all images that an increment of one of the disks would build on. */
+async function lookAtChains(target: string, runs: RunRecord[], disks: Disk[]): Promise<Looks> {
+  const [points, all] = [restorePoints(runs), images(runs)];
+  const recorded = new Map<string, Fingerprint | undefined>();
+  for (const disk of disks) {
+    const last = lastBackup(disk, disks, points);
+    for (const point of last ? wholeChain(all, last.disk.file) : []) {
+      recorded.set(point.disk.file, point.disk.fingerprint);
+    }
+  }
+  const imageFaults = new Map<string, ImageFault>();
+  const newFingerprints = new Map<string, Fingerprint>();
+  for (const [file, seen] of await lookAtImages(target, recorded)) {
+    if (isFault(seen)) imageFaults.set(file, seen);
+    else if (!recorded.get(file)) newFingerprints.set(file, seen.fingerprint);
+  }
+  return { imageFaults, newFingerprints };
+}
+
+/** What contradicts itself is told when the level is decided. */
+function wholeChain(all: Point[], file: string): Point[] {
+  try {
+    return chainOf(all, file);
+  } catch (error) {
+    if (error instanceof ChainError) return [];
+    throw error;
+  }
 }
 
 /** A VM may have been started on what was restored into the target, or on an image of it. */

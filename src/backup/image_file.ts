@@ -7,8 +7,9 @@
 
 import { basename, dirname, join, relative } from "@std/path";
 import { bounded, boundedRun } from "../catalog/bounded.ts";
-import { createFile } from "../catalog/create.ts";
+import { createFile, makeReadOnly } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
+import { type Fingerprint, isFault, lookAtImage, sealImage } from "../catalog/fingerprint.ts";
 import { backingLink, partialName, REPLACED_SUFFIX } from "../catalog/names.ts";
 import { createFolder } from "../catalog/target.ts";
 import { Failure, messageOf } from "../errors.ts";
@@ -72,18 +73,36 @@ export class ImageFile {
     await giveBack(this.partial);
   }
 
-  /** @throws {Failure} If the image, which nobody has open any more, is not sound. */
+  /**
+   * Checks and seals the image, which nobody has open any more.
+   *
+   * @throws {Failure} If it is not sound.
+   */
   async check(): Promise<void> {
     await boundedRun(
       this.partial,
       (signal) => checkImage(this.partial, { signal }),
       await this.#sizeBytes(),
     );
+    await sealImage(this.partial);
     await this.flush();
   }
 
   async #sizeBytes(): Promise<number> {
     return (await bounded(this.partial, () => Deno.stat(this.partial))).size;
+  }
+
+  /**
+   * Takes the right to write the finished image from everybody.
+   *
+   * @returns What tells it from now on.
+   * @throws {Failure} If it can't be read any more.
+   */
+  async finish(): Promise<Fingerprint> {
+    await makeReadOnly(this.partial);
+    const seen = await lookAtImage(this.partial);
+    if (isFault(seen)) throw new Failure(`"${this.partial}" ${seen.reason}`);
+    return seen.fingerprint;
   }
 
   /**

@@ -19,7 +19,7 @@ type LevelPlan = Pick<
 /**
  * Decides.
  *
- * @param isWhole Whether an image is there with all that it builds on.
+ * @param fault What is wrong with an image or with what it builds on; or null.
  * @param foreign An image in the disk's folder that no record knows.
  * @throws {Failure} If what was asked for can't be taken.
  */
@@ -27,7 +27,7 @@ export function levelOf(
   { level: asked, onLostBitmap }: BackupRequest,
   disk: Disk,
   last: Point | undefined,
-  isWhole: (file: string) => boolean,
+  fault: (file: string) => string | null,
   foreign: string | undefined,
 ): LevelPlan {
   const whole = {
@@ -44,7 +44,7 @@ export function levelOf(
     );
   }
   if (asked === "full") return { ...whole, level: "full", reason: "asked for" };
-  const basis = basisOf(disk, last, isWhole, foreign);
+  const basis = basisOf(disk, last, fault, foreign);
   if (basis.usable) {
     return {
       level: "inc",

@@ -15,6 +15,7 @@ import {
   RECORDS_FOLDER,
   runId,
 } from "../catalog/names.ts";
+import type { Fingerprint, ImageFault } from "../catalog/fingerprint.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
 import { Failure, UsageError } from "../errors.ts";
@@ -24,9 +25,9 @@ import type { Disk, LeftOut } from "../vm/disks.ts";
 import { adaptRequest, pauseReason, SAFE_CBW_TIMEOUT_SECONDS, warningsOf } from "./caution.ts";
 import {
   bitmapsOf,
+  chainFault,
   foldersOf,
   foreignSince,
-  isComplete,
   lastBackup,
   unrecorded,
 } from "./continuity.ts";
@@ -57,6 +58,10 @@ export interface Facts {
   pastRuns: RunRecord[];
   /** The files in each folder of the target, by the folder's name. */
   files: Map<string, string[]>;
+  /** What is wrong with the images that the next increments would build on, by their paths in the target. */
+  imageFaults: ReadonlyMap<string, ImageFault>;
+  /** What tells those of them whose records don't say it, by their paths in the target. */
+  newFingerprints: ReadonlyMap<string, Fingerprint>;
   /** The files in the target that the VM has for disks, or below them: relative to it. */
   inUse: string[];
   /** Where each disk's fleece may lie beside it, by the disk's id; null where that is no folder. */
@@ -134,6 +139,8 @@ export interface Plan {
   leftOut: LeftOut[];
   /** The records of the reference's chains that go on, to be written first. */
   adopted: RunRecord[];
+  /** See `Facts`: to be recorded, too. */
+  newFingerprints: ReadonlyMap<string, Fingerprint>;
   /** What will not be done as it was asked for. */
   warnings: string[];
 }
@@ -169,6 +176,8 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
   );
   const fileNames = fileNamesOf(facts.disks);
   const folders = foldersOf(lasts, [...fileNames.values()].map(configName));
+  const faultOf = (file: string) => chainFault(all, file, facts.files, facts.imageFaults);
+  const changed: string[] = [];
   const disks = selected.map((disk, index): DiskPlan => {
     const known = lasts.get(disk);
     // In a folder that has gone over to another disk, two chains would mix.
@@ -179,9 +188,12 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       request,
       disk,
       last,
-      (file) => isComplete(all, file, facts.files),
+      (file) => faultOf(file)?.reason ?? null,
       foreignSince(last, target, facts.files),
     );
+    if (last && request.level === "auto") {
+      changed.push(...changedWarning(disk, faultOf(last.disk.file)));
+    }
     // An increment lies beside the image it builds on.
     const folder = level.level === "inc" && last ? last.disk.folder : usualFolder;
     refusePartial(target.path, folder, facts.files);
@@ -242,8 +254,23 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     disks,
     leftOut,
     adopted: facts.adopted,
-    warnings: [...notDone, ...leftOutWarnings(leftOut), ...warningsOf(request, facts, disks)],
+    newFingerprints: facts.newFingerprints,
+    warnings: [
+      ...notDone,
+      ...changed,
+      ...leftOutWarnings(leftOut),
+      ...warningsOf(request, facts, disks),
+    ],
   };
+}
+
+/** A full backup is taken, but what the target held before can't be restored. */
+function changedWarning({ name }: Disk, fault: ImageFault | null): string[] {
+  if (fault === null || fault.state === "missing") return [];
+  return [
+    `Earlier backups of the disk "${name}" can't be restored, so a full backup is taken: ${fault.reason}. ` +
+    "If there is a copy of the target, put the image back from it",
+  ];
 }
 
 /** Beside the fleece: where QEMU may make files, and a socket can be made. */

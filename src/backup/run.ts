@@ -18,7 +18,7 @@ import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.
 import { UUID_FILE } from "../catalog/names.ts";
 import { bounded } from "../catalog/bounded.ts";
 import { exists } from "../catalog/durable.ts";
-import { writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
+import { recordFingerprints, writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../guest/agent.ts";
 import { BlockErrors } from "../qmp/block_errors.ts";
@@ -72,6 +72,7 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
   const { target, mode } = plan.request;
   // The first one last: see `halfAdopted()`.
   for (const adopted of plan.adopted.toReversed()) await writeRun(target, adopted, mode);
+  await recordFingerprints(target, plan.newFingerprints);
   await writeRun(target, record, mode);
   try {
     await takeAndCopy(plan, context, record, sessions, leftovers);
@@ -266,6 +267,7 @@ async function publish(
   for (const [index, session] of sessions.entries()) {
     const row = record.disks[index] as DiskRecord;
     if (row.result === "failed") continue;
+    row.fingerprint = await session.file.finish();
     const warning = await session.file.publish();
     if (warning !== null) record.warnings.push(warning);
     await writeBeside(target, session.disk.configFile, configText(session.disk), mode);

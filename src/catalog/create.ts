@@ -11,7 +11,7 @@
 import { close, fchmod, fstat, open } from "node:fs";
 import { promisify } from "node:util";
 import { Failure } from "../errors.ts";
-import { bounded } from "./bounded.ts";
+import { bounded, HangingError } from "./bounded.ts";
 
 /** What is made is for its owner alone, unless a user says otherwise. */
 export const OWNER_ONLY = 0o600;
@@ -112,6 +112,35 @@ async function setMode(path: string, mode: number) {
   } catch (error) {
     // Its owner may, so that this is a file system without modes (FAT, CIFS).
     if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
+  }
+}
+
+const WRITE_BITS = 0o222;
+const OWNER_WRITE = 0o200;
+
+/** Takes the right to write a finished file from everybody, where its file system has such rights. */
+export async function makeReadOnly(path: string): Promise<void> {
+  await tryMode(path, await modeOf(path) & ~WRITE_BITS);
+}
+
+/**
+ * Gives it back to its owner.
+ *
+ * @returns The mode that it had.
+ */
+export async function makeWritable(path: string): Promise<number> {
+  const mode = await modeOf(path);
+  await tryMode(path, mode | OWNER_WRITE);
+  return mode;
+}
+
+/** Gives a file a mode; what somebody else owns stays as it is. */
+export async function tryMode(path: string, mode: number) {
+  if (await modeOf(path) === mode) return;
+  try {
+    await bounded(path, () => Deno.chmod(path, mode));
+  } catch (error) {
+    if (error instanceof HangingError) throw error;
   }
 }
 

@@ -12,6 +12,7 @@ import * as v from "valibot";
 import { brief, Failure } from "../errors.ts";
 import { parseJson } from "../json.ts";
 import { withoutSecrets } from "../secrets.ts";
+import { Fingerprint } from "./fingerprint.ts";
 import {
   CONFIG_SUFFIX,
   isBackupBitmap,
@@ -95,6 +96,8 @@ const DiskRow = v.object({
   virtualSizeBytes: sizeBytes,
   /** What the image takes on the disk. */
   bytesWritten: sizeBytes,
+  /** What the finished image is told by; of an older program's, and while it is being changed, not known. */
+  fingerprint: v.optional(Fingerprint),
   /**
    * "superseded": the image is no point of its own any more, since an increment was committed into it;
    * others may build on it.

@@ -18,6 +18,7 @@ import {
   syncParent,
   writeDurably,
 } from "./durable.ts";
+import type { Fingerprint } from "./fingerprint.ts";
 import { findSharedFolder } from "./folder.ts";
 import { type Holder, takeLock } from "./lock.ts";
 import {
@@ -310,6 +311,20 @@ export async function updateRows(
   for (const run of (await readTarget(path)).runs.toReversed()) {
     if (run.disks.map(change).includes(true)) await writeRun(path, run);
   }
+}
+
+/** Records what tells finished images, by their paths in the target. */
+export async function recordFingerprints(
+  path: string,
+  fingerprints: ReadonlyMap<string, Fingerprint>,
+): Promise<void> {
+  if (fingerprints.size === 0) return;
+  await updateRows(path, (row) => {
+    const fingerprint = fingerprints.get(row.file);
+    if (!fingerprint || (row.result !== "done" && row.result !== "superseded")) return false;
+    row.fingerprint = fingerprint;
+    return true;
+  });
 }
 
 async function readChainId(path: string): Promise<string | null> {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { RunRecord } from "../catalog/record.ts";
+import type { DiskRecord, RunRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
 import type { Restored } from "../restore/merge.ts";
@@ -96,8 +96,42 @@ export function bitmapsJson(disks: Disk[]) {
   }));
 }
 
+/** How it stands with an image that a record promises, and why. */
+export interface ImageState {
+  state: "present" | "missing" | "changed" | "unreadable" | "replaced";
+  reason: string | null;
+}
+export type ImageStates = ReadonlyMap<DiskRecord, ImageState>;
+
+export const PRESENT: ImageState = { state: "present", reason: null };
+export const REPLACED: ImageState = {
+  state: "replaced",
+  reason: "was replaced by a later backup (--no-timestamp)",
+};
+
+/** A run as `info --show backups --json` tells it. */
+export function runJson(run: RunRecord, states: ImageStates) {
+  const disks = run.disks.map((disk) => {
+    const { state, reason } = states.get(disk) ?? { state: null, reason: null };
+    return { ...disk, image: state, imageReason: reason };
+  });
+  return { ...run, disks };
+}
+
+/** What is there of what is done. */
+function resultText(disk: DiskRecord, states: ImageStates): string {
+  const { state } = states.get(disk) ?? PRESENT;
+  return state === "present" ? disk.result : state;
+}
+
+/** Why it is not restored: what is missing or replaced needs no words. */
+function faultOf(disk: DiskRecord, states: ImageStates): string {
+  const { state, reason } = states.get(disk) ?? PRESENT;
+  return state === "changed" || state === "unreadable" ? `the image ${reason}` : "";
+}
+
 /** The result of `info --show backups`. */
-export function backupsText({ chainId, runs }: Target): string {
+export function backupsText({ chainId, runs }: Target, states: ImageStates = new Map()): string {
   const rows = runs.flatMap((run) => {
     const time = localTime(new Date(run.pointInTime ?? run.started));
     // It failed before it knew its disks.
@@ -108,12 +142,12 @@ export function backupsText({ chainId, runs }: Target): string {
       time,
       disk.name,
       disk.level,
-      disk.result,
+      resultText(disk, states),
       disk.result === "done" ? size(disk.bytesWritten) : "-",
       disk.file,
       disk.parent ?? "-",
       run.id,
-      disk.error ?? "",
+      disk.error ?? faultOf(disk, states),
     ]);
   });
   const titles = [

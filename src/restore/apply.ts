@@ -5,13 +5,17 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { dirname, join, relative } from "@std/path";
+import { dirname, join, relative, resolve } from "@std/path";
 import { images } from "../catalog/chains.ts";
-import { removeFile, replaceSymlink, syncPath } from "../catalog/durable.ts";
+import { makeWritable, tryMode } from "../catalog/create.ts";
+import { exists, removeFile, replaceSymlink, syncPath } from "../catalog/durable.ts";
+import { type Fingerprint, sealImage } from "../catalog/fingerprint.ts";
 import type { DiskRecord } from "../catalog/record.ts";
-import { readTarget, updateRows } from "../catalog/target.ts";
+import { readTarget, recordFingerprints, updateRows } from "../catalog/target.ts";
+import { Failure } from "../errors.ts";
 import { qemuImg } from "../image/qemu_img.ts";
 import { commandOf, type Step } from "./in_place.ts";
+import { requireImage } from "./require_image.ts";
 import { shellText } from "../shell.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);
@@ -20,6 +24,8 @@ export interface ApplyOptions {
   /** Of commits; 0 is no limit. */
   rateLimitBytesPerSecond: number;
   signal: AbortSignal;
+  /** What tells each image, by its path: it is looked at again when its turn comes. */
+  known?: ReadonlyMap<string, Fingerprint>;
 }
 
 /**
@@ -28,18 +34,74 @@ export interface ApplyOptions {
  *
  * @param target Whose records name the images; null for a folder without records.
  * @throws {QemuImgError} If `qemu-img` fails.
+ * @throws {Failure} If an image was changed by somebody else.
  */
 export async function applySteps(
   steps: Step[],
   target: string | null,
   options: ApplyOptions,
 ): Promise<void> {
-  for (const step of steps) {
-    options.signal.throwIfAborted();
-    const argv = commandOf(step, options.rateLimitBytesPerSecond);
-    if (argv) log.info("{command}", { command: shellText(argv) });
-    await applyStep(step, argv ?? [], target, options.signal);
+  const written = new Set(steps.flatMap(writtenBy));
+  const now = new Map(options.known);
+  // Of what is stopped half way, nobody can say how it is told.
+  if (target) await updateRows(target, (row) => forget(row, written.has(join(target, row.file))));
+  const modes = new Map<string, number>();
+  try {
+    for (const path of written) modes.set(path, await makeWritable(path));
+    for (const step of steps) {
+      options.signal.throwIfAborted();
+      await requireOwn(step, now);
+      const argv = commandOf(step, options.rateLimitBytesPerSecond);
+      if (argv) log.info("{command}", { command: shellText(argv) });
+      await applyStep(step, argv ?? [], target, options.signal);
+      for (const path of writtenBy(step)) now.set(path, (await requireImage(path)).fingerprint);
+    }
+    if (target) await recordFingerprints(target, await sealAll(target, written));
+  } finally {
+    for (const [path, mode] of modes) if (await exists(path)) await tryMode(path, mode);
   }
+}
+
+/**
+ * Looks at the images that a step writes to: another one may have been put in the place of one, and lead to
+ * any file of this machine.
+ *
+ * @throws {Failure} If that is so.
+ */
+async function requireOwn(step: Step, known: ReadonlyMap<string, Fingerprint>) {
+  for (const path of writtenBy(step)) {
+    const { backing } = await requireImage(path, known.get(path));
+    if (step.kind !== "commit") continue;
+    const parent = backing === null ? null : resolve(dirname(path), backing);
+    if (parent === (path === step.base ? null : step.base)) continue;
+    throw new Failure(
+      `"${path}" was linked to "${parent}" by another program meanwhile: see that nothing works in its ` +
+        "folder, and run again",
+    );
+  }
+}
+
+/** The images that a step writes to; `qemu-img commit` opens the one that it reads for writing, too. */
+export function writtenBy(step: Step): string[] {
+  if (step.kind === "commit") return [step.path, step.base];
+  return step.kind === "link" || step.kind === "snapshot" ? [step.path] : [];
+}
+
+function forget(row: DiskRecord, isWritten: boolean): boolean {
+  if (!isWritten || row.fingerprint === undefined) return false;
+  delete row.fingerprint;
+  return true;
+}
+
+/** @returns What tells those that are still there, by their paths in the target. */
+async function sealAll(target: string, paths: Iterable<string>): Promise<Map<string, Fingerprint>> {
+  const fingerprints = new Map<string, Fingerprint>();
+  for (const path of paths) {
+    if (!await exists(path)) continue;
+    await sealImage(path);
+    fingerprints.set(relative(target, path), (await requireImage(path)).fingerprint);
+  }
+  return fingerprints;
 }
 
 /**

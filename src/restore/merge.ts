@@ -6,11 +6,12 @@
 
 import { getLogger } from "@logtape/logtape";
 import { dirname, resolve } from "@std/path";
-import { createFile, OWNER_ONLY } from "../catalog/create.ts";
+import { createFile, lookAt, OWNER_ONLY } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
+import type { ImageLook } from "../catalog/fingerprint.ts";
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
 import { refuseSharedFolder } from "../catalog/target.ts";
-import { brief, Failure, UsageError } from "../errors.ts";
+import { Failure, UsageError } from "../errors.ts";
 import {
   checkImage,
   type ImageFacts,
@@ -19,6 +20,7 @@ import {
   requireQemuImg,
 } from "../image/qemu_img.ts";
 import { planPasses, rawSource } from "./passes.ts";
+import { requireImage } from "./require_image.ts";
 import type { Layer, RestorePoint } from "./source.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);
@@ -64,7 +66,7 @@ export interface Restored {
  * @throws {Failure} If an image is missing, damaged or linked to another one, or `qemu-img` fails.
  */
 export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Restored[]> {
-  const checked: { job: MergeJob; layers: Layer[]; virtualSizeBytes: number }[] = [];
+  const checked: { job: MergeJob; layers: Layer[]; images: CheckedImage[] }[] = [];
   for (const job of jobs) {
     await refuseExisting(job.targetFile, options.mode);
     const layers = job.point.layers();
@@ -73,11 +75,11 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
       const backing = images[i]?.backing ?? null;
       refuseOtherLink(layers.slice(0, i), layer, backing, job.point.target !== null);
     }
-    const { virtualSizeBytes = 0 } = images.at(-1) ?? {};
-    checked.push({ job, layers, virtualSizeBytes });
+    checked.push({ job, layers, images });
   }
   const restored: Restored[] = [];
-  for (const { job: { point, targetFile }, layers, virtualSizeBytes } of checked) {
+  for (const { job: { point, targetFile }, layers, images } of checked) {
+    const { virtualSizeBytes = 0 } = images.at(-1) ?? {};
     log.info("Restoring {name} from {count} images into {targetFile}", {
       name: point.name,
       count: layers.length,
@@ -85,7 +87,13 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
     });
     const onPercent = (percent: number) =>
       options.onProgress(point.disk, percent / 100 * virtualSizeBytes, virtualSizeBytes);
-    await convert(layers, targetFile, options, onPercent, () => refuseChanged(point, layers));
+    await refuseChanged(point, layers);
+    const stamps = await stampsOf(layers, images);
+    await convert(layers, targetFile, options, onPercent, async () => {
+      await refuseChanged(point, layers);
+      const now = await stampsOf(layers, images);
+      refuseTouched(layers.find((_, i) => now[i] !== stamps[i]));
+    });
     restored.push({
       disk: point.disk,
       point: point.name,
@@ -129,29 +137,54 @@ export async function checkImages(
 ): Promise<CheckedImage[]> {
   await requireQemuImg();
   const images: CheckedImage[] = [];
-  for (const { path, isRaw } of layers) {
-    if (!await exists(path)) {
-      throw new Failure(`The image "${path}" is missing: what builds on it can't be restored`);
-    }
-    if (!(await Deno.stat(path)).isFile) throw new Failure(`"${path}" is no file: it is no image`);
+  for (const { path, isRaw, fingerprint } of layers) {
     if (isRaw) {
-      images.push({ virtualSizeBytes: (await Deno.stat(path)).size, backing: null });
+      images.push({ virtualSizeBytes: (await requireRawImage(path)).size, backing: null });
       continue;
     }
-    const facts = await imageFacts(path, { signal });
-    if (facts.dataFile !== null) {
-      throw new Failure(
-        `"${path}" keeps its data in "${brief(facts.dataFile)}": no backup of ours does`,
-      );
-    }
+    const seen = await requireImage(path, fingerprint);
+    const { virtualSizeBytes, backing } = await imageFacts(path, { signal });
     if (!skipCheck) await checkImage(path, { signal });
-    images.push(facts);
+    // What was checked was not another one, put in its place for a moment.
+    await requireImage(path, seen.fingerprint);
+    images.push({ virtualSizeBytes, backing, seen });
   }
   return images;
 }
 
-/** What an image's header says. */
-export type CheckedImage = Pick<ImageFacts, "virtualSizeBytes" | "backing">;
+/** What an image's header says, and by what it is told later; a raw one is not. */
+export type CheckedImage = Pick<ImageFacts, "virtualSizeBytes" | "backing"> & {
+  seen?: ImageLook;
+};
+
+/** @throws {Failure} If it is missing, or not a regular file. */
+async function requireRawImage(path: string): Promise<Deno.FileInfo> {
+  const info = await lookAt(path);
+  if (info?.isFile) return info;
+  throw new Failure(
+    info === null
+      ? `The image "${path}" is missing: it can't be restored`
+      : `"${path}" is not a regular file (a link, a folder, a pipe): put the image itself in its place`,
+  );
+}
+
+/**
+ * Looks at images whose turn has come: what was checked before may be another one by now, and lead to any
+ * file of this machine.
+ *
+ * @returns What tells each file for as long as nobody touches it.
+ * @throws {Failure} If one was changed.
+ */
+async function stampsOf(layers: Layer[], checked: CheckedImage[]): Promise<string[]> {
+  const stamps: string[] = [];
+  for (const [i, { path, isRaw }] of layers.entries()) {
+    if (isRaw) {
+      const { mtime, ctime } = await requireRawImage(path);
+      stamps.push(`${mtime?.getTime()} ${ctime?.getTime()}`);
+    } else stamps.push((await requireImage(path, checked[i]?.seen?.fingerprint)).stamp);
+  }
+  return stamps;
+}
 
 /**
  * The links in the headers may be missing, but they may not say something else than what gave the
@@ -214,11 +247,22 @@ async function convert(
 async function refuseChanged(point: RestorePoint, layers: Layer[]) {
   const now = await point.layersNow();
   const isSame = now?.length === layers.length &&
-    layers.every(({ path, timeMs }, i) => now[i]?.path === path && now[i]?.timeMs === timeMs);
+    layers.every(({ path, timeMs, fingerprint }, i) =>
+      now[i]?.path === path && now[i]?.timeMs === timeMs &&
+      (!fingerprint || now[i]?.fingerprint?.digest === fingerprint.digest)
+    );
   if (isSame) return;
   throw new Failure(
     `The images of "${point.name}" were changed while they were read (restore commit, or a backup with ` +
       "--no-timestamp): run again",
+  );
+}
+
+function refuseTouched(layer: Layer | undefined) {
+  if (!layer) return;
+  throw new Failure(
+    `The image "${layer.path}" was moved, linked or changed while it was read, so that what was restored ` +
+      "may not be what it holds: see that nothing works in its folder, and run again",
   );
 }
 

@@ -9,6 +9,7 @@ import { basename, dirname, join, resolve } from "@std/path";
 import * as v from "valibot";
 import { ChainError, chainOf, images, restorePoints } from "../catalog/chains.ts";
 import { exists } from "../catalog/durable.ts";
+import type { Fingerprint } from "../catalog/fingerprint.ts";
 import { orderByName } from "../catalog/name_order.ts";
 import {
   type DiskLevel,
@@ -32,6 +33,8 @@ export interface Layer {
   timeMs: number;
   /** A raw image of the reference's; ours are all qcow2. */
   isRaw?: true;
+  /** What tells the image, where its record says it. */
+  fingerprint?: Fingerprint;
 }
 
 /** A point that can be restored. */
@@ -119,10 +122,11 @@ export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
     runId: run.id,
     target: target.path,
     layers: () =>
-      chainOf(all, disk.file).map((link) => ({
-        path: join(target.path, link.disk.file),
-        parent: link.disk.parent && join(target.path, link.disk.parent),
-        timeMs: timeOf(link.run),
+      chainOf(all, disk.file).map(({ run, disk: { file, parent, fingerprint } }) => ({
+        path: join(target.path, file),
+        parent: parent && join(target.path, parent),
+        timeMs: timeOf(run),
+        ...(fingerprint ? { fingerprint } : {}),
       })),
   }));
 }

@@ -154,6 +154,8 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
     pastBitmaps: [],
     pastRuns: [],
     inUse: [],
+    imageFaults: new Map(),
+    newFingerprints: new Map(),
     files: new Map(),
     adopted: [],
     besideDisk: new Map(disks.map(({ id }) => [id, "/vm"])),

@@ -250,7 +250,7 @@ Deno.test("restore merge writes through no link, and waits for no pipe", async (
   await mkfifo(path);
   const pipe = await tool(args);
   assertEquals(pipe.code, 1);
-  assertStringIncludes(pipe.stderr, `"${path}" is no file: it is no image`);
+  assertStringIncludes(pipe.stderr, `"${path}" is not a regular file`);
   await Deno.remove(path);
   await Deno.rename(s.dir.join("moved"), path);
   await succeed(args);

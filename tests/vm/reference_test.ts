@@ -7,7 +7,7 @@
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { basename, dirname, join } from "@std/path";
-import { compare, create, qemuImg } from "../support/qemu_img.ts";
+import { compare, create, qemuImg, qemuIo } from "../support/qemu_img.ts";
 import { exists } from "../../src/catalog/durable.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import { filesOf, queryBlock, type Scene, scene, until, untilJobs } from "../support/scene.ts";
@@ -128,6 +128,21 @@ for (const [version, layout] of Object.entries(LAYOUTS)) {
     await restored(s, "inc2");
   });
 }
+
+Deno.test("images of a chain that was taken over are known from then on, and left as they are", async () => {
+  await using s = await referenceChain(LAYOUTS["0.47"]);
+  const full = join(s.target, "disk0", "FULL-1700000000-disk0.qcow2");
+  const before = await Deno.readFile(full);
+  await succeed(s.backupArgs("inc"));
+  assertEquals(await Deno.readFile(full), before);
+  await qemuIo(full, "qcow2", "write -P 0x77 40M 64k");
+  const { code, stderr } = await tool(s.backupArgs("inc"));
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, `"disk0/FULL-1700000000-disk0.qcow2" was changed`);
+  await s.remember("auto");
+  await succeed(s.backupArgs("auto"));
+  await s.assertRestores("auto");
+});
 
 Deno.test("a run that dies while it takes a chain over leaves it as it was for restore, and for the next", async () => {
   await using s = await referenceChain(LAYOUTS["0.47"]);

@@ -1,13 +1,25 @@
 import { resolve } from "@std/path";
 import { exists } from "../../catalog/durable.ts";
-import { readTarget } from "../../catalog/target.ts";
+import { images } from "../../catalog/chains.ts";
+import { isFault, lookAtImages } from "../../catalog/fingerprint.ts";
+import { readTarget, type Target } from "../../catalog/target.ts";
 import { UsageError } from "../../errors.ts";
 import { queryDisks } from "../../vm/disks.ts";
 import { queryOutside } from "../../vm/outside.ts";
 import { connectVm } from "../../vm/socket_holder.ts";
 import { FLAGS } from "../flags.ts";
 import type { Values } from "../parse.ts";
-import { backupsText, bitmapsJson, diskJson, disksText, jsonLine } from "../report.ts";
+import {
+  backupsText,
+  bitmapsJson,
+  diskJson,
+  disksText,
+  type ImageStates,
+  jsonLine,
+  PRESENT,
+  REPLACED,
+  runJson,
+} from "../report.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget } from "./qmp_target.ts";
 
@@ -37,13 +49,28 @@ export async function list({ values, io }: CommandContext): Promise<number> {
   const target = await readTarget(resolve(values.dir));
   if (!await exists(target.path)) throw new UsageError(`"${target.path}" does not exist`);
   if (!target.hasRecords) throw new UsageError(`"${target.path}" holds no records of backups`);
+  const states = await imageStates(target);
   if (!values.json) {
-    io.stdout(backupsText(target));
+    io.stdout(backupsText(target, states));
     return 0;
   }
-  for (const run of target.runs) io.stdout(jsonLine("run", run));
+  for (const run of target.runs) io.stdout(jsonLine("run", runJson(run, states)));
   io.stdout(jsonLine("summary", { chain: target.chainId, runs: target.runs.length }));
   return 0;
+}
+
+/** How it stands with each image that a record promises. */
+async function imageStates({ path, runs }: Target): Promise<ImageStates> {
+  const all = images(runs).filter(({ disk }) => disk.result === "done");
+  const newest = new Map(all.map(({ disk }) => [disk.file, disk]));
+  const recorded = new Map(all.map(({ disk }) => [disk.file, newest.get(disk.file)?.fingerprint]));
+  const seen = await lookAtImages(path, recorded);
+  return new Map(all.map(({ disk }) => {
+    // A later backup took its name and place (--no-timestamp).
+    if (newest.get(disk.file) !== disk) return [disk, REPLACED];
+    const look = seen.get(disk.file);
+    return [disk, look && isFault(look) ? look : PRESENT];
+  }));
 }
 
 async function infoVm(

@@ -1,12 +1,12 @@
 import { basename, dirname, join, resolve } from "@std/path";
 import { holderNow, takeLock } from "../../catalog/lock.ts";
-import { refuseLink } from "../../catalog/create.ts";
+import { lookAt, refuseLink } from "../../catalog/create.ts";
 import { requireSymlinks } from "../../catalog/durable.ts";
 import { readTarget, refuseLinks, refuseShared, refuseSharedFolder } from "../../catalog/target.ts";
 import { LOCK_FILE } from "../../catalog/names.ts";
 import { Failure, UsageError } from "../../errors.ts";
 import { imageFacts } from "../../image/qemu_img.ts";
-import { applySteps, removeGivenUp } from "../../restore/apply.ts";
+import { applySteps, removeGivenUp, writtenBy } from "../../restore/apply.ts";
 import { besideOf, commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
 import { type CheckedImage, checkImages } from "../../restore/merge.ts";
 import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
@@ -57,18 +57,30 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     const isDryRun = values["dry-run"] ?? false;
     if (!isDryRun) {
       await requireSymlinks();
-      await applySteps(steps, target, { rateLimitBytesPerSecond, signal });
+      const known = new Map(
+        images.flatMap(({ seen }, i) => seen ? [[layers[i]?.path ?? "", seen.fingerprint]] : []),
+      );
+      await applySteps(steps, target, { rateLimitBytesPerSecond, signal, known });
     }
     if (values.json) {
       const state = isDryRun ? "planned" : "done";
       io.stdout(jsonLine("summary", { state, point: point.name, commands }));
     } else if (isDryRun) {
-      for (const argv of commands) io.stdout(shellText(argv) + "\n");
+      for (const argv of [...await chmodOf(steps), ...commands]) io.stdout(shellText(argv) + "\n");
     } else {
       io.stdout(`${way} of ${layers.length} images up to ${point.name}: done\n`);
     }
     return 0;
   };
+}
+
+/** Finished images can't be written: who does it by hand has to change that first. */
+async function chmodOf(steps: Step[]): Promise<string[][]> {
+  const locked: string[] = [];
+  for (const path of new Set(steps.flatMap(writtenBy))) {
+    if (!(((await lookAt(path))?.mode ?? 0) & 0o200)) locked.push(path);
+  }
+  return locked.length > 0 ? [["chmod", "u+w", ...locked]] : [];
 }
 
 /** Another image in the folder that builds on one of these: the disk of a VM that was started on a backup. */

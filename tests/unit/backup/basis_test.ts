@@ -4,7 +4,7 @@ import type { DiskRecord } from "../../../src/catalog/record.ts";
 import type { Disk } from "../../../src/vm/disks.ts";
 import { aDisk, aDiskRecord, aDiskWithBitmap, aRun } from "../_fixtures.ts";
 
-const isThere = () => true;
+const isWhole = () => null;
 
 function pointOf(change: Partial<DiskRecord> = {}) {
   const disk = aDiskRecord("disk0", change);
@@ -13,13 +13,13 @@ function pointOf(change: Partial<DiskRecord> = {}) {
 
 /** Why an increment of the disk can't be taken; "" if it can. */
 function reasonAgainst(disk: Disk, change: Partial<DiskRecord> = {}): string {
-  const basis = basisOf(disk, pointOf(change), isThere);
+  const basis = basisOf(disk, pointOf(change), isWhole);
   return basis.usable ? "" : basis.reason;
 }
 
 Deno.test("basisOf() takes a bitmap that has recorded since the last backup", () => {
   const last = pointOf();
-  assertEquals(basisOf(aDiskWithBitmap(), last, isThere), {
+  assertEquals(basisOf(aDiskWithBitmap(), last, isWhole), {
     usable: true,
     last,
     bitmap: last.disk.bitmap as string,
@@ -28,19 +28,24 @@ Deno.test("basisOf() takes a bitmap that has recorded since the last backup", ()
 });
 
 Deno.test("basisOf() refuses a disk without a backup", () => {
-  assertEquals(basisOf(aDiskWithBitmap(), undefined, isThere), {
+  assertEquals(basisOf(aDiskWithBitmap(), undefined, isWhole), {
     usable: false,
     reason: "no backup of this disk in the target yet",
     last: null,
   });
 });
 
-Deno.test("basisOf() refuses where the last backup's file is missing", () => {
+Deno.test("basisOf() refuses where something is wrong with the last backup's images", () => {
   const last = pointOf();
-  const basis = basisOf(aDiskWithBitmap(), last, (file) => file !== last.disk.file);
-  const reason = basis.usable ? "" : basis.reason;
-  assertStringIncludes(reason, `the last backup "${last.disk.file}"`);
-  assertStringIncludes(reason, "missing");
+  const basis = basisOf(
+    aDiskWithBitmap(),
+    last,
+    (file) => file === last.disk.file ? `the image "${file}" is missing` : null,
+  );
+  assertEquals(
+    basis.usable ? "" : basis.reason,
+    `the last backup can't be built on: the image "${last.disk.file}" is missing`,
+  );
 });
 
 Deno.test("basisOf() refuses a disk whose bitmap is gone", () => {
@@ -50,7 +55,7 @@ Deno.test("basisOf() refuses a disk whose bitmap is gone", () => {
 Deno.test("basisOf() names what a disk without its bitmap can be compared with, if that is whole", () => {
   const last = pointOf();
   const comparable = (isWhole: boolean, foreign?: string) => {
-    const basis = basisOf(aDisk(), last, () => isWhole, foreign);
+    const basis = basisOf(aDisk(), last, () => isWhole ? null : "it is missing", foreign);
     return basis.last;
   };
   assertEquals(comparable(true), last);

@@ -160,6 +160,32 @@ Deno.test("planBackup() takes a full backup for auto where an older one is missi
   assertEquals(diskOf(withoutFull()).level, "full");
 });
 
+const CHANGED: Partial<Facts> = {
+  imageFaults: new Map([[OLD_FULL, { state: "changed", reason: "was changed: it has 0 bytes" }]]),
+};
+
+Deno.test("planBackup() builds on no image that was changed, and compares with none", () => {
+  const facts = factsAfter([aRun([aDiskRecord()])], [aDisk()], CHANGED);
+  for (const onLostBitmap of ["full", "compare"] as const) {
+    assertThrows(
+      () => planBackup(aRequest({ level: "inc", onLostBitmap }), facts),
+      Failure,
+      `the image "${OLD_FULL}" was changed: it has 0 bytes`,
+    );
+  }
+});
+
+Deno.test("planBackup() takes a full backup for auto where an image was changed, and warns", () => {
+  const facts = factsAfter([aRun([aDiskRecord()])], [aDiskWithBitmap()], CHANGED);
+  const plan = planBackup(aRequest({ onLostBitmap: "compare" }), facts);
+  assertEquals(plan.disks[0]?.level, "full");
+  assertStringIncludes(plan.disks[0]?.reason ?? "", `"${OLD_FULL}" was changed`);
+  assertEquals(plan.warnings.length, 1);
+  assertStringIncludes(plan.warnings[0] ?? "", `"${OLD_FULL}" was changed`);
+  // That it is gone, whoever removed it knows.
+  assertEquals(planBackup(aRequest(), withoutFull()).warnings, []);
+});
+
 const V2 = aDisk("disk0", { holdsBitmaps: false });
 for (const level of ["full", "inc", "auto"] satisfies Level[]) {
   Deno.test(`planBackup() refuses ${level} of a qcow2 image that holds no bitmap`, () => {

@@ -4,8 +4,11 @@ import {
   backupText,
   bitmapsJson,
   disksText,
+  type ImageStates,
   jsonLine,
+  PRESENT,
   restoreText,
+  runJson,
 } from "../../../src/cli/report.ts";
 import { localTime } from "../../../src/cli/text.ts";
 import {
@@ -163,6 +166,30 @@ Deno.test("backupsText() shows each image and what it builds on", () => {
     "disk0/INC-1-x",
     full.file,
     "run2",
+  ]);
+});
+
+Deno.test("backupsText() and runJson() say what became of an image that is done", () => {
+  const [full, inc, plain] = [aDiskRecord(), aDiskRecord("disk1"), aDiskRecord("disk2")];
+  const run = aRun([full, inc, plain]);
+  const states: ImageStates = new Map([
+    [full, { state: "missing", reason: "is missing" }],
+    [inc, { state: "changed", reason: "was changed: it has 0 bytes" }],
+    [plain, PRESENT],
+  ]);
+  const text = backupsText(aTarget([run]), states);
+  const rows = text.split("\n").slice(2, 5).map(cells);
+  assertEquals(rows.map((row) => row[3]), ["missing", "changed", "done"]);
+  assertEquals(rows.map((row) => row[8] ?? ""), [
+    "",
+    "the image was changed: it has 0 bytes",
+    "",
+  ]);
+  const { disks } = runJson(run, states);
+  assertEquals(disks.map(({ result, image, imageReason }) => [result, image, imageReason]), [
+    ["done", "missing", "is missing"],
+    ["done", "changed", "was changed: it has 0 bytes"],
+    ["done", "present", null],
   ]);
 });
 
