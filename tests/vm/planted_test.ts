@@ -190,7 +190,7 @@ Deno.test("a file in the place of our link is kept, and named", async () => {
 });
 
 for (const way of ["rebase", "commit", "snapshotrebase"]) {
-  Deno.test(`restore ${way} refuses images and folders that are links; merge reads them`, async () => {
+  Deno.test(`restore ${way} refuses images and folders that are links; merge reads such a folder`, async () => {
     await using s = await scene({ disks: 1 });
     await succeed(s.backupArgs("full"));
     await s.vm.write("vd0", 0x51, MIB, MIB);
@@ -205,9 +205,15 @@ for (const way of ["rebase", "commit", "snapshotrebase"]) {
       const before = image === "disk0" ? null : await Deno.readFile(moved);
       const { code, stderr } = await tool(["restore", way, "--dir", folder]);
       assertEquals(code, 1, image);
-      assertStringIncludes(stderr, `"${path}" ${IS_LINK}`);
+      const isImage = before !== null;
+      assertStringIncludes(stderr, `"${path}" ${isImage ? "is a symbolic link: put" : IS_LINK}`);
       if (before) assertEquals(await Deno.readFile(moved), before);
-      await s.assertRestores("inc");
+      if (isImage) {
+        const out = s.dir.join("refused");
+        const merge = await tool(["restore", "merge", "--dir", s.target, "--targetfile", out]);
+        assertEquals(merge.code, 1);
+        assertStringIncludes(merge.stderr, `"${path}" is a symbolic link: put`);
+      } else await s.assertRestores("inc");
       await Deno.remove(path);
       await Deno.rename(moved, path);
     }
@@ -223,7 +229,7 @@ for (const way of ["rebase", "commit", "snapshotrebase"]) {
     }
     const { code, stderr } = await tool(["restore", way, "--dir", alone]);
     assertEquals(code, 1);
-    assertStringIncludes(stderr, IS_LINK);
+    assertStringIncludes(stderr, "is a symbolic link: put");
   });
 }
 
