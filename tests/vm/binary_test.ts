@@ -77,9 +77,10 @@ Deno.test("the compiled binary backs up, takes an increment and restores", async
 
 Deno.test("the compiled binary runs as the unit does, hooks included", async () => {
   await compileBinary();
-  await using s = await scene({ vm: { running: true } });
-  await Deno.mkdir(s.target, { mode: 0o700 });
-  await Deno.chown(s.target, 65534, 65534);
+  await using s = await scene({ vm: { running: true }, diskFolder: "disks" });
+  // Of another user, as disks may be: root without its capabilities could not write there.
+  await Deno.chown(s.dir.join("disks"), NOBODY, NOBODY);
+  await Deno.chmod(s.dir.join("disks"), 0o700);
   for (const name of ["before", "after"]) {
     const script = `#!/bin/sh\ncat >${s.dir.join(name)}.json\n`;
     await Deno.writeTextFile(s.dir.join(name), script, { mode: 0o755 });
@@ -100,6 +101,7 @@ Deno.test("the compiled binary runs as the unit does, hooks included", async () 
     const env = { PATH: "/usr/bin:/bin" };
     const { code, stderr } = await runAsUnit([BINARY, ...args], [s.dir.path], env);
     assertEquals(code, 0, stderr);
+    assertEquals(stderr.includes("is kept on the target meanwhile"), false, stderr);
     await s.assertRestores(level);
     const states = ["before", "after"].map(async (name) =>
       JSON.parse(await Deno.readTextFile(`${s.dir.join(name)}.json`)).state

@@ -13,10 +13,10 @@ function fromSource([, ...args]: string[]): string[] {
 }
 
 Deno.test("the unit's command line backs up where only its folders can be written", async () => {
-  await using s = await scene();
-  // Of another user, as a target may be: root without its capabilities could not write there.
-  await Deno.mkdir(s.target, { mode: 0o700 });
-  await Deno.chown(s.target, 65534, 65534);
+  await using s = await scene({ diskFolder: "disks" });
+  // Of another user, as disks may be: root without its capabilities could not write there.
+  await Deno.chown(s.dir.join("disks"), 65534, 65534);
+  await Deno.chmod(s.dir.join("disks"), 0o700);
   const environment = {
     QMPBACKUP_SOCKET: s.vm.socket,
     QMPBACKUP_TARGET: s.target,
@@ -29,10 +29,29 @@ Deno.test("the unit's command line backs up where only its folders can be writte
     const command = fromSource(unitCommand(environment));
     const { code, stdout, stderr } = await runAsUnit(command, [s.dir.path], env);
     assertEquals(code, 0, stderr);
+    assertEquals(stderr.includes("is kept on the target meanwhile"), false, stderr);
     assertMatch(stdout, new RegExp(`disk0 +${level} +done`));
     await s.assertRestores(level);
     await assertNothingLeft(s.vm, 1);
   }
+});
+
+Deno.test("the unit's command line refuses a target of another user until what it says is done", async () => {
+  await using s = await scene({ disks: 1 });
+  await Deno.mkdir(s.target, { mode: 0o700 });
+  await Deno.chown(s.target, NOGROUP, NOGROUP);
+  const environment = { QMPBACKUP_SOCKET: s.vm.socket, QMPBACKUP_TARGET: s.target };
+  const env = { PATH: "/usr/bin:/bin", HOME: Deno.env.get("HOME") ?? "/root" };
+  const backUp = () => runAsUnit(fromSource(unitCommand(environment)), [s.dir.path], env);
+  const { code, stderr } = await backUp();
+  assertEquals(code, 2, stderr);
+  assertStringIncludes(stderr, `"${s.target}" belongs to the user ${NOGROUP}`);
+  const command = /\((chown 0 [^)]+)\)/.exec(stderr)?.[1] ?? "";
+  assertEquals((await new Deno.Command("sh", { args: ["-c", command] }).output()).code, 0);
+  await s.remember("full");
+  const second = await backUp();
+  assertEquals(second.code, 0, second.stderr);
+  await s.assertRestores("full");
 });
 
 Deno.test("the unit's command line keeps a target of QEMU's group the group's", async () => {
