@@ -5,7 +5,8 @@
  */
 
 import { join } from "@std/path";
-import { exists } from "../catalog/durable.ts";
+import { bounded } from "../catalog/bounded.ts";
+import { exists, removeFile } from "../catalog/durable.ts";
 import { describeHolder, holderNow, takeDeadLock, takeLock } from "../catalog/lock.ts";
 import { LOCK_FILE, targetOfLock } from "../catalog/names.ts";
 import { readTarget, refuseShared } from "../catalog/target.ts";
@@ -116,8 +117,10 @@ async function refuseLockedTarget(target: string): Promise<void> {
 async function lockBoth(qmp: QmpClient, target: string | null): Promise<AsyncDisposable> {
   await using stack = new AsyncDisposableStack();
   // Without a target, a file of our own proves that we live.
-  const lockFile = target === null ? await Deno.makeTempFile() : join(target, LOCK_FILE);
-  if (target === null) stack.defer(() => Deno.remove(lockFile));
+  const lockFile = target === null
+    ? await bounded("/tmp", () => Deno.makeTempFile())
+    : join(target, LOCK_FILE);
+  if (target === null) stack.defer(() => removeFile(lockFile));
   const holder = holderNow(`cleanup-${crypto.randomUUID().slice(0, 8)}`);
   stack.use(await takeLock(lockFile, holder));
   stack.use(await lockVm(qmp, await vmHolder(holder, lockFile)));

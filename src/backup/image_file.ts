@@ -6,7 +6,7 @@
  */
 
 import { basename, dirname, join, relative } from "@std/path";
-import { bounded, boundedRun } from "../catalog/bounded.ts";
+import { bounded, boundedRun, boundedWork } from "../catalog/bounded.ts";
 import { createFile, makeReadOnly } from "../catalog/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
 import { type Fingerprint, isFault, lookAtImage, sealImage } from "../catalog/fingerprint.ts";
@@ -70,7 +70,7 @@ export class ImageFile {
 
   /** Gives back what was reserved and is not used. */
   async giveBack(): Promise<void> {
-    await giveBack(this.partial);
+    await boundedWork(this.partial, 0, () => giveBack(this.partial));
   }
 
   /**

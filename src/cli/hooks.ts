@@ -9,7 +9,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import { resolve } from "@std/path";
-import { endsWithin } from "../catalog/bounded.ts";
+import { bounded, endsWithin } from "../catalog/bounded.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { jsonLine } from "./report.ts";
@@ -45,7 +45,7 @@ export async function findHook(
   if (path === undefined) return null;
   const program = resolve(path);
   const wrong = (words: string) => new UsageError(`The program "${program}" (${flag}) ${words}`);
-  const { isFile, mode } = await Deno.stat(program).catch((error) => {
+  const { isFile, mode } = await bounded(program, () => Deno.stat(program)).catch((error) => {
     throw wrong(`can't be used: ${messageOf(error)}`);
   });
   if (!isFile || ((mode ?? 0) & 0o111) === 0) throw wrong("is not a program that can be run");

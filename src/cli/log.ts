@@ -11,7 +11,7 @@ import { bounded, endsWithin } from "../catalog/bounded.ts";
 import { createFile, OWNER_ONLY } from "../catalog/create.ts";
 import { findSharedFolder } from "../catalog/folder.ts";
 import { openItself } from "../catalog/open.ts";
-import { messageOf, UsageError } from "../errors.ts";
+import { Failure, messageOf, UsageError } from "../errors.ts";
 import { withoutSecrets } from "../secrets.ts";
 import { startSyslog } from "./syslog.ts";
 import { localTime } from "./text.ts";
@@ -81,6 +81,7 @@ async function openFile(path: string): Promise<Deno.FsFile> {
     // Where nobody else could have put a link or a device there, it is the admin's.
     const isOwn = await findSharedFolder(dirname(path)) === null;
     if (!isOwn) return await openInShared(path);
+    await refuseOther(path);
     return await bounded(
       path,
       () => Deno.open(path, { append: true, create: true, mode: OWNER_ONLY }),
@@ -90,6 +91,19 @@ async function openFile(path: string): Promise<Deno.FsFile> {
       cause: error,
     });
   }
+}
+
+/**
+ * Refuses what is not a regular file: to open a pipe waits for its reader, and to write to it, or to some
+ * device, may wait for ever. A link may be followed here.
+ */
+async function refuseOther(path: string) {
+  if (path === "/dev/null") return;
+  const info = await bounded(path, () => Deno.stat(path)).catch((error) => {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw error;
+  });
+  if (info && !info.isFile) throw new Failure("it is there, and not a regular file");
 }
 
 /** In a folder to which others may write as well nothing is opened but the file itself. */

@@ -7,10 +7,11 @@
  */
 
 import { basename, dirname, join } from "@std/path";
-import { createFile } from "../catalog/create.ts";
+import { createFile, lookAt } from "../catalog/create.ts";
 import type { RunRecord } from "../catalog/record.ts";
-import { renameDurably } from "../catalog/durable.ts";
+import { removeFile, renameDurably } from "../catalog/durable.ts";
 import { readUpTo } from "../catalog/open.ts";
+import { Failure } from "../errors.ts";
 
 /** What is written of a run. */
 export interface RunMetrics {
@@ -127,6 +128,11 @@ const MAX_BYTES = 1 << 20;
  * may belong to that one.
  */
 export async function writeMetrics(path: string, run: RunMetrics): Promise<void> {
+  const present = await lookAt(path);
+  // A link is replaced, not followed. What a reader waits at, or a device, is not.
+  if (present && !present.isFile && !present.isSymlink) {
+    throw new Failure("it is there, and not a regular file: name another one");
+  }
   const before = await readUpTo(path, MAX_BYTES).catch(() => null) ?? "";
   // A run that is refused may write at the same time as the one that holds the lock.
   const fresh = join(dirname(path), `.qmpbackup-${crypto.randomUUID()}`);
@@ -134,7 +140,7 @@ export async function writeMetrics(path: string, run: RunMetrics): Promise<void>
     await createFile(fresh, 0o644, metricsText(run, before));
     await renameDurably(fresh, path);
   } catch (error) {
-    await Deno.remove(fresh).catch(() => {});
+    await removeFile(fresh).catch(() => {});
     throw error;
   }
 }

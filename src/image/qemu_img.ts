@@ -9,6 +9,7 @@
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
 import { brief, Failure, messageOf } from "../errors.ts";
+import { bounded, endsWithin, HangingError } from "../catalog/bounded.ts";
 import { parseJson } from "../json.ts";
 
 const log = getLogger(["qmpbackup", "qemu-img"]);
@@ -42,7 +43,7 @@ export async function qemuImg(args: string[], options: RunOptions = {}): Promise
   const { signal, onPercent } = options;
   signal?.throwIfAborted();
   const child = start(args, signal);
-  const [stdout, stderr, status] = await Promise.all([
+  const ending = Promise.all([
     readTail(child.stdout, (text) => {
       const percent = lastPercent(text);
       if (percent !== null) onPercent?.(percent);
@@ -50,10 +51,29 @@ export async function qemuImg(args: string[], options: RunOptions = {}): Promise
     readTail(child.stderr),
     child.status,
   ]);
+  if (signal) await refuseLate(ending, signal);
+  const [stdout, stderr, status] = await ending;
   signal?.throwIfAborted();
   if (status.success) return stdout;
   const words = brief(stderr.trim().replace(/^qemu-img: /gm, "")) || `exit code ${status.code}`;
   throw new QemuImgError(`qemu-img ${args[0]} failed: ${words}`, status.code);
+}
+
+/** One that works on a dead file system may not heed a signal: then nobody waits for it. */
+const STOP_TIMEOUT_MS = 10_000;
+
+/** @throws The signal's reason, if it was aborted and `qemu-img` does not end. */
+async function refuseLate(ending: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  const { promise: aborted, resolve } = Promise.withResolvers<void>();
+  const onAbort = () => resolve();
+  signal.addEventListener("abort", onAbort);
+  if (signal.aborted) resolve();
+  await Promise.race([ending.then(() => {}, () => {}), aborted]);
+  signal.removeEventListener("abort", onAbort);
+  if (!signal.aborted || await endsWithin(ending, STOP_TIMEOUT_MS)) return;
+  ending.catch(() => {});
+  log.warn("qemu-img does not end, and is left alone");
+  throw signal.reason;
 }
 
 function start(args: string[], signal: AbortSignal | undefined): Deno.ChildProcess {
@@ -232,7 +252,10 @@ function decoded<Output>(
  */
 export async function imageFacts(path: string, options: RunOptions = {}): Promise<ImageFacts> {
   // From a pipe qemu-img would wait for ever.
-  const info = await Deno.stat(path).catch(() => null);
+  const info = await bounded(path, () => Deno.stat(path)).catch((error) => {
+    if (error instanceof HangingError) throw error;
+    return null;
+  });
   if (info && !info.isFile) throw new QemuImgError(`"${path}" is no regular file`);
   const text = await qemuImg(["info", "--output=json", "-f", "qcow2", path], options);
   return parseImageFacts(text);

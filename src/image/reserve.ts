@@ -7,6 +7,7 @@
  * @module
  */
 
+import { bounded } from "../catalog/bounded.ts";
 import { imageEnd, qemuImg } from "./qemu_img.ts";
 
 /**
@@ -22,5 +23,6 @@ export async function reserve(path: string, sizeBytes: number): Promise<void> {
 
 /** Gives back what an image that is closed did not use. */
 export async function giveBack(path: string): Promise<void> {
-  await Deno.truncate(path, await imageEnd(path));
+  const end = await imageEnd(path);
+  await bounded(path, () => Deno.truncate(path, end));
 }

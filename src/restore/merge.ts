@@ -6,12 +6,20 @@
 
 import { getLogger } from "@logtape/logtape";
 import { dirname, resolve } from "@std/path";
+import { bounded } from "../catalog/bounded.ts";
 import { createFile, lookAt, OWNER_ONLY } from "../catalog/create.ts";
-import { exists, removeFile, renameDurably, syncPath } from "../catalog/durable.ts";
+import {
+  createFolders,
+  exists,
+  removeFile,
+  removeFolders,
+  renameDurably,
+  syncPath,
+} from "../catalog/durable.ts";
 import type { ImageLook } from "../catalog/fingerprint.ts";
 import { PARTIAL_SUFFIX } from "../catalog/names.ts";
 import { refuseSharedFolder } from "../catalog/target.ts";
-import { Failure, UsageError } from "../errors.ts";
+import { Failure, messageOf, UsageError } from "../errors.ts";
 import {
   checkImage,
   type ImageFacts,
@@ -57,6 +65,12 @@ export interface Restored {
   virtualSizeBytes: number;
 }
 
+interface CheckedJob {
+  job: MergeJob;
+  layers: Layer[];
+  images: CheckedImage[];
+}
+
 /**
  * Writes the contents of restore points into new files, each of which gets its name only when it is
  * whole. All is looked at before the first byte is written: that the images are there and sound, that
@@ -66,7 +80,7 @@ export interface Restored {
  * @throws {Failure} If an image is missing, damaged or linked to another one, or `qemu-img` fails.
  */
 export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Restored[]> {
-  const checked: { job: MergeJob; layers: Layer[]; images: CheckedImage[] }[] = [];
+  const checked: CheckedJob[] = [];
   for (const job of jobs) {
     await refuseExisting(job.targetFile, options.mode);
     const layers = job.point.layers();
@@ -77,6 +91,18 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
     }
     checked.push({ job, layers, images });
   }
+  const made: string[] = [];
+  try {
+    for (const { job } of checked) await makeFolder(dirname(job.targetFile), options.mode, made);
+    return await restoreAll(checked, options);
+  } catch (error) {
+    // What holds a disk that was restored before the error stays.
+    await removeFolders(made);
+    throw error;
+  }
+}
+
+async function restoreAll(checked: CheckedJob[], options: MergeOptions): Promise<Restored[]> {
   const restored: Restored[] = [];
   for (const { job: { point, targetFile }, layers, images } of checked) {
     const { virtualSizeBytes = 0 } = images.at(-1) ?? {};
@@ -114,10 +140,22 @@ async function refuseExisting(targetFile: string, mode = OWNER_ONLY) {
     );
   }
   await refuseLeftover(targetFile + PARTIAL_SUFFIX);
-  const folder = dirname(targetFile);
-  if (!await exists(folder)) throw new UsageError(`The folder "${folder}" does not exist`);
-  if (!(await Deno.stat(folder)).isDirectory) throw new UsageError(`"${folder}" is no folder`);
+  let folder = dirname(targetFile);
   await refuseSharedFolder(folder, mode);
+  // What is missing is made later.
+  while (!await exists(folder)) folder = dirname(folder);
+  const info = await bounded(folder, () => Deno.stat(folder)).catch(() => null);
+  if (!info?.isDirectory) throw new UsageError(`"${folder}" is not a folder`);
+}
+
+async function makeFolder(path: string, mode: number | undefined, made: string[]) {
+  try {
+    await createFolders(path, mode, made);
+  } catch (error) {
+    throw new UsageError(`The folder "${path}" can't be made: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
 }
 
 async function refuseLeftover(path: string) {
@@ -270,7 +308,7 @@ function refuseTouched(layer: Layer | undefined) {
 async function publish(partial: string, targetFile: string) {
   await syncPath(partial);
   try {
-    await Deno.link(partial, targetFile);
+    await bounded(targetFile, () => Deno.link(partial, targetFile));
     await syncPath(dirname(targetFile));
   } catch (error) {
     if (error instanceof Deno.errors.AlreadyExists) {

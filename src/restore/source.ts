@@ -8,6 +8,7 @@
 import { basename, dirname, join, resolve } from "@std/path";
 import * as v from "valibot";
 import { ChainError, chainOf, images, restorePoints } from "../catalog/chains.ts";
+import { bounded, listFolder } from "../catalog/bounded.ts";
 import { exists } from "../catalog/durable.ts";
 import type { Fingerprint } from "../catalog/fingerprint.ts";
 import { orderByName } from "../catalog/name_order.ts";
@@ -83,7 +84,7 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
   }
   // A folder that was copied alone may lie beside anything. The records lie beside the folder itself, where
   // it was named by way of a link; a link in the place of one that they know was planted, and is not followed.
-  const real = await exists(dir) ? await Deno.realPath(dir) : dir;
+  const real = await exists(dir) ? await bounded(dir, () => Deno.realPath(dir)) : dir;
   for (const folder of new Set([dir, real])) {
     const above = dirname(folder);
     if (!await exists(join(above, RUNS_FOLDER))) continue;
@@ -276,7 +277,7 @@ async function refusePartials(dir: string, ours: string[]) {
 
 async function listFiles(dir: string): Promise<string[]> {
   try {
-    const entries = await Array.fromAsync(Deno.readDir(resolve(dir)));
+    const entries = await listFolder(resolve(dir));
     return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {

@@ -19,7 +19,9 @@ import { LIMITS } from "../../src/restore/passes.ts";
 import { pickPoint, pointsOfDisk, pointsOfRun, pointsOfTarget } from "../../src/restore/source.ts";
 import { readTarget } from "../../src/catalog/target.ts";
 import { qemuImg, qemuIo } from "../support/qemu_img.ts";
+import { mustRun } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import {
   contentsOf,
   firstDifference,
@@ -334,13 +336,13 @@ Deno.test("`merge()` does not overwrite a file that is made meanwhile", async ()
   assertEquals(await names(dir.path), ["out", "target"]);
 });
 
-Deno.test("`merge()` says that the new file's folder is missing, or no folder", async () => {
+Deno.test("`merge()` says that what stands for the new file's folder is not one", async () => {
   await using dir = await tempDir();
   const folder = await referenceFolder(dir.path);
   await Deno.writeTextFile(dir.join("file"), "mine");
-  for (const name of ["none", "file"]) {
+  for (const name of ["file", "file/none"]) {
     const attempt = () => restore(folder, dir.join(name, "out"));
-    await assertRejects(attempt, UsageError, `"${dir.join(name)}"`);
+    await assertRejects(attempt, UsageError, `"${dir.join("file")}" is not a folder`);
   }
   assertEquals(await Deno.readTextFile(dir.join("file")), "mine");
 });
@@ -643,3 +645,69 @@ async function breakRefcounts(path: string) {
   await file.seek(Number(new DataView(entry.buffer).getBigUint64(0)), Deno.SeekMode.Start);
   await file.write(new Uint8Array(64));
 }
+
+Deno.test("`restore merge` makes the folders that are missing, as the Python tool does", async () => {
+  await using dir = await tempDir();
+  const folder = await referenceFolder(dir.path);
+  const umask = Deno.umask(0o022);
+  const out = dir.join("new/er/disk.qcow2");
+  await succeed(["restore", "merge", "--dir", folder, "--targetfile", out]);
+  Deno.umask(umask);
+  const expected = contentsOf(SIZE, [...FULL, ...INC_1, ...INC_2]);
+  assertEquals(firstDifference(await readImage(out, "qcow2"), expected), null);
+  for (const path of ["new", "new/er"]) {
+    assertEquals((await Deno.stat(dir.join(path))).mode! & 0o7777, 0o700);
+  }
+});
+
+const realQemuImg = async () => (await mustRun("which", ["qemu-img"])).trim();
+
+Deno.test("`restore merge` that fails removes the folders it made, and nothing else", async () => {
+  await using dir = await tempDir();
+  const folder = await referenceFolder(dir.path);
+  await Deno.mkdir(dir.join("there"));
+  // It fails late: when the folders are made, and the images are looked at.
+  await Deno.writeTextFile(
+    dir.join("qemu-img"),
+    `#!/bin/sh\ncase "$1" in convert) exit 1;; esac\nexec ${await realQemuImg()} "$@"\n`,
+    { mode: 0o755 },
+  );
+  const env = { PATH: `${dir.path}:${Deno.env.get("PATH")}` };
+  const args = ["restore", "merge", "--dir", folder, "--targetfile"];
+  const late = startTool([...args, dir.join("there/new/er/disk.qcow2")], { env });
+  const { code, stderr } = await ended(late);
+  assertEquals(code, 1, stderr);
+  assertStringIncludes(stderr, "qemu-img convert failed");
+  assertEquals(await names(dir.join("there")), []);
+  // It is refused early.
+  await Deno.writeTextFile(dir.join("file"), "");
+  const refused = await tool([...args, dir.join("file/new/disk.qcow2")]);
+  assertEquals(refused.code, 2);
+  assertStringIncludes(refused.stderr, `"${dir.join("file")}" is not a folder`);
+  assertEquals(await names(dir.path), ["file", "qemu-img", "target", "there"]);
+});
+
+Deno.test("a signal ends a restore whose qemu-img heeds none", async () => {
+  await using dir = await tempDir();
+  const folder = await referenceFolder(dir.path);
+  const real = await realQemuImg();
+  // As one that waits for a dead file system.
+  await Deno.writeTextFile(
+    dir.join("qemu-img"),
+    `#!/bin/sh\ntrap '' TERM\ncase "$1" in convert) touch ${dir.path}/on; sleep 90;; esac\nexec ${real} "$@"\n`,
+    { mode: 0o755 },
+  );
+  const env = { PATH: `${dir.path}:${Deno.env.get("PATH")}` };
+  const out = dir.join("new/disk.qcow2");
+  const run = startTool(["restore", "merge", "--dir", folder, "--targetfile", out], { env });
+  while (!await Deno.stat(dir.join("on")).then(() => true, () => false)) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  run.kill("SIGTERM");
+  const start = performance.now();
+  const { code } = await run.status;
+  assert(performance.now() - start < 60_000);
+  assertEquals(code, 143);
+  await Promise.all([run.stdout.cancel(), run.stderr.cancel()]);
+  assertEquals((await names(dir.path)).includes("new"), false);
+});

@@ -3,7 +3,7 @@ import { metricsText } from "../../src/cli/metrics.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import { mustRun } from "../support/run.ts";
 import { scene, untilSwitched } from "../support/scene.ts";
-import { succeed, tool } from "../support/tool.ts";
+import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
 
 /** Debian's, which has Debian's packages. */
@@ -133,4 +133,39 @@ Deno.test("--metrics-file that can't be written is a warning, and 3 under --stri
   assertMatch(stderr, /WARNING The metrics could not be written to ".*none\/vm.prom"/);
   await s.assertRestores("full");
   assertEquals((await tool(s.backupArgs("inc", "--strict", ...metrics))).code, 3);
+});
+
+Deno.test("a pipe or a device for --metrics-file or --logfile holds no run, and stays as it is", async (t) => {
+  await using s = await scene({ disks: 1 });
+  const fifo = s.dir.join("fifo");
+  await mustRun("mkfifo", [fifo]);
+  await mustRun("ln", ["-s", fifo, s.dir.join("link")]);
+  const run = async (...args: string[]) => {
+    const start = performance.now();
+    // A process of its own: what holds it would hold this one.
+    const result = await ended(startTool(s.backupArgs("auto", ...args)));
+    assert(performance.now() - start < 60_000);
+    return result;
+  };
+  await t.step("--metrics-file", async () => {
+    await s.remember("full");
+    const { code, stderr } = await run("--metrics-file", fifo, "--strict");
+    assertEquals(code, 3, stderr);
+    assertMatch(
+      stderr,
+      /WARNING The metrics could not be written to ".*fifo": .* not a regular file/,
+    );
+    await s.assertRestores("full");
+  });
+  for (const path of [fifo, s.dir.join("link"), "/dev/tty"]) {
+    await t.step(`--logfile ${path.split("/").at(-1)}`, async () => {
+      const { code, stderr } = await run("--logfile", path);
+      assertEquals(code, 2, stderr);
+      assertMatch(stderr, /Error: The log file ".*" can't be written: .* not a regular file/);
+    });
+  }
+  await t.step("--logfile /dev/null, which some name for none", async () => {
+    assertEquals((await run("--logfile", "/dev/null")).code, 0);
+  });
+  assert((await Deno.lstat(fifo)).isFifo);
 });

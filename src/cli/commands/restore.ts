@@ -1,8 +1,7 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
-import { knowsDisks, readTarget, refuseSharedFolder } from "../../catalog/target.ts";
-import { messageOf, UsageError } from "../../errors.ts";
-import { createFolders } from "../../catalog/durable.ts";
+import { knowsDisks, readTarget } from "../../catalog/target.ts";
+import { UsageError } from "../../errors.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
 import {
   pickPoint,
@@ -24,7 +23,7 @@ export async function restoreMerge(
 ): Promise<number> {
   const format = values.format ?? "qcow2";
   const mode = fileMode(values.mode);
-  const restored = await merge(await jobsOf(values, format, mode), {
+  const restored = await merge(await jobsOf(values, format), {
     format,
     mode,
     skipCheck: values["skip-check"] ?? false,
@@ -39,7 +38,7 @@ export async function restoreMerge(
   return 0;
 }
 
-async function jobsOf(values: Values, format: ImageFormat, mode: number): Promise<MergeJob[]> {
+async function jobsOf(values: Values, format: ImageFormat): Promise<MergeJob[]> {
   const { targetfile, "target-dir": targetDir, until = null } = values;
   const dir = resolve(values.dir ?? ".");
   if ((targetfile === undefined) === (targetDir === undefined)) {
@@ -49,16 +48,15 @@ async function jobsOf(values: Values, format: ImageFormat, mode: number): Promis
     const point = pickPoint(await pointsOfDisk(dir, values.filter), until);
     return [{ point, targetFile: resolve(targetfile) }];
   }
-  return await jobsOfRun(dir, { targetDir: resolve(targetDir ?? "."), until, format, mode });
+  return await jobsOfRun(dir, { targetDir: resolve(targetDir ?? "."), until, format });
 }
 
 async function jobsOfRun(
   dir: string,
-  { targetDir, until, format, mode }: {
+  { targetDir, until, format }: {
     targetDir: string;
     until: string | null;
     format: ImageFormat;
-    mode: number;
   },
 ): Promise<MergeJob[]> {
   const target = await readTarget(dir);
@@ -81,8 +79,6 @@ async function jobsOfRun(
   }
   const ofRun = pointsOfRun(points, chosen);
   warnOfOthers(points, ofRun, chosen);
-  await refuseSharedFolder(targetDir, mode);
-  await makeFolder(targetDir, mode);
   return ofRun.map((point) => ({
     point,
     targetFile: join(targetDir, `${point.disk}.${format}`),
@@ -99,15 +95,5 @@ function warnOfOthers(points: RestorePoint[], ofRun: RestorePoint[], { runId }: 
         "itself with --targetfile, or name a run that holds all with --until",
       { runId, disk, name },
     );
-  }
-}
-
-async function makeFolder(path: string, mode: number) {
-  try {
-    await createFolders(path, mode);
-  } catch (error) {
-    throw new UsageError(`The folder "${path}" can't be made: ${messageOf(error)}`, {
-      cause: error,
-    });
   }
 }

@@ -1,4 +1,5 @@
 import { basename, dirname, join, resolve } from "@std/path";
+import { listFolder } from "../../catalog/bounded.ts";
 import { holderNow, takeLock } from "../../catalog/lock.ts";
 import { lookAt, refuseLink } from "../../catalog/create.ts";
 import { requireSymlinks } from "../../catalog/durable.ts";
@@ -89,7 +90,7 @@ async function unknownChild(
   layers: Layer[],
 ): Promise<{ path: string } | undefined> {
   const dir = dirname((layers[0] as Layer).path);
-  for await (const { name, isFile } of Deno.readDir(dir)) {
+  for (const { name, isFile } of await listFolder(dir)) {
     if (!isFile || points.some((point) => point.name === name)) continue;
     const path = join(dir, name);
     const backing = await imageFacts(path).then(({ backing }) => backing, () => null);

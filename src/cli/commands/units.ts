@@ -1,4 +1,5 @@
 import { dirname, join, resolve } from "@std/path";
+import { bounded } from "../../catalog/bounded.ts";
 import { exists } from "../../catalog/durable.ts";
 import { UsageError } from "../../errors.ts";
 import { jsonLine } from "../report.ts";
@@ -21,8 +22,8 @@ export async function units(context: CommandContext): Promise<number> {
     }
   }
   for (const { path, text } of files) {
-    await Deno.mkdir(dirname(path), { recursive: true });
-    await Deno.writeTextFile(path, text, { createNew: true });
+    await bounded(path, () => Deno.mkdir(dirname(path), { recursive: true }));
+    await bounded(path, () => Deno.writeTextFile(path, text, { createNew: true }));
     if (!values.json) io.stdout(`${path}\n`);
   }
   if (values.json) io.stdout(jsonLine("summary", { files: files.map(({ path }) => path) }));
