@@ -29,6 +29,7 @@ import { leadGates } from "../vm/nodes.ts";
 import { DiskSession } from "./disk_session.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import { UndoStack } from "./undo.ts";
+import { refuseWritable } from "./explain_use.ts";
 import { startNbdServer, stopNbdServer } from "../vm/exports.ts";
 import type { Guard } from "./guard.ts";
 import { backupJobs, jobActions } from "./nodes.ts";
@@ -211,6 +212,7 @@ function directSteps(qmp: QmpClient, plan: Plan, disks: RunningDisks): SwitchSte
 
 /** Leads a gate to where it leads: what QEMU does besides, with any of them, is to flush the disk. */
 async function probeGate(qmp: QmpClient, { disk, nodes }: DiskPlan) {
+  await refuseWritable(qmp, disk);
   try {
     await leadGates(qmp, [[nodes.gate, disk.rootNode]]);
   } catch (error) {

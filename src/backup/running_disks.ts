@@ -9,6 +9,7 @@ import { getLogger } from "@logtape/logtape";
 import type { DiskRecord } from "../catalog/record.ts";
 import { Failure, messageOf } from "../errors.ts";
 import { type QmpClient, QmpCommandError, QmpTimeoutError } from "../qmp/client.ts";
+import { explainUse } from "./explain_use.ts";
 import type { DiskSession } from "./disk_session.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
@@ -44,7 +45,7 @@ export class RunningDisks {
       try {
         await step(disk);
       } catch (error) {
-        this.#fail(disk, error);
+        this.#fail(disk, await explainUse(this.qmp, disk.session.disk.disk, error));
       }
     }
   }

@@ -104,7 +104,13 @@ export async function queryNodes(qmp: QmpClient): Promise<BlockNode[]> {
 
 const BlockGraph = v.object({
   nodes: v.array(v.object({ id: amount, type: v.string(), name: v.string() })),
-  edges: v.array(v.object({ parent: amount, child: amount, name: v.string() })),
+  edges: v.array(v.object({
+    parent: amount,
+    child: amount,
+    name: v.string(),
+    /** What the parent may do with the child. */
+    perm: v.optional(v.array(v.string())),
+  })),
 });
 export type BlockGraph = v.InferOutput<typeof BlockGraph>;
 
@@ -137,11 +143,28 @@ export async function queryFailedJobs(qmp: QmpClient): Promise<string[]> {
     .filter((job) => job["io-status"] !== "ok").map(({ device }) => device);
 }
 
-/** `query-block-exports`: the ids of what QEMU lets others read. */
-export async function queryExports(qmp: QmpClient): Promise<string[]> {
+export interface BlockExport {
+  id: string;
+  /** "nbd", say. */
+  type: string;
+  node: string;
+}
+
+/** `query-block-exports`: what QEMU lets others read, or write. */
+export async function queryBlockExports(qmp: QmpClient): Promise<BlockExport[]> {
   const command = "query-block-exports";
-  const Exports = v.array(v.object({ id: v.string() }));
-  return decodeAnswer(command, Exports, await qmp.execute(command)).map(({ id }) => id);
+  const Exports = v.array(v.object({
+    id: v.string(),
+    type: v.optional(v.string(), ""),
+    "node-name": v.optional(v.string(), ""),
+  }));
+  return decodeAnswer(command, Exports, await qmp.execute(command))
+    .map(({ id, type, "node-name": node }) => ({ id, type, node }));
+}
+
+/** Their ids alone. */
+export async function queryExports(qmp: QmpClient): Promise<string[]> {
+  return (await queryBlockExports(qmp)).map(({ id }) => id);
 }
 
 const Status = v.object({ running: v.boolean(), status: v.string() });

@@ -25,6 +25,8 @@ export interface DiskSpec {
   driver?: "virtio-blk-pci" | "scsi-hd";
   /** The disk's place in the BIOS's order, from 0; the first is drive 0x80. */
   bootIndex?: number;
+  /** Others may write to it, too. */
+  shareRw?: boolean;
   /** The id of the iothread that serves it, to be made with `-object iothread,id=…`. */
   iothread?: string;
 }
@@ -235,13 +237,16 @@ function blockdev({ node, path, filename = path, format, protocol }: DiskSpec) {
   };
 }
 
-function device({ id, node, driver, bootIndex, iothread }: DiskSpec): Record<string, unknown> {
+function device(
+  { id, node, driver, bootIndex, iothread, shareRw }: DiskSpec,
+): Record<string, unknown> {
   return {
     driver: driver ?? "virtio-blk-pci",
     drive: node,
     id,
     ...(bootIndex === undefined ? {} : { bootindex: bootIndex }),
     ...(iothread === undefined ? {} : { iothread }),
+    ...(shareRw === true ? { "share-rw": true } : {}),
   };
 }
 
