@@ -15,7 +15,7 @@ export const EXIT_CODES = {
   1: "failed, or some disks failed; a backup that was reported as done stays good",
   2: "wrong usage: nothing was touched",
   3: "done, but with warnings (under --strict; 0 without)",
-  11: "another run holds the target or the VM",
+  11: "another run holds the target, the VM or its QMP socket",
   129: "stopped by SIGHUP; what could not be undone was named",
   130: "stopped by SIGINT; the same",
   143: "stopped by SIGTERM; the same",

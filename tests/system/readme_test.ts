@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { TOPICS_FILE, topicsJson } from "../../.ci/topics.ts";
 import { parse } from "../../src/cli/parse.ts";
+import { EXIT_CODES } from "../../src/errors.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import { mustRun, run } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
@@ -66,6 +67,46 @@ Deno.test("README: each fault names its tests, which are there", async () => {
       assert((await Deno.stat(new URL(`tests/${path}`, ROOT))).isFile, path);
     }
   }
+});
+
+Deno.test("README: its exit codes are those that the help lists", async () => {
+  const [readme] = await pages();
+  const rows = [...(readme?.text ?? "").matchAll(/^\| (\d+) +\| (.*?) +\|$/gm)];
+  const meanings = Object.entries(EXIT_CODES).filter(([code]) => Number(code) < 128);
+  assertEquals(rows.map(([, code, meaning]) => [code, meaning?.replaceAll("`", "")]), meanings);
+});
+
+/** The sources with each message in one piece, and "…" where something is put in. */
+async function messages(): Promise<string> {
+  const texts = [];
+  for (const path of await Array.fromAsync(filesBelow("src"))) {
+    if (path.endsWith(".ts")) texts.push(await Deno.readTextFile(new URL(path, ROOT)));
+  }
+  return texts.join("\n").replaceAll(/["'`] \+\s*["'`]/g, "").replaceAll(
+    /\$\{[^}]*\}|\{\w+\}/g,
+    "…",
+  );
+}
+
+async function* filesBelow(path: string): AsyncGenerator<string> {
+  for await (const { name, isDirectory } of Deno.readDir(new URL(path, ROOT))) {
+    if (isDirectory) yield* filesBelow(`${path}/${name}`);
+    else yield `${path}/${name}`;
+  }
+}
+
+Deno.test("README: what is said to be seen is what the program says", async () => {
+  const said = await messages();
+  const seen = (await topic("failures")).matchAll(/\n {2}- You see: (.*?)(?=\n {2}- )/gs);
+  const quotes = [...seen].flatMap(([, text = ""]) =>
+    [...text.replaceAll(/\s+/g, " ").matchAll(/`([^`]+)`/g)].map(([, quote = ""]) => quote)
+      .filter((quote) => / |…/.test(quote) && !quote.includes("--"))
+  );
+  // Names and numbers stand in between.
+  const parts = quotes.flatMap((quote) => quote.split(/…|"[^"]*"/))
+    .map((part) => part.trim()).filter((part) => part.length > 6);
+  assert(parts.length > 30);
+  assertEquals(parts.filter((part) => !said.includes(part)), []);
 });
 
 Deno.test("topics.json holds the topics as they are (`deno task topics`)", async () => {
