@@ -25,7 +25,8 @@ export async function cleanup(context: CommandContext): Promise<number> {
   }
   const { socket, qmpOptions } = qmpTarget(values);
   await using qmp = await connectVm(socket, qmpOptions);
-  await using _named = await nameHolder(socket, holderNow("cleanup"));
+  // Bitmaps are removed in a moment, and without the right to know the host's name.
+  await using _named = recover ? await nameHolder(socket, holderNow("cleanup")) : null;
   const recovered = recover ? await recoverAll(qmp, context, dryRun) : 0;
   const removed = bitmaps ? await removeBitmaps(qmp, context, dryRun) : 0;
   const state = dryRun ? "planned" : "done";
