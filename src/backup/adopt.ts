@@ -157,6 +157,8 @@ function rowsOf({ disk, folder, images }: Foreign, unixSeconds: number, chainId:
       reason: "made by the reference",
       bitmap: bitmap?.name ?? null,
       granularityBytes: bitmap?.granularityBytes ?? null,
+      sentinel: null,
+      backing: null,
       fleece: "",
       file: join(folder, image.name),
       parent: image.parent && join(folder, image.parent),

@@ -6,6 +6,8 @@
 
 import type { Point } from "../catalog/chains.ts";
 import type { Disk } from "../vm/disks.ts";
+import { backingChange } from "./backing.ts";
+import { sentinelProblem } from "./sentinel.ts";
 
 export type Basis =
   | { usable: true; last: Point; bitmap: string; dirtyBytes: number }
@@ -28,7 +30,7 @@ export function basisOf(
 ): Basis {
   const nothing = (reason: string): Basis => ({ usable: false, reason, last: null });
   if (!last) return nothing("no backup of this disk in the target yet");
-  const { file, bitmap: name, granularityBytes, virtualSizeBytes } = last.disk;
+  const { file, bitmap: name, granularityBytes, virtualSizeBytes, sentinel, backing } = last.disk;
   const broken = fault(file);
   if (broken !== null) return nothing(`the last backup can't be built on: ${broken}`);
   if (foreign) {
@@ -56,5 +58,8 @@ export function basisOf(
   }
   // QEMU grows a bitmap with its disk; what was cut off it forgets.
   if (disk.virtualSizeBytes < virtualSizeBytes) return not("the disk has shrunk");
+  const problem = (sentinel && sentinelProblem(disk.bitmaps, sentinel)) ??
+    backingChange(backing, disk.backing);
+  if (problem !== null) return not(problem);
   return { usable: true, last, bitmap: bitmap.name, dirtyBytes: bitmap.countBytes };
 }

@@ -9,6 +9,7 @@ import { basename, dirname } from "@std/path";
 import { ChainError, chainOf, lastInChain, type Point } from "../catalog/chains.ts";
 import { parseImageName, UUID_FILE } from "../catalog/names.ts";
 import { type ImageFault, MISSING } from "../catalog/fingerprint.ts";
+import type { DiskRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
 import type { Disk } from "../vm/disks.ts";
 
@@ -110,7 +111,12 @@ export function isListed(files: Map<string, string[]>, path: string): boolean {
 
 /** The bitmaps that the records of a target name. */
 export function bitmapsOf({ runs }: Target): string[] {
-  return runs.flatMap(({ disks }) => disks.flatMap(({ bitmap }) => bitmap ?? []));
+  return runs.flatMap(({ disks }) => disks.flatMap(bitmapsOfRow));
+}
+
+/** The bitmaps that go with a backup of a disk. */
+export function bitmapsOfRow({ bitmap, sentinel }: DiskRecord): string[] {
+  return [bitmap, sentinel?.bitmap].filter((name) => typeof name === "string");
 }
 
 /** The images of the chain in a folder that no record knows. */

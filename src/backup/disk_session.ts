@@ -16,11 +16,11 @@ import { dirname, join } from "@std/path";
 import { HangingError, refuseHanging, watched } from "../catalog/bounded.ts";
 import { createFile } from "../catalog/create.ts";
 import { removeFile } from "../catalog/durable.ts";
-import { Failure } from "../errors.ts";
+import { Failure, messageOf } from "../errors.ts";
 import { storeDifference } from "../image/difference.ts";
 import { emptyQcow2 } from "../image/empty_qcow2.ts";
 import type { BlockErrors } from "../qmp/block_errors.ts";
-import type { QmpClient } from "../qmp/client.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import {
   endJob,
   finalizeJob,
@@ -40,6 +40,7 @@ import { explainOpen, shareCommands } from "./explain_open.ts";
 import { ImageFile } from "./image_file.ts";
 import { requireLinks } from "./links.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
+import { addFrom, addSentinel, SentinelError, type SentinelRecord } from "./sentinel.ts";
 import { explainFailure, neededBytes } from "./space.ts";
 import { UndoStack } from "./undo.ts";
 
@@ -58,6 +59,8 @@ export interface CopyOptions {
 
 export class DiskSession {
   readonly file: ImageFile;
+  /** What tells later whether the disk was cut; null where it could not be had. */
+  sentinel: SentinelRecord | null;
   readonly #guest: UndoStack;
   readonly #target: UndoStack;
   readonly #result: UndoStack;
@@ -71,6 +74,7 @@ export class DiskSession {
     readonly errors: BlockErrors,
     leftovers: string[],
   ) {
+    this.sentinel = disk.sentinel;
     this.#guest = new UndoStack(leftovers);
     this.#target = new UndoStack(leftovers);
     this.#result = new UndoStack(leftovers);
@@ -105,9 +109,13 @@ export class DiskSession {
     }
   }
 
-  /** Puts in place what lies on the storage of the disk itself, or beside it. */
-  async prepare(): Promise<void> {
-    await this.#addNextBitmap();
+  /**
+   * Puts in place what lies on the storage of the disk itself, or beside it.
+   *
+   * @param warn Gets a sentence if something can't be had that the backup does not need.
+   */
+  async prepare(warn: (sentence: string) => void): Promise<void> {
+    await this.#addNextBitmap(warn);
     if (!this.plan.direct) await this.#openFleece();
   }
 
@@ -314,19 +322,54 @@ export class DiskSession {
     if (this.plan.direct) await this.file.giveBack();
   }
 
-  async #addNextBitmap() {
-    const { disk, nextBitmap, granularityBytes } = this.disk;
+  async #addNextBitmap(warn: (sentence: string) => void) {
+    const { disk, nextBitmap, granularityBytes, isNewSentinel } = this.disk;
     if (nextBitmap === null) return;
+    if (isNewSentinel) await this.#addSentinel(warn);
     this.#result.push(
       `remove the bitmap "${nextBitmap}" of the disk "${disk.name}"`,
       () => removeBitmap(this.qmp, disk.node, nextBitmap),
     );
-    await this.qmp.execute("block-dirty-bitmap-add", {
+    const bitmap = {
       node: disk.node,
       name: nextBitmap,
       granularity: granularityBytes,
       persistent: disk.holdsBitmaps,
-    });
+    };
+    if (!this.sentinel) return await this.qmp.execute("block-dirty-bitmap-add", bitmap);
+    const bit = { node: disk.node, name: this.sentinel.bitmap };
+    await this.qmp.execute("transaction", { actions: addFrom(bitmap, bit) });
+  }
+
+  /** A backup without one is as good, but the next run can't tell whether the disk was cut meanwhile. */
+  async #addSentinel(warn: (sentence: string) => void) {
+    const { disk, sentinel, granularityBytes, nodes } = this.disk;
+    if (sentinel === null) return;
+    const removeSentinel = () => removeBitmap(this.qmp, disk.node, sentinel.bitmap);
+    const removeEnd = () => removeNode(this.qmp, nodes.end);
+    this.#result.push(
+      `remove the bitmap "${sentinel.bitmap}" of the disk "${disk.name}"`,
+      removeSentinel,
+    );
+    this.#result.push(`remove the node "${nodes.end}"`, removeEnd);
+    try {
+      await addSentinel(this.qmp, sentinel.bitmap, {
+        node: nodes.end,
+        disk: disk.node,
+        virtualSizeBytes: disk.virtualSizeBytes,
+        granularityBytes,
+        persistent: disk.holdsBitmaps,
+      });
+    } catch (error) {
+      if (!(error instanceof QmpCommandError || error instanceof SentinelError)) throw error;
+      await removeEnd();
+      await removeSentinel();
+      this.sentinel = null;
+      warn(
+        `If the disk "${disk.name}" is shrunk and grown again, the next increment will not notice: take a ` +
+          `full backup then (--level full). ${messageOf(error)}`,
+      );
+    }
   }
 
   async #openFleece() {

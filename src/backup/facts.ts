@@ -33,7 +33,8 @@ export async function gatherFacts(
   { monthly, level }: BackupRequest,
   { tag, startedAt }: Pick<Facts, "tag" | "startedAt">,
 ): Promise<Facts> {
-  const { disks, leftOut } = await queryDisks(qmp);
+  const { disks: found, leftOut } = await queryDisks(qmp);
+  const disks = await withBackingTimes(found);
   const vm = await queryIdentity(qmp);
   const tpms = (await queryTpms(qmp)).map((id) => (
     {
@@ -104,6 +105,31 @@ function wholeChain(all: Point[], file: string): Point[] {
   }
 }
 
+/** Looks when the files below the disks were last changed. */
+async function withBackingTimes(disks: Disk[]): Promise<Disk[]> {
+  const times = new Map<string, string | null>();
+  for (const { file, fileBytes } of disks.flatMap(({ backing }) => backing)) {
+    if (!times.has(file)) times.set(file, await timeOf(file, fileBytes));
+  }
+  return disks.map((disk) => ({
+    ...disk,
+    backing: disk.backing.map((image) => ({ ...image, modified: times.get(image.file) ?? null })),
+  }));
+}
+
+/** In whole seconds: not every file system keeps more than that. */
+async function timeOf(path: string, fileBytes: number | null): Promise<string | null> {
+  if (!path.startsWith("/")) return null;
+  const info = await orNull(path, () => bounded(path, () => Deno.stat(path)));
+  // QEMU goes on with the old file when another one takes its name, and counts in sectors.
+  const isOpen = info?.isFile && Math.ceil(info.size / 512) * 512 === fileBytes;
+  if (!isOpen || info.mtime === null) return null;
+  const time = new Date(Math.floor(info.mtime.getTime() / 1000) * 1000);
+  // A file's time may be anything; records hold times of four-digit years.
+  const isUsual = time.getUTCFullYear() >= 0 && time.getUTCFullYear() <= 9999;
+  return isUsual ? time.toISOString() : null;
+}
+
 /** A VM may have been started on what was restored into the target, or on an image of it. */
 async function filesInUse(target: string, disks: Disk[]): Promise<string[]> {
   const files = disks.flatMap(({ source, image }) => [source, image["full-backing-filename"]])
@@ -162,15 +188,24 @@ async function listFolder(path: string): Promise<string[]> {
 async function folderBeside({ source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;
   const folder = dirname(source);
-  try {
+  return await orNull(source, async () => {
     if (!(await bounded(source, () => Deno.stat(source))).isFile) return null;
     await bounded(folder, () => tryToWrite(folder));
     return folder;
+  });
+}
+
+/**
+ * Looks at a file of the VM's, if the system lets us. A right that Deno misses is an error: the fleece must not
+ * move to a slower place unseen, nor a changed file be missed. (That to look below `/dev` can't be given: from
+ * 2.5 on Deno asks for all rights there.)
+ */
+async function orNull<T>(path: string, look: () => Promise<T>): Promise<T | null> {
+  try {
+    return await look();
   } catch (error) {
     if (error instanceof HangingError) throw error;
-    // A right that is missing must not move the fleece to a slower place unseen. (That to look below
-    // `/dev` can't be given: from 2.5 on Deno asks for all rights there. But devices have no folder.)
-    if (error instanceof Deno.errors.NotCapable && !source.startsWith("/dev/")) throw error;
+    if (error instanceof Deno.errors.NotCapable && !path.startsWith("/dev/")) throw error;
     return null;
   }
 }

@@ -78,7 +78,7 @@ export function targetNode(name: string, file: string, { directTarget }: TargetO
  * that went well.
  */
 export function readOnlyTarget(
-  { target, file }: DiskPlan["nodes"],
+  { target, file }: Pick<DiskPlan["nodes"], "target" | "file">,
   how: TargetOptions,
   command: Features["reopen"],
 ): QmpArguments {

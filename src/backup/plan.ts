@@ -14,6 +14,7 @@ import {
   PARTIAL_SUFFIX,
   RECORDS_FOLDER,
   runId,
+  sentinelName,
 } from "../catalog/names.ts";
 import type { Fingerprint, ImageFault } from "../catalog/fingerprint.ts";
 import type { RunRecord } from "../catalog/record.ts";
@@ -38,6 +39,7 @@ import { levelOf } from "./level.ts";
 import type { BackupRequest } from "./request.ts";
 import { refuseRunState } from "./run_state.ts";
 import { selectDisks } from "./select.ts";
+import { type SentinelRecord, usableSentinel } from "./sentinel.ts";
 import { reserveBytes } from "./space.ts";
 
 export interface Facts {
@@ -93,6 +95,12 @@ export interface DiskPlan {
   spentBitmaps: string[];
   /** The bitmap that counts from this backup on; null for a copy. */
   nextBitmap: string | null;
+  /** What tells later whether the disk was cut after this backup; null for a copy. See `sentinel.ts`. */
+  sentinel: SentinelRecord | null;
+  /** It is not there yet. */
+  isNewSentinel: boolean;
+  /** What tells whether the disk was cut since the last backup: it must, up to the point in time. */
+  previousSentinel: SentinelRecord | null;
   /** Of the next bitmap: what QEMU takes by itself, a cluster within 4 to 64 KiB. */
   granularityBytes: number;
   /** How much is to be copied, as far as it can be known. */
@@ -106,7 +114,7 @@ export interface DiskPlan {
   jobBitmap: string;
   /** The id of the snapshot's export, where it is compared. */
   exportId: string;
-  nodes: Record<"target" | "file" | "fleece" | "filter" | "gate" | "snapshot", string>;
+  nodes: Record<"target" | "file" | "fleece" | "filter" | "gate" | "snapshot" | "end", string>;
   /** Absolute. */
   fleeceFile: string;
   /** There is no folder beside the disk: the guest's writes may wait for the backup's storage. */
@@ -204,14 +212,24 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     const beside = request.fleeceDir ?? besideDisk;
     const isBeside = beside !== null && beside === besideDisk;
     const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
+    const granularityBytes = Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536);
+    const usable = usableSentinel(disk, last?.disk);
+    const sentinel = usable ??
+      { bitmap: sentinelName(disk.name, tag, chainId), countBytes: granularityBytes };
+    const isCopy = level.level === "copy";
     return {
       disk,
       ...level,
       folder,
       ...image,
-      spentBitmaps: level.level === "copy" ? [] : spentBitmaps(disk, facts),
-      nextBitmap: level.level === "copy" ? null : bitmapName(disk.name, tag, chainId),
-      granularityBytes: Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536),
+      spentBitmaps: isCopy
+        ? []
+        : spentBitmaps(disk, facts).filter((name) => name !== sentinel.bitmap),
+      nextBitmap: isCopy ? null : bitmapName(disk.name, tag, chainId),
+      sentinel: isCopy || disk.virtualSizeBytes === 0 ? null : sentinel,
+      isNewSentinel: usable === null,
+      previousSentinel: level.previousBitmap === null ? null : last?.disk.sentinel ?? null,
+      granularityBytes,
       job: `qmpbackup.${tag}.${disk.name}`,
       probeJob: `qmpbackup.${tag}.${disk.name}.again`,
       reserveBytes: reserveBytes(disk, level.level, level.estimateBytes),
@@ -224,6 +242,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
         filter: node("cbw"),
         gate: node("gate"),
         snapshot: node("snap"),
+        end: node("end"),
       },
       fleeceFile: join(
         beside ?? join(target.path, RECORDS_FOLDER),

@@ -51,6 +51,7 @@ import {
   type VmHolder,
 } from "../vm/marks.ts";
 import { nodeNames, removeBitmap, removeNode, takeOffFilter, takeOffGate } from "../vm/nodes.ts";
+import { bitmapsOfRow } from "./continuity.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
 
@@ -141,7 +142,7 @@ export async function refuseHangingRuns(
 }
 
 /** The order in which nodes may go, by the end of their names. */
-const NODE_ROLES = ["snap", "gate", "cbw", "target", "file", "fleece"];
+const NODE_ROLES = ["snap", "gate", "cbw", "target", "file", "fleece", "end"];
 
 /**
  * Finds what dead runs left in QEMU's block layer: jobs, exports, filters under disks, nodes. With them
@@ -201,7 +202,7 @@ async function removeJobBitmaps(qmp: QmpClient): Promise<void> {
 export async function findBitmaps(qmp: QmpClient, dead: VmHolder): Promise<Leftover[]> {
   const target = await readTarget(targetOfLock(dead.lockFile)).catch(() => null);
   if (!target || !knowsDisks(target)) return [];
-  const finished = new Set(restorePoints(target.runs).map(({ disk }) => disk.bitmap));
+  const finished = new Set(restorePoints(target.runs).flatMap(({ disk }) => bitmapsOfRow(disk)));
   return (await queryBitmaps(qmp))
     .filter(({ name }) =>
       isBackupBitmap(name) && name.includes(`-${tagOf(dead.run)}-`) && !isOurNode(name) &&

@@ -35,6 +35,7 @@ import type { Guard } from "./guard.ts";
 import { backupJobs, jobActions } from "./nodes.ts";
 import { type SwitchSteps, takePointInTime } from "./point_in_time.ts";
 import { RunningDisks } from "./running_disks.ts";
+import { sentinelProblem } from "./sentinel.ts";
 import { checkSpace } from "./space.ts";
 import { watchGuest } from "./watch_guest.ts";
 
@@ -109,9 +110,12 @@ async function takeAndCopy(
     signal.throwIfAborted();
     await session.openTarget();
   }
-  await disks.each(({ session }) => session.prepare());
-  signal.throwIfAborted();
   const warn = (sentence: string) => void record.warnings.push(sentence);
+  await disks.each(async ({ session, row }) => {
+    await session.prepare(warn);
+    row.sentinel = session.sentinel;
+  });
+  signal.throwIfAborted();
   const steps = plan.direct ? directSteps : fleecedSteps;
   const { at, hold } = await takePointInTime(qmp, steps(qmp, plan, disks), {
     agent,
@@ -245,12 +249,16 @@ function refuseChanged({ disk: { id, name, rootNode, node } }: DiskPlan, now: Di
 }
 
 /**
- * Looks whether a disk is as large as it was planned for. Once its gate leads to its filter nobody can
- * resize it; before, image and filter were made, and what lies beyond those the guest could not write.
+/**
+ * Looks whether a disk is as large as it was planned for, and was not cut since its last backup. Once its gate
+ * leads to its filter nobody can resize it; before, image and filter were made, and what lies beyond those the
+ * guest could not write.
  */
-function refuseResized({ disk }: DiskPlan, nodes: BlockNode[]) {
+function refuseResized({ disk, previousSentinel }: DiskPlan, nodes: BlockNode[]) {
   const node = nodes.find((node) => node["node-name"] === disk.node);
-  if (node?.image["virtual-size"] === disk.virtualSizeBytes) return;
+  const isCut = node && previousSentinel &&
+    sentinelProblem(node["dirty-bitmaps"], previousSentinel) !== null;
+  if (node?.image["virtual-size"] === disk.virtualSizeBytes && !isCut) return;
   throw new Failure(`The disk "${disk.name}" was resized meanwhile: run again`);
 }
 
@@ -378,6 +386,8 @@ function draftDisk(disk: DiskPlan): DiskRecord {
     reason: disk.reason,
     bitmap: disk.nextBitmap,
     granularityBytes: disk.nextBitmap === null ? null : disk.granularityBytes,
+    sentinel: disk.sentinel,
+    backing: disk.disk.backing,
     fleece: disk.fleeceFile,
     file: disk.file,
     parent: disk.parent,

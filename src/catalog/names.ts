@@ -193,11 +193,28 @@ export function bitmapName(disk: string, runTag: string, chainId: string): strin
 }
 
 /**
- * Whether a bitmap is a backup's: ours, or the reference's (`qmpbackup-<node>-<uuid>`, since 0.67
- * `qmpbackup-<uuid>`); of this chain if one is given.
+ * What the name of a sentinel ends in. The reference looks for a bitmap whose name ends in the chain's id, and
+ * must not take a sentinel for one that counts: no id ends in a bracket.
+ */
+const SENTINEL_END = "(end)";
+
+/** The name of the bitmap that tells whether a disk was cut: see `sentinel.ts`. */
+export function sentinelName(disk: string, runTag: string, chainId: string): string {
+  return bitmapName(disk, runTag, chainId) + SENTINEL_END;
+}
+
+/** Whether a bitmap can be a sentinel of ours. */
+export function isSentinel(name: string): boolean {
+  return name.startsWith(BITMAP_PREFIX) && name.endsWith(SENTINEL_END);
+}
+
+/**
+ * Whether a bitmap is a backup's: ours, a sentinel too, or the reference's (`qmpbackup-<node>-<uuid>`, since
+ * 0.67 `qmpbackup-<uuid>`); of this chain if one is given.
  */
 export function isBackupBitmap(name: string, chainId?: string): boolean {
-  return name.startsWith(BITMAP_PREFIX) && (!chainId || name.endsWith(`-${chainId}`));
+  const ends = ["", SENTINEL_END].map((end) => `-${chainId}${end}`);
+  return name.startsWith(BITMAP_PREFIX) && (!chainId || ends.some((end) => name.endsWith(end)));
 }
 
 /** What the reference may call the bitmap of a disk: in 0.47 by node or device, in 0.67 by the chain. */

@@ -17,6 +17,7 @@ import {
   CONFIG_SUFFIX,
   isBackupBitmap,
   isChainId,
+  isSentinel,
   RECORDS_FOLDER,
   tagOf,
   UUID_FILE,
@@ -63,6 +64,22 @@ const time = v.pipe(
   v.check((text) => !Number.isNaN(Date.parse(text)), "is no time"),
 );
 
+/** See `Disk.backing`. */
+const BackingImage = v.object({
+  file: v.string(),
+  format: v.string(),
+  virtualSizeBytes: sizeBytes,
+  fileBytes: v.nullable(sizeBytes),
+  modified: v.nullable(time),
+});
+
+/** See `sentinel.ts`. */
+const Sentinel = v.object({
+  bitmap: v.pipe(v.string(), v.check(isSentinel, "is not a bitmap that watches a disk's end")),
+  /** How much it marks for as long as the disk was not cut. */
+  countBytes: sizeBytes,
+});
+
 const DiskRow = v.object({
   /** The disk's identity: the QOM path of its device. */
   id: v.string(),
@@ -82,6 +99,10 @@ const DiskRow = v.object({
     v.pipe(v.string(), v.check((name) => isBackupBitmap(name), "is no bitmap of a backup")),
   ),
   granularityBytes: v.nullable(sizeBytes),
+  /** The bitmap that tells whether the disk was cut after this backup; null where there is none. */
+  sentinel: v.optional(v.nullable(Sentinel), null),
+  /** The images below the disk's own, from the top down; null where nobody looked. */
+  backing: v.optional(v.nullable(v.array(BackingImage)), null),
   /** The fleece's file while the run is on, for whoever cleans up behind a run that was killed. */
   fleece: v.string(),
   /** The image, relative to the target. */

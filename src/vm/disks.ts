@@ -50,6 +50,20 @@ export interface Disk {
   holdsBitmaps: boolean;
   bitmaps: DirtyBitmap[];
   image: ImageInfo;
+  /** The images below it, from the top down. */
+  backing: BackingImage[];
+}
+
+/** An image that a disk's own image stands on, as QEMU has it open. */
+export interface BackingImage {
+  /** As QEMU names it, without secrets. */
+  file: string;
+  format: string;
+  virtualSizeBytes: number;
+  /** The length of its file; null where QEMU names none. */
+  fileBytes: number | null;
+  /** When its file was last changed, in whole seconds (UTC); null where that can't be told. */
+  modified: string | null;
 }
 
 /** A device whose data is not in a backup, and why. */
@@ -140,14 +154,17 @@ export function disksOf(
 ): { disks: Disk[]; leftOut: LeftOut[] } {
   const disks: Disk[] = [];
   const leftOut: LeftOut[] = [];
+  const childOf = childrenOf(nodes, graph);
   for (const device of devices) {
     if (!device.inserted) {
       const name = device.device || lastName(device.qdev);
       leftOut.push({ device: name, reason: EMPTY });
       continue;
     }
-    const node = formatNode(device.inserted, nodes, graph);
-    const disk = diskOf(device, device.inserted, node);
+    const root = nodes.find((node) => node["node-name"] === device.inserted?.["node-name"]) ??
+      device.inserted;
+    const node = throughFilters(root, childOf);
+    const disk = diskOf(device, device.inserted, node, backingOf(node, childOf));
     if (PASSED_THROUGH.includes(device.type ?? "")) {
       leftOut.push({
         device: disk.name,
@@ -162,23 +179,50 @@ export function disksOf(
   return { disks, leftOut };
 }
 
-/** Goes down from a device's node through the filters. */
-function formatNode(root: BlockNode, nodes: BlockNode[], graph: BlockGraph): BlockNode {
+type ChildOf = (node: BlockNode, name: string) => BlockNode | undefined;
+
+/** Looks up children by the graph. */
+function childrenOf(nodes: BlockNode[], graph: BlockGraph): ChildOf {
   const names = new Map(graph.nodes.map(({ id, name }) => [id, name]));
   const ids = new Map(graph.nodes.map(({ id, name }) => [name, id]));
   const byName = new Map(nodes.map((node) => [node["node-name"], node]));
-  let node = byName.get(root["node-name"]) ?? root;
-  // The graph has no circles; the bound is for answers taken while it changed.
-  for (let step = 0; isFilter(node) && step < graph.nodes.length; step++) {
+  return (node, name) => {
     const id = ids.get(node["node-name"]);
-    const children = graph.edges.filter(({ parent }) => parent === id);
-    const child = children.find(({ name }) => name === "file") ??
-      children.find(({ name }) => name === "backing");
-    const next = child && byName.get(names.get(child.child) ?? "");
+    const child = graph.edges.find((edge) => edge.parent === id && edge.name === name)?.child;
+    return child === undefined ? undefined : byName.get(names.get(child) ?? "");
+  };
+}
+
+/** The graph has no circles; the bound is for answers taken while it changed, and for a record's size. */
+const MAX_DEPTH = 200;
+
+/** Goes down from a node through the filters. */
+function throughFilters(root: BlockNode, childOf: ChildOf): BlockNode {
+  let node = root;
+  for (let step = 0; isFilter(node) && step < MAX_DEPTH; step++) {
+    const next = childOf(node, "file") ?? childOf(node, "backing");
     if (!next) break;
     node = next;
   }
   return node;
+}
+
+/** The images below an image, as QEMU has them open: what stands in a header may be another one. */
+function backingOf(image: BlockNode, childOf: ChildOf): BackingImage[] {
+  const images: BackingImage[] = [];
+  let below = childOf(image, "backing");
+  while (below && images.length < MAX_DEPTH) {
+    const node = throughFilters(below, childOf);
+    images.push({
+      file: withoutSecrets(node.file),
+      format: node.drv,
+      virtualSizeBytes: node.image["virtual-size"],
+      fileBytes: childOf(node, "file")?.image["virtual-size"] ?? null,
+      modified: null,
+    });
+    below = childOf(node, "backing");
+  }
+  return images;
 }
 
 /** Our gates are `raw` nodes, which elsewhere are images. */
@@ -189,7 +233,12 @@ function isFilter({ drv, "node-name": name }: BlockNode): boolean {
 /** The guest's SCSI commands go straight to the storage (SG_IO), and no filter can stand in between. */
 const PASSED_THROUGH = ["scsi-block", "scsi-generic"];
 
-function diskOf(device: BlockDevice & Traits, root: BlockNode, node: BlockNode): Disk {
+function diskOf(
+  device: BlockDevice & Traits,
+  root: BlockNode,
+  node: BlockNode,
+  backing: BackingImage[],
+): Disk {
   const data = node.image["format-specific"]?.data ?? {};
   const nodeName = node["node-name"];
   return {
@@ -211,6 +260,7 @@ function diskOf(device: BlockDevice & Traits, root: BlockNode, node: BlockNode):
     holdsBitmaps: node.drv === "qcow2" && data.compat !== "0.10",
     bitmaps: node["dirty-bitmaps"].filter(({ name }) => name !== ""),
     image: valueWithoutSecrets(node.image),
+    backing,
   };
 }
 

@@ -12,6 +12,7 @@ import { diskFileName, imageName, plainImageName } from "../../src/catalog/names
 import type { DiskRecord, RunRecord } from "../../src/catalog/record.ts";
 import type { Disk } from "../../src/vm/disks.ts";
 import {
+  aBackingImage,
   aBitmap,
   aDisk,
   aDiskRecord,
@@ -58,6 +59,17 @@ const bitmap = fc.record({
   inconsistent: seldom(fc.constant(true), false),
 }).map(({ name, ...change }) => aBitmap(name, change));
 
+const SENTINELS = ["b1", "b2"].map((name) => `qmpbackup-${name}-${CHAIN}(end)`);
+
+/** Mostly intact. */
+const sentinel = fc.record({
+  name: pick(...SENTINELS),
+  recording: seldom(fc.constant(true), false),
+  countBytes: seldom(fc.constant(0), 65536),
+}).map(({ name, ...change }) => aBitmap(name, change));
+
+const backing = seldom(fc.constant("b"), "a").map((name) => aBackingImage(name));
+
 const disk = fc.record({
   id: pick(...IDS),
   name: pick(...NAMES),
@@ -66,7 +78,11 @@ const disk = fc.record({
   virtualSizeBytes: pick(...SIZES),
   clusterSizeBytes: pick(null, 512, 65536, 2 << 20),
   holdsBitmaps: seldom(fc.constant(false), true),
-  bitmaps: fc.uniqueArray(bitmap, { maxLength: 3, selector: ({ name }) => name }),
+  bitmaps: fc.tuple(
+    fc.uniqueArray(bitmap, { maxLength: 3, selector: ({ name }) => name }),
+    fc.uniqueArray(sentinel, { maxLength: 2, selector: ({ name }) => name }),
+  ).map((both) => both.flat()),
+  backing: fc.array(backing, { maxLength: 2 }),
 }).map(({ name, ...change }) => aDisk(name, change));
 
 /** QEMU's paths and node names are nobody else's. */
@@ -84,6 +100,8 @@ const row = fc.record({
   hasTime: pick(true, true, false),
   level: pick<DiskRecord["level"]>("full", "inc", "inc", "copy"),
   bitmap: pick(...BITMAPS.slice(0, 2)),
+  sentinel: fc.option(pick(...SENTINELS).map((bitmap) => ({ bitmap, countBytes: 65536 }))),
+  backing: fc.option(fc.array(backing, { maxLength: 2 })),
   virtualSizeBytes: pick(...SIZES),
   result: pick<DiskRecord["result"]>("done", "done", "done", "failed", "superseded", "pending"),
   /** How far back the image lies that it builds on. */
@@ -111,7 +129,7 @@ const runs: fc.Arbitrary<RunRecord[]> = fc.array(fc.array(row, { maxLength: 3 })
           folder,
           file: folder === "." ? name : `${folder}/${name}`,
           parent: below?.file ?? null,
-          ...(level === "copy" ? { bitmap: null, granularityBytes: null } : {}),
+          ...(level === "copy" ? { bitmap: null, granularityBytes: null, sentinel: null } : {}),
         });
       });
       earlier.push(...written);

@@ -100,6 +100,12 @@ function checkIncrement(planned: DiskPlan, facts: Facts) {
   assert(bitmap?.recording && !bitmap.busy && !bitmap.inconsistent);
   assertEquals(bitmap.granularityBytes, last.disk.granularityBytes);
   assert(disk.virtualSizeBytes >= last.disk.virtualSizeBytes);
+  const { sentinel } = last.disk;
+  assertEquals(planned.previousSentinel, sentinel);
+  const watching = disk.bitmaps.find(({ name }) => name === sentinel?.bitmap);
+  assert(
+    !sentinel || (watching?.recording === false && watching.countBytes === sentinel.countBytes),
+  );
 }
 
 /** A bitmap is spent only by the backup that replaces it, and only if it is this target's. */
@@ -109,7 +115,11 @@ function checkBitmaps(planned: DiskPlan, { target, disks }: Facts) {
   if (level === "copy") assertEquals(spentBitmaps, []);
   const present = disks.flatMap(({ bitmaps }) => bitmaps.map(({ name }) => name));
   assert(nextBitmap === null || !present.includes(nextBitmap) && nextBitmap.length <= 1023);
-  const recorded = target.runs.flatMap((run) => run.disks.map(({ bitmap }) => bitmap));
+  const recorded = target.runs.flatMap((run) =>
+    run.disks.flatMap(({ bitmap, sentinel }) => [bitmap, sentinel?.bitmap])
+  );
+  assert(!spentBitmaps.includes(planned.sentinel?.bitmap ?? ""), "the sentinel is still needed");
+  assertEquals(planned.sentinel === null, level === "copy");
   for (const name of spentBitmaps) {
     assert(recorded.includes(name) && disk.bitmaps.some((bitmap) => bitmap.name === name), name);
   }

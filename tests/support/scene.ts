@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isSentinel } from "../../src/catalog/names.ts";
 import { compare, convertToRaw, create, qemuIo } from "./qemu_img.ts";
 import { type TempDir, tempDir } from "./temp_dir.ts";
 import { succeed } from "./tool.ts";
@@ -210,16 +211,21 @@ export async function leftInQemu(vm: Vm): Promise<string[]> {
   ];
 }
 
-/** Asserts that nothing of ours is left in QEMU, and of bitmaps just those expected for each disk. */
+/**
+ * Asserts that nothing of ours is left in QEMU but the bitmaps that are expected for each disk: so many
+ * backups', each with its sentinel.
+ */
 export async function assertNothingLeft(vm: Vm, bitmapsPerDisk: number): Promise<void> {
   const left = await leftInQemu(vm);
   if (left.length > 0) throw new Error(`Left in QEMU: ${left.join(", ")}`);
   for (const { inserted, qdev } of await queryBlock(vm)) {
-    const bitmaps = (inserted?.["dirty-bitmaps"] ?? []).filter(({ name }) => name);
-    if (bitmaps.length !== bitmapsPerDisk) {
+    const names = (inserted?.["dirty-bitmaps"] ?? []).flatMap(({ name }) => name || []);
+    const sentinels = names.filter(isSentinel);
+    if (names.length !== 2 * bitmapsPerDisk || sentinels.length !== bitmapsPerDisk) {
       throw new Error(
-        `${qdev} has the bitmaps ${bitmaps.map(({ name }) => name).join(", ")}, ` +
-          `expected ${bitmapsPerDisk}`,
+        `${qdev} has the bitmaps ${
+          names.join(", ")
+        }, expected ${bitmapsPerDisk} and as many sentinels`,
       );
     }
   }

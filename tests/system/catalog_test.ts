@@ -390,6 +390,8 @@ function disk(): RunRecord["disks"][number] {
     reason: "asked for",
     bitmap: "qmpbackup-disk0-3f9a2c11-chain-1",
     granularityBytes: 65536,
+    sentinel: null,
+    backing: null,
     fleece: "/vm/qmpbackup-3f9a2c11-0.fleece",
     file: "disk0/FULL-1-disk0.qcow2",
     parent: null,

@@ -575,6 +575,8 @@ function runRecord(
       reason: "asked for",
       bitmap: null,
       granularityBytes: null,
+      sentinel: null,
+      backing: null,
       fleece: "",
       file,
       parent,

@@ -6,7 +6,7 @@ import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../../src/catalog/
 import type { Target } from "../../src/catalog/target.ts";
 import type { Io } from "../../src/cli/io.ts";
 import type { DirtyBitmap } from "../../src/qmp/queries.ts";
-import type { Disk } from "../../src/vm/disks.ts";
+import type { BackingImage, Disk } from "../../src/vm/disks.ts";
 
 /** 2026-11-22T23:00:00Z. */
 export const NOW_SECONDS = 1795388400;
@@ -46,6 +46,19 @@ export function aDisk(name = "disk0", change: Partial<Disk> = {}): Disk {
     holdsBitmaps: true,
     bitmaps: [],
     image: { filename: source, format: "qcow2", "virtual-size": 16 << 20 },
+    backing: [],
+    ...change,
+  };
+}
+
+/** A template below a disk. */
+export function aBackingImage(name: string, change: Partial<BackingImage> = {}): BackingImage {
+  return {
+    file: `/vm/${name}.qcow2`,
+    format: "qcow2",
+    virtualSizeBytes: 16 << 20,
+    fileBytes: 5 << 20,
+    modified: "2026-11-01T12:00:00.000Z",
     ...change,
   };
 }
@@ -62,6 +75,8 @@ export function aDiskRecord(name = "disk0", change: Partial<DiskRecord> = {}): D
     reason: "asked for",
     bitmap: `qmpbackup-${name}-${OLD_TAG}-${CHAIN}`,
     granularityBytes: 65536,
+    sentinel: null,
+    backing: null,
     fleece: `/vm/qmpbackup-${OLD_TAG}-0.fleece`,
     file: `${name}/FULL-${NOW_SECONDS - 86400}-${name}.qcow2`,
     parent: null,

@@ -1,8 +1,17 @@
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { basisOf } from "../../../src/backup/basis.ts";
 import type { DiskRecord } from "../../../src/catalog/record.ts";
 import type { Disk } from "../../../src/vm/disks.ts";
-import { aDisk, aDiskRecord, aDiskWithBitmap, aRun } from "../_fixtures.ts";
+import type { DirtyBitmap } from "../../../src/qmp/queries.ts";
+import {
+  aBackingImage,
+  aBitmap,
+  aDisk,
+  aDiskRecord,
+  aDiskWithBitmap,
+  aRun,
+  CHAIN,
+} from "../_fixtures.ts";
 
 const isWhole = () => null;
 
@@ -101,4 +110,38 @@ Deno.test("basisOf() refuses a disk that has shrunk", () => {
 
 Deno.test("basisOf() takes a disk that has grown", () => {
   assertEquals(reasonAgainst({ ...aDiskWithBitmap(), virtualSizeBytes: 32 << 20 }), "");
+});
+
+const SENTINEL = { bitmap: `qmpbackup-disk0-0ld0ld00-${CHAIN}(end)`, countBytes: 65536 };
+
+function aDiskWithSentinel(change: Partial<DirtyBitmap> = {}): Disk {
+  const { bitmaps, ...disk } = aDiskWithBitmap();
+  const sentinel = { recording: false, countBytes: SENTINEL.countBytes, ...change };
+  return { ...disk, bitmaps: [...bitmaps, aBitmap(SENTINEL.bitmap, sentinel)] };
+}
+
+Deno.test("basisOf() takes a disk whose sentinel has its bit, also when it has grown", () => {
+  const disk = aDiskWithSentinel();
+  assertEquals(reasonAgainst(disk, { sentinel: SENTINEL }), "");
+  assertEquals(reasonAgainst({ ...disk, virtualSizeBytes: 32 << 20 }, { sentinel: SENTINEL }), "");
+});
+
+Deno.test("basisOf() refuses a disk whose sentinel tells that it was cut, or can't tell", () => {
+  const reason = (disk: Disk) => reasonAgainst(disk, { sentinel: SENTINEL });
+  assertStringIncludes(reason(aDiskWithSentinel({ countBytes: 0 })), "was shrunk and grown again");
+  assertStringIncludes(reason(aDiskWithSentinel({ countBytes: 131072 })), "was shrunk");
+  assertStringIncludes(reason(aDiskWithSentinel({ recording: true })), "enabled by another");
+  assertStringIncludes(reason(aDiskWithSentinel({ inconsistent: true })), "is inconsistent");
+  assertStringIncludes(reason(aDiskWithSentinel({ busy: true })), "is in use");
+  assertStringIncludes(reason(aDiskWithBitmap()), "is gone");
+});
+
+Deno.test("basisOf() refuses a disk on other backing files, and can compare it", () => {
+  const backing = [aBackingImage("a"), aBackingImage("b")];
+  const disk = { ...aDiskWithBitmap(), backing };
+  assertEquals(reasonAgainst(disk, { backing }), "");
+  assertEquals(reasonAgainst(disk, { backing: null }), "");
+  const basis = basisOf(disk, pointOf({ backing: [aBackingImage("a")] }), isWhole);
+  assert(!basis.usable && basis.last !== null);
+  assertStringIncludes(basis.reason, "its backing files are not those of the last backup");
 });

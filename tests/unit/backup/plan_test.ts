@@ -224,6 +224,7 @@ Deno.test("planBackup() names image, bitmap, job and nodes of a disk", () => {
       filter: "qmpbackup-f00dcafe-0-cbw",
       gate: "qmpbackup-f00dcafe-0-gate",
       snapshot: "qmpbackup-f00dcafe-0-snap",
+      end: "qmpbackup-f00dcafe-0-end",
     },
   });
 });
@@ -233,7 +234,7 @@ Deno.test("planBackup() gives QEMU no node name that it refuses", () => {
   const disks = Array.from({ length: 1000 }, (_, i) => aDisk(`a-disk-with-a-long-name-${i}`));
   const names = disksOf(someFacts(disks)).flatMap(({ nodes }) => Object.values(nodes));
   assertEquals(names.filter((name) => name.length > 31), []);
-  assertEquals(new Set(names).size, 6000);
+  assertEquals(new Set(names).size, 7000);
 });
 
 Deno.test("planBackup() goes on in the folder of the disk's chain when its node is renamed", () => {
@@ -658,4 +659,54 @@ Deno.test("planBackup() lets two chains not mix in a folder that went from one d
     ["disk0", "inc"],
     ["disk0.2", "full"],
   ]);
+});
+
+const SENTINEL = { bitmap: `qmpbackup-disk0-${OLD_TAG}-${CHAIN}(end)`, countBytes: 65536 };
+
+/** The day after a backup with a sentinel. */
+function watched(change: Partial<Disk> = {}) {
+  const { bitmaps, ...disk } = aDiskWithBitmap();
+  const sentinel = aBitmap(SENTINEL.bitmap, { recording: false, countBytes: SENTINEL.countBytes });
+  const runs = [aRun([aDiskRecord("disk0", { sentinel: SENTINEL })])];
+  return factsAfter(runs, [{ ...disk, bitmaps: [...bitmaps, sentinel], ...change }]);
+}
+
+const sentinelsOf = ({ sentinel, isNewSentinel, previousSentinel, spentBitmaps }: DiskPlan) => ({
+  sentinel: sentinel?.bitmap,
+  isNewSentinel,
+  previousSentinel,
+  spentBitmaps,
+});
+
+const NEW_SENTINEL = `qmpbackup-disk0-f00dcafe-${CHAIN}(end)`;
+
+Deno.test("planBackup() keeps the sentinel for as long as it watches the disk's end", () => {
+  assertEquals(sentinelsOf(diskOf(watched())), {
+    sentinel: SENTINEL.bitmap,
+    isNewSentinel: false,
+    previousSentinel: SENTINEL,
+    spentBitmaps: [OLD_BITMAP],
+  });
+});
+
+Deno.test("planBackup() replaces the sentinel of a disk that has grown, which goes on with increments", () => {
+  const disk = diskOf(watched({ virtualSizeBytes: 32 << 20 }));
+  assertEquals(disk.level, "inc");
+  assertEquals(sentinelsOf(disk), {
+    sentinel: NEW_SENTINEL,
+    isNewSentinel: true,
+    previousSentinel: SENTINEL,
+    spentBitmaps: [OLD_BITMAP, SENTINEL.bitmap],
+  });
+});
+
+Deno.test("planBackup() makes a sentinel where the last backup has none, and none for a copy", () => {
+  assertEquals(sentinelsOf(diskOf(yesterday())), {
+    sentinel: NEW_SENTINEL,
+    isNewSentinel: true,
+    previousSentinel: null,
+    spentBitmaps: [OLD_BITMAP],
+  });
+  assertEquals(diskOf(watched(), { level: "copy" }).sentinel, null);
+  assertEquals(diskOf(watched(), { level: "copy" }).spentBitmaps, []);
 });

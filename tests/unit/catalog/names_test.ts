@@ -9,10 +9,12 @@ import {
   isBackupBitmap,
   isChainId,
   isFleeceOf,
+  isSentinel,
   parseImageName,
   partialName,
   plainImageName,
   runId,
+  sentinelName,
   sharedFileName,
   tagOf,
 } from "../../../src/catalog/names.ts";
@@ -152,6 +154,25 @@ Deno.test("bitmapName() ends in the chain's id, where the reference looks for it
 Deno.test("isBackupBitmap() knows our bitmaps and the reference's", () => {
   const names = [bitmapName("d", "f00dcafe", CHAIN), `qmpbackup-d-${CHAIN}`, `qmpbackup-${CHAIN}`];
   for (const name of names) assert(isBackupBitmap(name, CHAIN), name);
+});
+
+Deno.test("sentinelName() does not end in any chain's id, as the reference looks for its bitmap", () => {
+  const name = sentinelName("disk0", "f00dcafe", CHAIN);
+  assertEquals(name, `qmpbackup-disk0-f00dcafe-${CHAIN}(end)`);
+  for (let start = 0; start < name.length; start++) assert(!isChainId(name.slice(start)), name);
+});
+
+Deno.test("isBackupBitmap() takes the sentinel of its chain alone", () => {
+  const name = sentinelName("disk0", "f00dcafe", CHAIN);
+  assert(isBackupBitmap(name, CHAIN) && isBackupBitmap(name));
+  assert(!isBackupBitmap(name, "other"));
+});
+
+Deno.test("isSentinel() knows sentinels by their names", () => {
+  assert(isSentinel(sentinelName("disk0", "f00dcafe", CHAIN)));
+  for (const name of [bitmapName("disk0", "f00dcafe", CHAIN), "other(end)", ""]) {
+    assert(!isSentinel(name), name);
+  }
 });
 
 Deno.test("isBackupBitmap() takes any chain's where none is given", () => {

@@ -1,5 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import {
+  type DiskRecord,
   formatRecord,
   halfAdopted,
   inOrder,
@@ -7,7 +8,7 @@ import {
   RecordError,
   type RunRecord,
 } from "../../../src/catalog/record.ts";
-import { aDiskRecord, aRun } from "../_fixtures.ts";
+import { aBackingImage, aDiskRecord, aRun } from "../_fixtures.ts";
 
 const run = aRun([aDiskRecord()]);
 
@@ -207,4 +208,20 @@ Deno.test("inOrder() refuses two runs of one disk in one place", () => {
 Deno.test("inOrder() takes two disks in one place, which were adopted by two runs", () => {
   const earlier = numbered("b", 1, "disk1", "2001-01-01T00:00:00.000Z");
   assertEquals(inOrder([numbered("a", 1), earlier]).map(({ id }) => id), ["b", "a"]);
+});
+
+Deno.test("parseRecord() reads what watches a disk, and records of old without it", () => {
+  const sentinel = { bitmap: "qmpbackup-disk0-f00dcafe-id(end)", countBytes: 65536 };
+  const backing = [aBackingImage("a"), aBackingImage("b", { fileBytes: null, modified: null })];
+  const run = aRun([aDiskRecord("disk0", { sentinel, backing })]);
+  assertEquals(parseRecord("r.json", formatRecord(run)), run);
+  const { sentinel: _, backing: __, ...old } = run.disks[0] as DiskRecord;
+  const [row] = parseRecord("r.json", JSON.stringify({ ...run, disks: [old] })).disks;
+  assertEquals([row?.sentinel, row?.backing], [null, null]);
+});
+
+Deno.test("parseRecord() refuses another program's bitmap as a sentinel", () => {
+  const sentinel = { bitmap: "other", countBytes: 65536 };
+  const text = formatRecord(aRun([aDiskRecord("disk0", { sentinel })]));
+  assertThrows(() => parseRecord("r.json", text), RecordError, "watches a disk's end");
 });

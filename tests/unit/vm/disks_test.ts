@@ -227,3 +227,28 @@ for (const type of ["scsi-block", "scsi-generic"]) {
     assertEquals(leftOut.map(({ device }) => device), ["disk0"]);
   });
 }
+
+Deno.test("disksOf() lists the images below a disk from the top down, through filters", () => {
+  const names = ["top", "mid", "filter", "base"];
+  const [top, mid, filter, base] = names.map((name) => aNode(name)) as [
+    BlockNode,
+    BlockNode,
+    BlockNode,
+    BlockNode,
+  ];
+  filter.drv = "throttle";
+  const file = aNode("basefile", { drv: "file" });
+  file.image["virtual-size"] = 512;
+  const graph = graphOf(
+    ["top", "mid", "backing"],
+    ["mid", "filter", "backing"],
+    ["filter", "base", "file"],
+    ["base", "basefile", "file"],
+  );
+  const { backing } = onlyDisk([top, mid, filter, base, file], graph);
+  const image = { format: "qcow2", virtualSizeBytes: 1 << 20, modified: null };
+  assertEquals(backing, [
+    { ...image, file: "/vm/mid.qcow2", fileBytes: null },
+    { ...image, file: "/vm/base.qcow2", fileBytes: 512 },
+  ]);
+});
