@@ -174,7 +174,6 @@ cli(
       ["is no directory", "restore", "merge", "--dir", dir.join("file"), "--targetfile", "out"],
       ["exists already, and is not overwritten", ...restore, dir.join("file")],
       [dir.join("file"), ...restore, dir.join("file", "below")],
-      ["does not exist", ...restore, dir.join("none", "out")],
       ["--until", ...restore, dir.join("out"), "--until", "yesterday"],
     ];
     const results = await inParallel(cases, ([, ...args]) => qmpbackup(args, {}, dir.path));
