@@ -141,6 +141,8 @@ export interface Plan {
   direct: boolean;
   /** Why the guest has to stand still for the point in time; null where it needn't. */
   pause: string | null;
+  /** The node that keeps a migration away while the run is on. */
+  migrationBlocker: string;
   /** Where QEMU serves the snapshots that are compared; null where there is none. */
   nbdSocket: string | null;
   disks: DiskPlan[];
@@ -269,6 +271,9 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     features: facts.features,
     direct: !facts.features.fleecing,
     pause: pauseReason(request, facts),
+    // "The vdi format used by node 'qmpbackup-…-running' does not support live migration": QEMU's words
+    // to whoever tries.
+    migrationBlocker: `qmpbackup-${tag}-0-running`,
     nbdSocket: nbdSocket(disks, tag),
     disks,
     leftOut,

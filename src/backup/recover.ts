@@ -141,8 +141,11 @@ export async function refuseHangingRuns(
   }
 }
 
-/** The order in which nodes may go, by the end of their names. */
-const NODE_ROLES = ["snap", "gate", "cbw", "target", "file", "fleece", "end"];
+/**
+ * The order in which nodes may go, by the end of their names. "running" keeps a migration away until all
+ * others are gone.
+ */
+const NODE_ROLES = ["snap", "gate", "cbw", "target", "file", "fleece", "end", "running"];
 
 /**
  * Finds what dead runs left in QEMU's block layer: jobs, exports, filters under disks, nodes. With them

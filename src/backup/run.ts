@@ -13,10 +13,10 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { join } from "@std/path";
+import { dirname, join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
 import { UUID_FILE } from "../catalog/names.ts";
-import { bounded } from "../catalog/bounded.ts";
+import { bounded, HangingError, refuseHanging } from "../catalog/bounded.ts";
 import { exists } from "../catalog/durable.ts";
 import { recordFingerprints, writeBeside, writeChainId, writeRun } from "../catalog/target.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
@@ -24,8 +24,9 @@ import type { GuestAgent } from "../guest/agent.ts";
 import { BlockErrors } from "../qmp/block_errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { type BlockNode, queryNodes } from "../qmp/queries.ts";
-import { type Disk, queryDisks } from "../vm/disks.ts";
-import { leadGates } from "../vm/nodes.ts";
+import { type Disk, isOurNode, queryDisks } from "../vm/disks.ts";
+import { addMigrationBlocker } from "../vm/migration.ts";
+import { leadGates, nodeNames, removeNode } from "../vm/nodes.ts";
 import { DiskSession } from "./disk_session.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import { UndoStack } from "./undo.ts";
@@ -71,26 +72,63 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
   const sessions = plan.disks.map((disk) =>
     new DiskSession(context.qmp, plan, disk, errors, leftovers)
   );
+  const whole = new UndoStack(leftovers);
   const { target, mode } = plan.request;
   // The first one last: see `halfAdopted()`.
   for (const adopted of plan.adopted.toReversed()) await writeRun(target, adopted, mode);
   await recordFingerprints(target, plan.newFingerprints);
   await writeRun(target, record, mode);
   try {
+    record.warnings.push(...await keepMigrationAway(context.qmp, plan, whole));
     await takeAndCopy(plan, context, record, sessions, leftovers);
     await publish(plan, context, record, sessions);
   } catch (error) {
     if (plan.direct) await Promise.allSettled(sessions.map((session) => session.endJob()));
     if (record.finished !== null) await takeBack(plan, record, sessions, error);
-    await unwindAll(sessions);
+    await unwindAll(sessions, whole);
     failAll(record, error, leftovers);
     await writeRun(plan.request.target, record).catch((later) =>
       log.error("The run's record could not be written: {words}", { words: messageOf(later) })
     );
     throw error;
   }
-  await settle(plan, record, sessions, leftovers);
+  await settle(plan, record, sessions, whole);
   return record;
+}
+
+/**
+ * Keeps a migration away until all that is put into QEMU now is gone. The file for that bears the name of
+ * a fleece that is not there yet: so it lies where QEMU can open it, and a later run finds it.
+ *
+ * @returns Warnings.
+ * @throws {Failure} If the VM is being migrated.
+ */
+async function keepMigrationAway(qmp: QmpClient, plan: Plan, undo: UndoStack): Promise<string[]> {
+  const { disks: [disk], migrationBlocker: node, request: { mode } } = plan;
+  if (!disk) return [];
+  undo.push("let the VM be migrated again", async () => {
+    const ours = (await nodeNames(qmp)).filter(isOurNode);
+    // What is still in the guest's way is named by its own step.
+    if (ours.some((name) => name !== node)) return;
+    await refuseHanging(dirname(disk.fleeceFile));
+    await removeNode(qmp, node);
+  });
+  try {
+    await addMigrationBlocker(qmp, node, disk.fleeceFile, mode);
+    return [];
+  } catch (error) {
+    if (!isOfBlocker(error)) throw error;
+    return [
+      "Nothing keeps a live migration away from this backup, and the guest may stop if both run at " +
+      `one time: don't migrate the VM meanwhile (${messageOf(error)})`,
+    ];
+  }
+}
+
+/** QEMU lacks the formats or can't open the file, or that can't be made: nothing but the blocker fails. */
+function isOfBlocker(error: unknown): boolean {
+  const isOfStorage = error instanceof QmpCommandError || error instanceof HangingError;
+  return isOfStorage || !(error instanceof Failure);
 }
 
 async function takeAndCopy(
@@ -318,8 +356,9 @@ async function settle(
   plan: Plan,
   record: RunRecord,
   sessions: DiskSession[],
-  leftovers: string[],
+  whole: UndoStack,
 ) {
+  const { leftovers } = whole;
   const known = record.warnings.length;
   for (const [index, session] of sessions.entries()) {
     if (record.disks[index]?.result !== "done") continue;
@@ -331,15 +370,16 @@ async function settle(
       );
     });
   }
-  await unwindAll(sessions);
+  await unwindAll(sessions, whole);
   if (leftovers.length > 0) record.state = "failed";
   if (leftovers.length === 0 && record.warnings.length === known) return;
   record.warnings.push(...leftovers);
   await writeRun(plan.request.target, record);
 }
 
-async function unwindAll(sessions: DiskSession[]) {
+async function unwindAll(sessions: DiskSession[], whole: UndoStack) {
   await Promise.all(sessions.map((session) => session.unwind()));
+  await whole.unwind();
 }
 
 function failAll(record: RunRecord, error: unknown, leftovers: string[]) {

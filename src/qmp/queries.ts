@@ -91,6 +91,13 @@ const BlockDevice = v.object({
 });
 export type BlockDevice = v.InferOutput<typeof BlockDevice>;
 
+/** `query-migrate`: the state of the last migration away from here; null where there was none. */
+export async function queryMigration(qmp: QmpClient): Promise<string | null> {
+  const schema = v.object({ status: v.optional(v.string()) });
+  const { status } = decodeAnswer("query-migrate", schema, await qmp.execute("query-migrate"));
+  return status ?? null;
+}
+
 /** `query-block`: the devices of the guest. */
 export async function queryBlock(qmp: QmpClient): Promise<BlockDevice[]> {
   return decodeAnswer("query-block", v.array(BlockDevice), await qmp.execute("query-block"));

@@ -15,8 +15,14 @@ export interface Proxy extends AsyncDisposable {
  * Listens on `path` and passes every connection on to `to`, both unix sockets.
  *
  * @param onSent Gets what the tool sent, when it was passed on.
+ * @param change Makes something else of what the tool sends.
  */
-export function proxy(path: string, to: string, onSent = (_text: string) => {}): Proxy {
+export function proxy(
+  path: string,
+  to: string,
+  onSent = (_text: string) => {},
+  change = (text: string) => text,
+): Proxy {
   const listener = Deno.listen({ transport: "unix", path });
   const open = new Set<Deno.Conn>();
   const lines: Promise<unknown>[] = [];
@@ -24,7 +30,7 @@ export function proxy(path: string, to: string, onSent = (_text: string) => {}):
     for await (const client of listener) {
       const server = await Deno.connect({ transport: "unix", path: to });
       open.add(client).add(server);
-      lines.push(pipe(client, server, close, onSent), pipe(server, client, close, () => {}));
+      lines.push(pipe(client, server, close, onSent, change), pipe(server, client, close));
     }
   })();
   function close(conn: Deno.Conn) {
@@ -47,13 +53,17 @@ async function pipe(
   from: Deno.Conn,
   to: Deno.Conn,
   close: (conn: Deno.Conn) => void,
-  onPassed: (text: string) => void,
+  onPassed = (_text: string) => {},
+  change: ((text: string) => string) | null = null,
 ) {
   const buffer = new Uint8Array(64 << 10);
+  const encoder = new TextEncoder();
   try {
     for (let n; (n = await from.read(buffer)) !== null;) {
-      for (let done = 0; done < n;) done += await to.write(buffer.subarray(done, n));
-      onPassed(new TextDecoder().decode(buffer.subarray(0, n)));
+      const bytes = buffer.subarray(0, n);
+      const sent = change ? encoder.encode(change(new TextDecoder().decode(bytes))) : bytes;
+      for (let done = 0; done < sent.length;) done += await to.write(sent.subarray(done));
+      onPassed(new TextDecoder().decode(sent));
     }
   } catch {
     // Cut, by us or at the other end.

@@ -1,4 +1,11 @@
-import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertLess,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { join } from "@std/path";
 import { countingProxy } from "../support/counting_proxy.ts";
 import { compare } from "../support/qemu_img.ts";
@@ -177,3 +184,16 @@ test52(
     await assertNothingLeft(s.vm, 1);
   },
 );
+
+test52("a live migration is refused while a backup runs", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await s.remember("full");
+  const child = startTool(s.backupArgs("full", ...SLOW));
+  await untilJobs(s.vm, 2);
+  const migrate = () => s.vm.execute("migrate", { uri: `unix:${s.dir.join("nowhere")}` });
+  await assertRejects(migrate, Error, "-0-running' does not support live migration");
+  const { code, stderr } = await ended(child);
+  assertEquals(code, 0, stderr);
+  await s.assertRestores("full");
+  await assertNothingLeft(s.vm, 1);
+});
