@@ -39,6 +39,22 @@ export class LockedError extends Failure {
   override readonly exitCode = 11;
 }
 
+/**
+ * Cuts out the middle of a text that somebody else wrote, if it is longer than it may be: QEMU's words
+ * tell at their end why.
+ */
+export function cutText(text: string, maxLength: number): string {
+  if (text.length <= maxLength) return text;
+  const tailLength = Math.floor((maxLength - MARK_OF_CUT.length) / 3);
+  const headLength = maxLength - MARK_OF_CUT.length - tailLength;
+  // No half of a letter.
+  const head = text.slice(0, headLength).replace(/[\ud800-\udbff]$/, "");
+  const tail = text.slice(text.length - tailLength).replace(/^[\udc00-\udfff]/, "");
+  return head + MARK_OF_CUT + tail;
+}
+
+const MARK_OF_CUT = " […] ";
+
 /** The signals that stop a run, and the exit code that a shell gives each of them. */
 export const STOP_SIGNALS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 export type StopSignal = keyof typeof STOP_SIGNALS;

@@ -13,7 +13,13 @@
  */
 
 import { messageOf } from "../errors.ts";
-import { AgentError, freeze, type GuestAgent, StillFrozenError } from "../guest/agent.ts";
+import {
+  AgentError,
+  type Freeze,
+  freeze,
+  type GuestAgent,
+  StillFrozenError,
+} from "../guest/agent.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { clearFrozen, markFrozen, pauseVm } from "../vm/marks.ts";
@@ -46,7 +52,8 @@ export interface PointInTime {
 /**
  * Runs the steps, and holds the guest as far as it has to be.
  *
- * @throws {AgentError} If the file systems must be frozen and can't be; nothing was switched then.
+ * @throws {AgentError} If the file systems must be frozen and can't be (nothing was switched then), or
+ * were not all the time (then the point in time is not to be used).
  */
 export async function takePointInTime(
   qmp: QmpClient,
@@ -56,9 +63,16 @@ export async function takePointInTime(
   const { agent, pause } = options;
   if (!pause) await steps.addGates();
   await using guard = agent || pause ? await guardOrWarn(options) : null;
-  const point = await holdAndSwitch(qmp, steps, options);
+  const { doubts, ...point } = await holdAndSwitch(qmp, steps, options);
   // Where letting go failed, the guard is not told so, and tries as well.
   await guard?.release();
+  if (doubts.length > 0) {
+    const words =
+      "The guest's file systems were not frozen, or not all the time, says its agent: " +
+      doubts.join(", ");
+    if (options.require) throw new AgentError(words);
+    options.warn(words);
+  }
   if (!pause) await steps.addSnapshots();
   return point;
 }
@@ -79,16 +93,13 @@ async function holdAndSwitch(
   qmp: QmpClient,
   steps: SwitchSteps,
   { agent, pause, ...how }: HoldOptions,
-): Promise<PointInTime> {
+): Promise<PointInTime & { doubts: string[] }> {
   const start = performance.now();
-  let point: PointInTime, frozen: boolean;
-  {
-    await using freeze = agent && await freezeGuest(qmp, agent, how);
-    frozen = freeze !== null;
-    point = pause ? await switchPaused(qmp, steps) : await switchRunning(steps);
-  }
-  if (!frozen) return point;
-  return { ...point, hold: { ...point.hold, frozenMs: millisecondsSince(start) } };
+  await using freeze = agent && await freezeGuest(qmp, agent, how);
+  const point = pause ? await switchPaused(qmp, steps) : await switchRunning(steps);
+  const doubts = await freeze?.thaw() ?? [];
+  if (!freeze || doubts.length > 0) return { ...point, doubts };
+  return { ...point, hold: { ...point.hold, frozenMs: millisecondsSince(start) }, doubts };
 }
 
 /** Marked before, as the pause is, so that a later run can tell and thaw. */
@@ -96,15 +107,23 @@ async function freezeGuest(
   qmp: QmpClient,
   agent: GuestAgent,
   { require, warn }: Pick<HoldOptions, "require" | "warn">,
-): Promise<AsyncDisposable | null> {
+): Promise<Freeze | null> {
   await markFrozen(qmp);
   try {
     const frozen = await freeze(agent);
+    let isOver = false;
     const thaw = async () => {
-      await frozen[Symbol.asyncDispose]();
+      isOver = true;
+      const doubts = await frozen.thaw();
       await clearFrozen(qmp);
+      return doubts;
     };
-    return { [Symbol.asyncDispose]: thaw };
+    return {
+      thaw,
+      async [Symbol.asyncDispose]() {
+        if (!isOver) await thaw();
+      },
+    };
   } catch (error) {
     if (error instanceof StillFrozenError) throw error;
     await clearFrozen(qmp);

@@ -9,7 +9,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { Failure, messageOf } from "../errors.ts";
+import { cutText, Failure, messageOf } from "../errors.ts";
 import { type Address, connect } from "../wire/address.ts";
 import { JsonStream } from "../wire/json_stream.ts";
 
@@ -30,6 +30,16 @@ const Answer = v.object({
   error: v.optional(v.object({ desc: v.string() })),
 });
 
+type Answer = v.InferOutput<typeof Answer>;
+
+const STATUS = "guest-fsfreeze-status";
+const FREEZE = "guest-fsfreeze-freeze";
+const THAW = "guest-fsfreeze-thaw";
+
+/** Of the guest's words, as many go into messages, and into the log. */
+const MAX_WORDS_LENGTH = 300;
+const MAX_LOGGED_LENGTH = 2_000;
+
 /** A sentinel that makes the agent forget half a command that somebody else left in its pipe. */
 const DELIMITER = new Uint8Array([0xff]);
 const MAX_MESSAGE_BYTES = 16 << 20;
@@ -41,8 +51,8 @@ interface Request {
 
 interface Waiter {
   /** Whether this is the answer waited for; others are dropped. */
-  accepts(answer: v.InferOutput<typeof Answer>): boolean;
-  resolve(value: unknown): void;
+  accepts(answer: Answer): boolean;
+  resolve(answer: Answer): void;
   reject(error: Error): void;
 }
 
@@ -93,7 +103,21 @@ export class GuestAgent implements AsyncDisposable {
    */
   async execute(command: string): Promise<unknown> {
     if (this.#outOfSync) await this.#sync();
-    return await this.#exchange([{ execute: command }], () => true);
+    return valueOf(await this.#exchange([{ execute: command }], () => true));
+  }
+
+  /**
+   * Sends commands at one time, so that none waits for the answer to the one before.
+   *
+   * @returns The answer to each; one that is refused does not keep the agent from the next.
+   * @throws {AgentError} If they are not all answered within `timeoutMs`.
+   */
+  async executeAll(commands: string[]): Promise<Answer[]> {
+    if (this.#outOfSync) await this.#sync();
+    const answers: Answer[] = [];
+    const requests = commands.map((execute) => ({ execute }));
+    await this.#exchange(requests, (answer) => answers.push(answer) === commands.length);
+    return answers;
   }
 
   /**
@@ -102,7 +126,7 @@ export class GuestAgent implements AsyncDisposable {
    */
   async executeAhead(command: string): Promise<unknown> {
     if (this.#outOfSync) await this.#sync({ execute: command });
-    return await this.#exchange([{ execute: command }], () => true);
+    return valueOf(await this.#exchange([{ execute: command }], () => true));
   }
 
   async [Symbol.asyncDispose]() {
@@ -122,9 +146,9 @@ export class GuestAgent implements AsyncDisposable {
     requests: Request[],
     accepts: Waiter["accepts"],
     prefix = new Uint8Array(),
-  ): Promise<unknown> {
+  ): Promise<Answer> {
     if (this.#end) throw this.#end;
-    const answer = Promise.withResolvers<unknown>();
+    const answer = Promise.withResolvers<Answer>();
     this.#waiter = { accepts, ...answer };
     const timer = setTimeout(() => {
       this.#outOfSync = true;
@@ -166,13 +190,10 @@ export class GuestAgent implements AsyncDisposable {
 
   #receive(message: unknown) {
     // Only where it is wanted: Deno 2.4 can't write what is nested very deep, though it can read it.
-    log.debug("← {text}", () => ({ text: JSON.stringify(message) }));
+    log.debug("← {text}", () => ({ text: cutText(JSON.stringify(message), MAX_LOGGED_LENGTH) }));
     const answer = v.safeParse(Answer, message);
     if (!answer.success || !this.#waiter) return;
-    if (!this.#waiter.accepts(answer.output)) return;
-    const { error, return: value } = answer.output;
-    if (error) this.#waiter.reject(new AgentError(`The guest agent refused: ${error.desc}`));
-    else this.#waiter.resolve(value);
+    if (this.#waiter.accepts(answer.output)) this.#waiter.resolve(answer.output);
   }
 
   #fail(words: string) {
@@ -183,20 +204,37 @@ export class GuestAgent implements AsyncDisposable {
   }
 }
 
+function valueOf({ error, return: value }: Answer): unknown {
+  if (!error) return value;
+  throw new AgentError(`The guest agent refused: ${cutText(error.desc, MAX_WORDS_LENGTH)}`);
+}
+
 /**
  * Looks whether the guest's file systems can be frozen at all (`guest-fsfreeze-status`).
  *
  * @throws {AgentError} If they are frozen, by somebody else, or this agent can't freeze.
  */
 export async function refuseFrozen(agent: GuestAgent): Promise<void> {
-  if (await agent.execute("guest-fsfreeze-status") === "thawed") return;
+  if (await agent.execute(STATUS) === "thawed") return;
   throw new AgentError(
     "The guest's file systems are frozen already: thaw them (guest-fsfreeze-thaw) and try again",
   );
 }
 
+/** Disposed without `thaw()`, it thaws as well. */
+export interface Freeze extends AsyncDisposable {
+  /**
+   * Thaws, after a look at whether the guest is still frozen.
+   *
+   * @returns What the agent said that does not fit a guest which was frozen all the time: a sentence
+   * each.
+   * @throws {StillFrozenError} If the guest may still be frozen.
+   */
+  thaw(): Promise<string[]>;
+}
+
 /**
- * Freezes the guest's file systems (`guest-fsfreeze-freeze`); disposing thaws them.
+ * Freezes the guest's file systems (`guest-fsfreeze-freeze`).
  *
  * A freeze that fails or takes too long is thawed before the error is thrown: the agent works its
  * commands off in order, so the thaw reaches it after a freeze that comes late.
@@ -204,17 +242,82 @@ export async function refuseFrozen(agent: GuestAgent): Promise<void> {
  * @throws {StillFrozenError} If it may have frozen the guest all the same.
  * @throws {AgentError} If the guest can't be frozen, or was frozen by somebody else before.
  */
-export async function freeze(agent: GuestAgent): Promise<AsyncDisposable> {
+export async function freeze(agent: GuestAgent): Promise<Freeze> {
   await refuseFrozen(agent);
+  let frozenCount: number;
   try {
-    await agent.execute("guest-fsfreeze-freeze");
+    frozenCount = countOf(await agent.execute(FREEZE));
   } catch (error) {
     await thaw(agent).catch((still) => {
       throw new StillFrozenError(`${messageOf(error)}. ${messageOf(still)}`, { cause: error });
     });
     throw error;
   }
-  return { [Symbol.asyncDispose]: () => thaw(agent) };
+  let isOver = false;
+  const end = () => {
+    isOver = true;
+    return thawAndAsk(agent, frozenCount);
+  };
+  return {
+    thaw: end,
+    async [Symbol.asyncDispose]() {
+      if (!isOver) await end();
+    },
+  };
+}
+
+/** How many file systems were frozen. */
+function countOf(answer: unknown): number {
+  if (isCount(answer) && answer > 0) return answer;
+  throw new AgentError(
+    `No file system of the guest is frozen: its agent answered "${FREEZE}" with ${wordsOf(answer)}`,
+  );
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && Number(value) >= 0;
+}
+
+/** As somebody else wrote it, in a message. */
+function wordsOf(value: unknown): string {
+  if (typeof value === "number") return String(value);
+  return typeof value === "string" ? `"${cutText(value, MAX_WORDS_LENGTH)}"` : "nonsense";
+}
+
+/** Asked in one breath, so that the guest does not stay frozen for the sake of a question. */
+async function thawAndAsk(agent: GuestAgent, frozenCount: number): Promise<string[]> {
+  let status: Answer | undefined, thawed: Answer | undefined;
+  try {
+    [status, thawed] = await agent.executeAll([STATUS, THAW]);
+  } catch (error) {
+    await thawAgain(agent);
+    return [messageOf(error)];
+  }
+  if (thawed?.error) await thawAgain(agent);
+  return doubtsOf(frozenCount, status ?? {}, thawed ?? {});
+}
+
+/**
+ * What does not fit a guest that was frozen all the time, in what its agent says when it is thawed, and
+ * how many it had frozen before. Pure.
+ *
+ * Windows' agent answers the first thaw with an error when the system has given the freeze up (VSS), and
+ * the second one with 0 (from its source, `qga/vss-win32/requester.cpp`).
+ *
+ * @param frozenCount How many file systems it said that it had frozen.
+ */
+export function doubtsOf(frozenCount: number, status: Answer, thawed: Answer): string[] {
+  const doubts: string[] = [];
+  const doubt = (command: string, { error, return: value }: Answer) =>
+    doubts.push(
+      `"${command}" was answered with ` +
+        (error ? `the error "${cutText(error.desc, MAX_WORDS_LENGTH)}"` : wordsOf(value)),
+    );
+  if (status.error || status.return !== "frozen") doubt(STATUS, status);
+  const { return: count } = thawed;
+  if (thawed.error || !isCount(count) || count < frozenCount) doubt(THAW, thawed);
+  if (doubts.length > 0) doubts.unshift(`${frozenCount} were said to be frozen`);
+  return doubts;
 }
 
 /**
@@ -225,18 +328,22 @@ export async function freeze(agent: GuestAgent): Promise<AsyncDisposable> {
  */
 export async function thaw(agent: GuestAgent): Promise<void> {
   try {
-    await agent.executeAhead("guest-fsfreeze-thaw");
+    await agent.executeAhead(THAW);
   } catch {
-    if (!agent.isOpen) return await thawAnew(agent.address, agent.timeoutMs);
-    await orStillFrozen(agent.executeAhead("guest-fsfreeze-thaw"));
+    await thawAgain(agent);
   }
+}
+
+async function thawAgain(agent: GuestAgent): Promise<void> {
+  if (!agent.isOpen) return await thawAnew(agent.address, agent.timeoutMs);
+  await orStillFrozen(agent.executeAhead(THAW));
 }
 
 /** Thaws over a connection of its own; see `thaw()`. */
 export async function thawAnew(address: Address, timeoutMs: number): Promise<void> {
   const thawed = (async () => {
     await using agent = await GuestAgent.connect(address, timeoutMs);
-    await agent.executeAhead("guest-fsfreeze-thaw");
+    await agent.executeAhead(THAW);
   })();
   await orStillFrozen(thawed);
 }

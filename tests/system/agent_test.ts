@@ -1,4 +1,10 @@
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { AgentError, freeze, GuestAgent, thaw } from "../../src/guest/agent.ts";
 import { ConnectionError } from "../../src/wire/address.ts";
 import { tempDir } from "../support/temp_dir.ts";
@@ -162,7 +168,7 @@ Deno.test("`freeze()` freezes until disposed", async () => {
     assert(peer.fake.frozen);
   }
   assert(!peer.fake.frozen);
-  assertEquals(peer.fake.received, [STATUS, FREEZE, THAW]);
+  assertEquals(peer.fake.received, [STATUS, FREEZE, STATUS, THAW]);
 });
 
 Deno.test("`freeze()` is undone when what is done meanwhile fails", async () => {
@@ -189,6 +195,68 @@ Deno.test("`freeze()` thaws once more if the agent refuses the first time", asyn
   }
   assertEquals(thaws, 2);
   assert(!peer.fake.frozen);
+});
+
+Deno.test("`Freeze.thaw()` has nothing to say of a guest that was frozen all the time", async () => {
+  await using peer = await start();
+  await using agent = await connect(peer);
+  await using frozen = await within(SOON_MS, freeze(agent));
+  assertEquals(await within(SOON_MS, frozen.thaw()), []);
+  assert(!peer.fake.frozen);
+});
+
+Deno.test("`Freeze.thaw()` repeats what an agent says that thawed by itself, and thaws again", async () => {
+  let thaws = 0;
+  await using peer = await start(async (command, peer, agent) => {
+    if (command.execute !== THAW || ++thaws > 1) return false;
+    await refuse(peer, "fsfreeze is limited up to 10 seconds");
+    return agent.frozen;
+  });
+  await using agent = await connect(peer);
+  await using frozen = await within(SOON_MS, freeze(agent));
+  const doubts = await within(SOON_MS, frozen.thaw());
+  assertStringIncludes(doubts.join(), 'the error "fsfreeze is limited up to 10 seconds"');
+  assertEquals(thaws, 2);
+  assert(!peer.fake.frozen);
+});
+
+Deno.test("`Freeze.thaw()` says that a frozen agent did not answer", async () => {
+  let isDeaf = false;
+  await using peer = await start(({ execute }) => {
+    isDeaf = execute === STATUS && peer.fake.frozen && !isDeaf;
+    return isDeaf;
+  });
+  await using agent = await connect(peer, SHORT_MS);
+  await using frozen = await within(SOON_MS, freeze(agent));
+  assertStringIncludes((await within(SOON_MS, frozen.thaw())).join(), "did not answer");
+  assert(!peer.fake.frozen);
+});
+
+for (const count of [0, -1, 1.5, "2", null, {}, [2], true]) {
+  Deno.test(`\`freeze()\` does not take ${JSON.stringify(count)} file systems for a freeze`, async () => {
+    await using peer = await start(async ({ execute }, peer, agent) => {
+      if (execute !== FREEZE) return false;
+      agent.frozen = true;
+      await peer.send({ return: count });
+      return true;
+    });
+    await using agent = await connect(peer);
+    const refused = assertRejects(() => freeze(agent), AgentError, "No file system");
+    await within(SOON_MS, refused);
+    assert(!peer.fake.frozen);
+  });
+}
+
+Deno.test("`GuestAgent.execute()` cuts what an agent says", async () => {
+  const desc = `why ${"x".repeat(8 << 20)} end`;
+  await using peer = await start(async ({ execute }, peer) => {
+    if (execute !== STATUS) return false;
+    await refuse(peer, desc);
+    return true;
+  });
+  await using agent = await connect(peer);
+  const error = await within(SOON_MS, assertRejects(() => agent.execute(STATUS), AgentError));
+  assertMatch(error.message, /^The guest agent refused: why x{50,400} \[…\] x{50,400} end$/);
 });
 
 Deno.test("`freeze()` touches nothing if the guest was frozen before", async () => {

@@ -1,5 +1,6 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import {
+  cutText,
   EXIT_CODES,
   exitCodeOf,
   Failure,
@@ -111,4 +112,28 @@ Deno.test("messageOf() names the flag for what Deno itself refuses here", async 
     messageOf(error),
     'Deno does not allow read access to "/etc/hostname": add --allow-read=/etc/hostname',
   );
+});
+
+Deno.test("cutText() leaves a text that is short enough as it is", () => {
+  assertEquals(cutText("", 20), "");
+  assertEquals(cutText("x".repeat(20), 20), "x".repeat(20));
+});
+
+Deno.test("cutText() keeps start and end, and is never longer than it may be", () => {
+  assertEquals(
+    cutText(`Can't: ${"x".repeat(1 << 20)} no room`, 36),
+    "Can't: xxxxxxxxxxxxxx […] xx no room",
+  );
+  for (const max of [20, 21, 22, 300]) {
+    const cut = cutText("x".repeat(1000), max);
+    assertEquals(cut.length, max);
+    // A text that was cut is not cut again.
+    assertEquals(cutText(cut, max), cut);
+  }
+});
+
+Deno.test("cutText() cuts no letter in half", () => {
+  for (const text of ["𝄞".repeat(100), `x${"𝄞".repeat(100)}`, `${"𝄞".repeat(100)}x`]) {
+    for (const max of [20, 21, 22, 23]) assert(cutText(text, max).isWellFormed());
+  }
 });

@@ -351,6 +351,7 @@ Deno.test("an agent freezes the file systems of several disks, and the result sa
   assertEquals(agent.received, [
     "guest-fsfreeze-status",
     "guest-fsfreeze-freeze",
+    "guest-fsfreeze-status",
     "guest-fsfreeze-thaw",
   ]);
 });
