@@ -123,7 +123,8 @@ function report(error: unknown, io: Io, json: boolean): number {
   if (json) io.stdout(jsonLine("error", { message, exit_code: exitCode }));
   else io.stderr(`Error: ${message}\n`);
   if (isBug(error)) {
-    io.stderr(`${error.stack ?? ""}\nThis is a bug of qmpbackup: please report it\n`);
+    const stack = (error.stack ?? "").split("\n").map(printable).join("\n");
+    io.stderr(`${stack}\nThis is a bug of qmpbackup: please report it\n`);
   }
   return exitCode;
 }

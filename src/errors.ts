@@ -39,22 +39,6 @@ export class LockedError extends Failure {
   override readonly exitCode = 11;
 }
 
-/**
- * Cuts out the middle of a text that somebody else wrote, if it is longer than it may be: QEMU's words
- * tell at their end why.
- */
-export function cutText(text: string, maxLength: number): string {
-  if (text.length <= maxLength) return text;
-  const tailLength = Math.floor((maxLength - MARK_OF_CUT.length) / 3);
-  const headLength = maxLength - MARK_OF_CUT.length - tailLength;
-  // No half of a letter.
-  const head = text.slice(0, headLength).replace(/[\ud800-\udbff]$/, "");
-  const tail = text.slice(text.length - tailLength).replace(/^[\udc00-\udfff]/, "");
-  return head + MARK_OF_CUT + tail;
-}
-
-const MARK_OF_CUT = " […] ";
-
 /** The signals that stop a run, and the exit code that a shell gives each of them. */
 export const STOP_SIGNALS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 export type StopSignal = keyof typeof STOP_SIGNALS;
@@ -79,12 +63,20 @@ export function exitCodeOf(error: unknown): number {
 /** What is shown of a text that somebody else wrote. */
 const MAX_LETTERS = 500;
 
-/** A text from outside as part of a sentence: of a long one the start and the end. */
-export function brief(text: string, maxLetters = MAX_LETTERS): string {
-  if (text.length <= maxLetters) return text;
-  const half = Math.floor(maxLetters / 2);
-  return `${text.slice(0, half)} … ${text.slice(-half)}`;
+/**
+ * A text from outside as part of a sentence: of a long one the start and the end, which often tells why.
+ * It is never longer than `maxLength` characters.
+ */
+export function brief(text: string, maxLength = MAX_LETTERS): string {
+  if (text.length <= maxLength) return text;
+  const half = Math.floor((maxLength - GAP.length) / 2);
+  // No half of a letter.
+  const head = text.slice(0, half).replace(/[\ud800-\udbff]$/, "");
+  const tail = text.slice(-half).replace(/^[\udc00-\udfff]/, "");
+  return head + GAP + tail;
 }
+
+const GAP = " … ";
 
 /** A sentence of ours may hold some texts from outside. */
 const MAX_SENTENCE = 8_000;

@@ -217,9 +217,54 @@ export function parseRecord(name: string, text: string): RunRecord {
   );
 }
 
-/** The text of a record's file. */
+/** A record is some kilobytes; what is far larger is none. */
+export const MAX_RECORD_BYTES = 4 << 20;
+
+/**
+ * To so many characters is cut what is there for people, and may repeat what QEMU or a guest said; to
+ * fewer where there is too much of it.
+ */
+const TEXT_LENGTHS = [1_000, 200, 50];
+const MAX_WARNINGS = 500;
+
+/**
+ * The text of a record's file, which `parseRecord()` is known to take, and who reads no more than
+ * `MAX_RECORD_BYTES`.
+ *
+ * @throws {RecordError} If there is none.
+ */
 export function formatRecord(record: RunRecord): string {
-  return JSON.stringify(record, null, 2) + "\n";
+  // One that is begun grows yet by what is to be said at its end.
+  const maxBytes = record.state === "running" ? MAX_RECORD_BYTES / 2 : MAX_RECORD_BYTES;
+  for (const maxLength of TEXT_LENGTHS) {
+    const text = JSON.stringify(withTextsCut(record, maxLength), null, 2) + "\n";
+    if (new TextEncoder().encode(text).length > maxBytes) continue;
+    parseRecord(record.id, text);
+    return text;
+  }
+  throw new RecordError(
+    `The record of the run "${record.id}" would be longer than ${maxBytes} bytes, and could not be read`,
+  );
+}
+
+function withTextsCut(record: RunRecord, maxLength: number): RunRecord {
+  const cut = (text: string) => brief(text, maxLength);
+  return {
+    ...record,
+    disks: record.disks.map((disk) => ({
+      ...disk,
+      reason: cut(disk.reason),
+      error: disk.error === null ? null : cut(disk.error),
+    })),
+    leftOut: record.leftOut.map((one) => ({ ...one, reason: cut(one.reason) })),
+    warnings: firstOf(record.warnings).map(cut),
+  };
+}
+
+function firstOf(warnings: string[]): string[] {
+  if (warnings.length <= MAX_WARNINGS) return warnings;
+  const first = warnings.slice(0, MAX_WARNINGS - 1);
+  return [...first, `${warnings.length - first.length} more that are not recorded`];
 }
 
 /** The id of a record that one of our runs made for a backup of the reference's. */

@@ -34,13 +34,11 @@ import {
   formatRecord,
   halfAdopted,
   inOrder,
+  MAX_RECORD_BYTES,
   parseRecord,
   RecordError,
   type RunRecord,
 } from "./record.ts";
-
-/** A record is some kilobytes; what is far larger is none. */
-const MAX_RECORD_BYTES = 4 << 20;
 
 /** All records of a target are held at once. A run of twenty disks has 20 KiB. */
 const MAX_RECORDS_BYTES = 256 << 20;
@@ -238,8 +236,9 @@ export function knowsDisks({ runs }: Pick<Target, "runs">): boolean {
  */
 export async function writeRun(path: string, record: RunRecord, mode?: number): Promise<void> {
   const file = recordFile(path, record);
+  const text = formatRecord(record);
   try {
-    await writeDurably(file, formatRecord(record), mode === undefined ? {} : { mode });
+    await writeDurably(file, text, mode === undefined ? {} : { mode });
   } catch (error) {
     throw new RecordError(
       `The record "${file}" can't be written (is the target still there, is it full?): ` +

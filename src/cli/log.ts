@@ -14,7 +14,7 @@ import { openItself } from "../catalog/open.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { withoutSecrets } from "../secrets.ts";
 import { startSyslog } from "./syslog.ts";
-import { localTime } from "./text.ts";
+import { localTime, printable } from "./text.ts";
 
 const PAINT: Record<string, (text: string) => string> = {
   debug: dim,
@@ -53,10 +53,11 @@ export async function startLog(
     const file = stack.use(
       appending(
         await openFile(path),
-        (error) => write(`The log file "${path}" can't be written: ${messageOf(error)}\n`),
+        (error) =>
+          write(printable(`The log file "${path}" can't be written: ${messageOf(error)}`) + "\n"),
       ),
     );
-    file.append(`${localTime(new Date())} INFO ${withoutSecrets(options.headline)}\n`);
+    file.append(`${localTime(new Date())} INFO ${printable(withoutSecrets(options.headline))}\n`);
     sinks.file = (record) => file.append(plain(record));
   }
   if (options.syslog) sinks.syslog = stack.use(startSyslog());
@@ -146,14 +147,14 @@ function appending(file: Deno.FsFile, onError: (error: unknown) => void) {
   };
 }
 
-/** "2026-11-22 23:11:35 +0100 INFO Sentence". Names in it can't drive the terminal ("bare"). */
+/** "2026-11-22 23:11:35 +0100 INFO Sentence". Nothing in it can drive the terminal. */
 export function lineFormatter(color: boolean): (record: LogRecord) => string {
   return getTextFormatter({
     timestamp: (timeMs) => localTime(new Date(timeMs)),
     level: "FULL",
     value: "bare",
     format: ({ timestamp, level, message, record }) => {
-      const line = `${timestamp} ${level} ${withoutSecrets(message)}`;
+      const line = `${timestamp} ${level} ${printable(withoutSecrets(message))}`;
       const paint = color ? PAINT[record.level] : undefined;
       return paint ? paint(line) : line;
     },

@@ -8,6 +8,7 @@
 
 import { basename, dirname, join } from "@std/path";
 import { createFile, lookAt } from "../catalog/create.ts";
+import { printable } from "./text.ts";
 import type { RunRecord } from "../catalog/record.ts";
 import { removeFile, renameDurably } from "../catalog/durable.ts";
 import { readUpTo } from "../catalog/open.ts";
@@ -103,7 +104,7 @@ function familyText({ name, help, samples }: Metric): string {
 }
 
 function escaped(text: string): string {
-  return text.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
+  return printable(text).replaceAll("\\", "\\\\").replaceAll('"', '\\"');
 }
 
 function unescaped(text: string): string {

@@ -8,11 +8,11 @@ import type { DiskRecord, RunRecord } from "../catalog/record.ts";
 import type { Target } from "../catalog/target.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
 import type { Restored } from "../restore/merge.ts";
-import { localTime, printable, size, table } from "./text.ts";
+import { localTime, printable, printableJson, size, table } from "./text.ts";
 
 /** One line of `--json` output. */
 export function jsonLine(messageType: string, content: object): string {
-  return JSON.stringify({ message_type: messageType, ...content }) + "\n";
+  return printableJson({ message_type: messageType, ...content }) + "\n";
 }
 
 /** QEMU's `-name` is optional. */

@@ -29,11 +29,22 @@ export function clock(seconds: number): string {
   return shown.map((part, i) => i === 0 ? String(part) : String(part).padStart(2, "0")).join(":");
 }
 
-/** Makes control characters visible, so that a name can't drive the terminal. */
+/**
+ * What a terminal would obey: control characters, line ends, and what turns a line's direction
+ * (Unicode's `Bidi_Control`).
+ */
+const OBEYED = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
+
+/** Takes from a text what a terminal would obey: it becomes visible. */
 export function printable(text: string): string {
-  return text.replace(
-    /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu,
-    (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  return text.replace(OBEYED, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
+}
+
+/** JSON in which nothing can drive a terminal. It means the same: these characters stand in strings. */
+export function printableJson(value: unknown, indent = 0): string {
+  return JSON.stringify(value, null, indent).replace(
+    OBEYED,
+    (c) => c === "\n" ? c : `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );
 }
 

@@ -9,7 +9,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { cutText, Failure, messageOf } from "../errors.ts";
+import { brief, Failure, messageOf } from "../errors.ts";
 import { type Address, connect } from "../wire/address.ts";
 import { JsonStream } from "../wire/json_stream.ts";
 
@@ -190,7 +190,7 @@ export class GuestAgent implements AsyncDisposable {
 
   #receive(message: unknown) {
     // Only where it is wanted: Deno 2.4 can't write what is nested very deep, though it can read it.
-    log.debug("← {text}", () => ({ text: cutText(JSON.stringify(message), MAX_LOGGED_LENGTH) }));
+    log.debug("← {text}", () => ({ text: brief(JSON.stringify(message), MAX_LOGGED_LENGTH) }));
     const answer = v.safeParse(Answer, message);
     if (!answer.success || !this.#waiter) return;
     if (this.#waiter.accepts(answer.output)) this.#waiter.resolve(answer.output);
@@ -206,7 +206,7 @@ export class GuestAgent implements AsyncDisposable {
 
 function valueOf({ error, return: value }: Answer): unknown {
   if (!error) return value;
-  throw new AgentError(`The guest agent refused: ${cutText(error.desc, MAX_WORDS_LENGTH)}`);
+  throw new AgentError(`The guest agent refused: ${brief(error.desc, MAX_WORDS_LENGTH)}`);
 }
 
 /**
@@ -281,7 +281,7 @@ function isCount(value: unknown): value is number {
 /** As somebody else wrote it, in a message. */
 function wordsOf(value: unknown): string {
   if (typeof value === "number") return String(value);
-  return typeof value === "string" ? `"${cutText(value, MAX_WORDS_LENGTH)}"` : "nonsense";
+  return typeof value === "string" ? `"${brief(value, MAX_WORDS_LENGTH)}"` : "nonsense";
 }
 
 /** Asked in one breath, so that the guest does not stay frozen for the sake of a question. */
@@ -311,7 +311,7 @@ export function doubtsOf(frozenCount: number, status: Answer, thawed: Answer): s
   const doubt = (command: string, { error, return: value }: Answer) =>
     doubts.push(
       `"${command}" was answered with ` +
-        (error ? `the error "${cutText(error.desc, MAX_WORDS_LENGTH)}"` : wordsOf(value)),
+        (error ? `the error "${brief(error.desc, MAX_WORDS_LENGTH)}"` : wordsOf(value)),
     );
   if (status.error || status.return !== "frozen") doubt(STATUS, status);
   const { return: count } = thawed;

@@ -10,7 +10,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { Failure } from "../errors.ts";
+import { brief, Failure } from "../errors.ts";
 import {
   type Address,
   BusyError,
@@ -30,12 +30,15 @@ export interface QmpEvent {
   data: Record<string, unknown>;
 }
 
+/** Of QEMU's words, as many go into messages: they name files, and may repeat what others said. */
+const MAX_WORDS_LENGTH = 800;
+
 /** QEMU refused a command. Don't match `message`: QEMU's words differ between releases. */
 export class QmpCommandError extends Failure {
   override name = "QmpCommandError";
 
   constructor(readonly command: string, readonly errorClass: string, readonly desc: string) {
-    super(`QEMU refused "${command}": ${desc}`);
+    super(`QEMU refused "${command}": ${brief(desc, MAX_WORDS_LENGTH)}`);
   }
 }
 

@@ -35,6 +35,8 @@ export class JsonStream {
   #parts: Uint8Array[] = [];
   #heldBytes = 0;
   #depth = 0;
+  /** It is passed over, where that is allowed: to parse it would take long. */
+  #isTooDeep = false;
   #inString = false;
   #escaped = false;
 
@@ -89,7 +91,9 @@ export class JsonStream {
   }
 
   #deepen() {
-    if (++this.#depth > MAX_DEPTH) {
+    if (++this.#depth <= MAX_DEPTH) return;
+    this.#isTooDeep = true;
+    if (!this.options.lenient) {
       throw new ProtocolError(`A message is nested deeper than ${MAX_DEPTH}`);
     }
   }
@@ -103,6 +107,10 @@ export class JsonStream {
   }
 
   #complete(last: Uint8Array): unknown[] {
+    if (this.#isTooDeep) {
+      this.#reset();
+      return [];
+    }
     this.#hold(last);
     // Told to keep U+FEFF: Deno 2.9 takes one at the start of any piece for a byte order mark.
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -121,6 +129,7 @@ export class JsonStream {
     this.#parts = [];
     this.#heldBytes = 0;
     this.#depth = 0;
+    this.#isTooDeep = false;
     this.#inString = false;
     this.#escaped = false;
   }

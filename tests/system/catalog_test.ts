@@ -32,6 +32,7 @@ import {
 } from "../../src/catalog/target.ts";
 import { Failure, UsageError } from "../../src/errors.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
 import { within } from "../support/fake_peer.ts";
 
 const HOLD_LOCK = fromFileUrl(new URL("./_hold_lock.ts", import.meta.url));
@@ -423,3 +424,48 @@ function runRecord(id: string, sequence: number): RunRecord {
     warnings: [],
   };
 }
+
+/** What a guest, its agent or QEMU may say; control characters take six bytes each in a record. */
+const HUGE = `It says: ${"\x01\u202e".repeat(4 << 20)} end`;
+
+Deno.test("`writeRun()` writes no record that `readTarget()` refuses, whatever was said", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  await createTarget(target);
+  const disks = Array.from({ length: 1000 }, (_, i) => {
+    const [name, error] = [`disk${i}`, HUGE.slice(0, 1 << 16)];
+    const paths = { folder: name, file: `${name}/FULL-1795392375-${name}`, fleece: `/vm/${i}` };
+    return aDiskRecord(name, { id: `/${i}`, ...paths, result: "failed", error });
+  });
+  const runs = [
+    aRun([aDiskRecord("disk0", { error: HUGE, reason: HUGE })], { warnings: [HUGE] }),
+    aRun([aDiskRecord("disk0")], { warnings: Array(20_000).fill(HUGE.slice(0, 5000)) }),
+    aRun(disks, { warnings: Array(1000).fill(HUGE.slice(0, 5000)) }),
+    aRun([aDiskRecord("disk0")], { leftOut: [{ device: "tpm0", reason: HUGE }] }),
+  ].map((run, i) => ({ ...run, id: `2026112${i}T000000Z-0000000${i}`, sequence: i + 1 }));
+  for (const run of runs) await writeRun(target, run);
+  const read = (await readTarget(target)).runs;
+  assertEquals(read.map(({ id }) => id), runs.map(({ id }) => id));
+  const [first, second, third] = read;
+  assertStringIncludes(first?.warnings.join() ?? "", "It says: ");
+  assertStringIncludes(first?.warnings.join() ?? "", " end");
+  assertStringIncludes(first?.disks[0]?.error ?? "", "It says: ");
+  assertEquals(second?.warnings.at(-1), "19501 more that are not recorded");
+  assertEquals(third?.disks.length, 1000);
+  // Written once more, as recovery does, it stays as it is.
+  for (const run of read) await writeRun(target, run);
+  assertEquals((await readTarget(target)).runs, read);
+});
+
+Deno.test("`writeRun()` refuses at its beginning a run whose record nobody could read", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  await createTarget(target);
+  // What can't be cut, since later runs go by it.
+  const unrecorded = Array(40_000).fill(`FULL-1795392375-${"x".repeat(200)}`);
+  const run = aRun([aDiskRecord("disk0", { unrecorded, result: "pending" })], { state: "running" });
+  await assertRejects(() => writeRun(target, run), RecordError, "would be longer");
+  const broken = aRun([aDiskRecord("disk0", { file: "../disk.qcow2" })]);
+  await assertRejects(() => writeRun(target, broken), RecordError, "disks.0.file");
+  assertEquals((await readTarget(target)).runs, []);
+});

@@ -20,6 +20,7 @@ import {
   REPLACED,
   runJson,
 } from "../report.ts";
+import { printableJson } from "../text.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget } from "./qmp_target.ts";
 
@@ -86,7 +87,7 @@ async function infoVm(
     for (const disk of bitmaps) io.stdout(jsonLine("disk", disk));
     io.stdout(jsonLine("summary", { disks: disks.map(diskJson), leftOut }));
   } else if (show === "bitmaps") {
-    io.stdout(JSON.stringify(bitmaps, null, 2) + "\n");
+    io.stdout(printableJson(bitmaps, 2) + "\n");
   } else {
     io.stdout(disksText(disks, leftOut));
   }

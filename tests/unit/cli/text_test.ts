@@ -1,5 +1,5 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import { clock, localTime, printable, size, table } from "../../../src/cli/text.ts";
+import { clock, localTime, printable, printableJson, size, table } from "../../../src/cli/text.ts";
 
 Deno.test("size() writes binary units", () => {
   assertEquals([0, 1 << 20, 1.5 * 2 ** 30].map(size), ["0 B", "1 MiB", "1.5 GiB"]);
@@ -43,6 +43,33 @@ Deno.test("printable() shows what a terminal would obey", () => {
 
 Deno.test("printable() shows what turns a line's direction", () => {
   assertEquals(printable("a\u202eb\u2066c\u2028d"), "a\\x202eb\\x2066c\\x2028d");
+});
+
+/** Unicode's `Bidi_Control`: marks, embeddings, overrides and isolates. */
+const TURNING = [
+  ...["\u061c", "\u200e", "\u200f", "\u202a", "\u202b", "\u202c", "\u202d", "\u202e"],
+  ...["\u2066", "\u2067", "\u2068", "\u2069"],
+];
+
+Deno.test("printable() shows each character that turns a line's direction", () => {
+  const codes = TURNING.map((c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`);
+  assertEquals(TURNING.map(printable), codes);
+});
+
+Deno.test("printableJson() writes the same value without what a terminal would obey", () => {
+  const value = { text: `${TURNING.join("")}\x1b\n\x7f\x9b\u2028 Ünï 𝄞`, list: [1, null] };
+  for (const indent of [0, 2]) {
+    const text = printableJson(value, indent);
+    assertEquals(JSON.parse(text), value);
+    assertEquals(
+      text,
+      JSON.stringify(JSON.parse(text), null, indent).replace(
+        /[^\n -~Ünï𝄞]/gu,
+        (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
+      ),
+    );
+    assertEquals(printable(text.replaceAll("\n", "")), text.replaceAll("\n", ""));
+  }
 });
 
 Deno.test("printable() leaves letters alone", () => {
