@@ -256,6 +256,7 @@ function withTextsCut(record: RunRecord, maxLength: number): RunRecord {
       reason: cut(disk.reason),
       error: disk.error === null ? null : cut(disk.error),
     })),
+    ...(record.error ? { error: cut(record.error) } : {}),
     leftOut: record.leftOut.map((one) => ({ ...one, reason: cut(one.reason) })),
     warnings: firstOf(record.warnings).map(cut),
   };

@@ -222,6 +222,6 @@ Deno.test("parseRecord() reads what watches a disk, and records of old without i
 
 Deno.test("parseRecord() refuses another program's bitmap as a sentinel", () => {
   const sentinel = { bitmap: "other", countBytes: 65536 };
-  const text = formatRecord(aRun([aDiskRecord("disk0", { sentinel })]));
+  const text = JSON.stringify(aRun([aDiskRecord("disk0", { sentinel })]));
   assertThrows(() => parseRecord("r.json", text), RecordError, "watches a disk's end");
 });
