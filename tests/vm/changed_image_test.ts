@@ -7,7 +7,7 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { basename, join } from "@std/path";
-import { compare, create, qemuImg, qemuIo } from "../support/qemu_img.ts";
+import { compare, create, info, qemuImg, qemuIo } from "../support/qemu_img.ts";
 import { type Scene, scene, until } from "../support/scene.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { startVm } from "../support/vm.ts";
@@ -300,11 +300,11 @@ Deno.test("an image that QEMU marked as corrupt counts as damaged, whatever is r
   await refuses(merge, "is marked as corrupt by QEMU", path);
 });
 
-/** An image that leads to a file elsewhere, whose contents it takes for its own. */
-async function leadTo(victim: string, path: string) {
+/** An image that leads to a file elsewhere, which it reads from and writes to. */
+async function leadTo(victim: string, path: string, backing: string[] = []) {
   const contents = await Deno.readFile(victim);
-  const options = `data_file=${victim},data_file_raw=on`;
-  await qemuImg(["create", "-q", "-f", "qcow2", "-o", options, path, String(SIZE)]);
+  const options = `data_file=${victim}${backing.length > 0 ? "" : ",preallocation=metadata"}`;
+  await qemuImg(["create", "-q", "-f", "qcow2", "-o", options, ...backing, path, String(SIZE)]);
   await Deno.writeFile(victim, contents);
 }
 
@@ -334,36 +334,41 @@ Deno.test("an image exchanged while restore merge works is not read", async () =
   for await (const { name } of Deno.readDir(out)) assertEquals(name, "disk0.qcow2");
 });
 
-Deno.test("an image exchanged while restore commit works is not written to, nor what it leads to", async () => {
-  await using s = await scene({ disks: 1, diskBytes: SIZE });
-  await succeed(s.backupArgs("full"));
-  const incs: string[] = [];
-  for (const pattern of [0x51, 0x52]) {
-    await s.vm.write("vd0", pattern, MIB, 8 * MIB);
-    incs.push((await backUp(s, "inc")).path);
-  }
-  const victim = s.dir.join("victim");
-  const contents = new Uint8Array(SIZE).fill(0x5e);
-  await Deno.writeFile(victim, contents);
-  const evil = s.dir.join("evil");
-  await leadTo(victim, evil);
-  const slow = ["--rate-limit", String(2 * MIB)];
-  const child = startTool(["restore", "commit", "--dir", join(s.target, "disk0"), ...slow]);
-  // The first record that says so is written when the first commit begins.
-  const runs = join(s.target, "_qmpbackup", "runs");
-  await until(async () => {
-    const names = await Array.fromAsync(Deno.readDir(runs), ({ name }) => name);
-    const texts = await Promise.all(
-      names.filter((name) => name.endsWith(".json")).map((name) => (
-        Deno.readTextFile(join(runs, name))
-      )),
+for (const which of ["full", "inc"] as const) {
+  Deno.test(`restore commit leads nowhere else if its ${which} image is exchanged while it works`, async () => {
+    await using s = await scene({ disks: 1, diskBytes: SIZE });
+    const images = { full: (await backUp(s, "full")).path, inc: "" };
+    for (const pattern of [0x51, 0x52]) {
+      await s.vm.write("vd0", pattern, MIB, 8 * MIB);
+      images.inc = (await backUp(s, "inc")).path;
+    }
+    const victim = s.dir.join("victim");
+    await Deno.writeFile(victim, new Uint8Array(SIZE).fill(0x5e));
+    const evil = s.dir.join("evil");
+    await leadTo(victim, evil, which === "full" ? [] : ["-F", "qcow2", "-b", images.full]);
+    const slow = ["--rate-limit", String(2 * MIB)];
+    const child = startTool(["restore", "commit", "--dir", join(s.target, "disk0"), ...slow]);
+    // The first record that says so is written when the first commit begins.
+    const runs = join(s.target, "_qmpbackup", "runs");
+    await until(async () => {
+      const names = await Array.fromAsync(Deno.readDir(runs), ({ name }) => name);
+      const texts = await Promise.all(
+        names.filter((name) => name.endsWith(".json"))
+          .map((name) => Deno.readTextFile(join(runs, name))),
+      );
+      return texts.some((text) => text.includes('"superseded"'));
+    });
+    // QEMU has the first two open by now.
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await Deno.rename(evil, images[which]);
+    const { code, stderr } = await ended(child);
+    assert(
+      (await Deno.readFile(victim)).every((byte) => byte === 0x5e),
+      "the other file was written",
     );
-    return texts.some((text) => text.includes('"superseded"'));
+    assertEquals(code, 1);
+    assertStringIncludes(stderr, images[which]);
+    const { backing } = await info(images[which]);
+    assertEquals(backing, which === "full" ? undefined : images.full, "nobody linked it anew");
   });
-  const [, second = ""] = incs;
-  await Deno.rename(evil, second);
-  const { code, stderr } = await ended(child);
-  assertEquals(code, 1);
-  assertStringIncludes(stderr, second);
-  assertEquals(await Deno.readFile(victim), contents);
-});
+}
