@@ -61,5 +61,9 @@ export function basisOf(
   const problem = (sentinel && sentinelProblem(disk.bitmaps, sentinel)) ??
     backingChange(backing, disk.backing);
   if (problem !== null) return not(problem);
+  // It began with the sentinel's bit.
+  if (sentinel && bitmap.countBytes < sentinel.countBytes) {
+    return not(`its bitmap "${name}" was cleared by another program`);
+  }
   return { usable: true, last, bitmap: bitmap.name, dirtyBytes: bitmap.countBytes };
 }

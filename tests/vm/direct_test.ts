@@ -197,3 +197,25 @@ test52("a live migration is refused while a backup runs", async () => {
   await s.assertRestores("full");
   await assertNothingLeft(s.vm, 1);
 });
+
+test52(
+  "a disk that was shrunk and grown again gets a full backup, one that has only grown does not",
+  async () => {
+    await using s = await scene({ disks: 1 });
+    await s.vm.write("vd0", 0x31, 40 * MIB, MIB);
+    await backUp(s, "full");
+    const level = async (...sizes: number[]) => {
+      for (const size of sizes) {
+        await s.vm.execute("block_resize", { "node-name": "disk0", size: size * MIB });
+      }
+      await s.remember(sizes.join("."));
+      const { disks } = await backUp(s, "auto");
+      await s.assertRestores(sizes.join("."));
+      return disks[0]?.level;
+    };
+    assertEquals(await level(80), "inc");
+    assertEquals(await level(32, 80), "full");
+    assertEquals(await level(80), "inc");
+    await assertNothingLeft(s.vm, 1);
+  },
+);

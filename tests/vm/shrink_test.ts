@@ -85,19 +85,6 @@ for (const [how, resize] of Object.entries({ online: resizeOnline, offline: resi
     await assertNothingLeft(s.vm, 1);
   });
 
-  Deno.test(`a cut that is too small for a bitmap to see is in the next increment (${how})`, async () => {
-    // The last bit stands for 64 KiB, of which this disk has 33.
-    const size = 64 * MIB + 33 * 1024;
-    await using s = await scene({ disks: 1, diskBytes: size });
-    await s.vm.write("vd0", 0x31, 64 * MIB, 33 * 1024);
-    await backUp(s, "full");
-    await backUp(s, "inc");
-    await resize(s, size - 512, size);
-    await s.remember("cut");
-    assertEquals((await backUp(s, "inc")).level, "inc");
-    await s.assertRestores("cut");
-  });
-
   Deno.test(`a disk that has only grown goes on with increments, and is watched to its new end (${how})`, async () => {
     await using s = await scene({ disks: 1, diskBytes: 64 * MIB });
     const full = await backUp(s, "full");
@@ -128,29 +115,53 @@ Deno.test("a disk that was cut and grown beyond its old size gets a full backup"
   await s.assertRestores("cut");
 });
 
-Deno.test("a raw disk that is shrunk and grown while its QEMU lives gets a full backup", async () => {
-  await using s = await scene({ disks: 1 });
+/** A raw disk, which is zero to the byte where it was cut; qcow2 keeps the rest of a cluster. */
+async function rawScene(sizeBytes: number) {
+  const s = await scene({ disks: 1 });
   const file = { driver: "file", filename: s.dir.join("raw.img") };
-  await create(file.filename, 64 * MIB, { format: "raw" });
+  await create(file.filename, sizeBytes, { format: "raw" });
   await s.vm.execute("blockdev-add", { driver: "raw", "node-name": "raw", file });
   await s.vm.execute("device_add", { driver: "virtio-blk-pci", id: "vdr", drive: "raw" });
   const io = (command: string) =>
     s.vm.execute("human-monitor-command", {
       "command-line": `qemu-io -d /machine/peripheral/vdr/virtio-backend "${command}"`,
     });
-  await io("write -q -P 0x31 40M 1M");
-  const args = ["--include", "raw"];
-  await backUp(s, "full", ...args);
-  assertEquals((await backUp(s, "inc", ...args)).level, "inc");
-  for (const size of [32 * MIB, 64 * MIB]) {
-    await s.vm.execute("block_resize", { "node-name": "raw", size });
-  }
-  await io("flush");
-  const row = await backUp(s, "auto", ...args);
-  assertEquals(row.level, "full");
-  const out = s.dir.join("out");
-  await succeed(["restore", "merge", "--dir", `${s.target}/raw`, "--targetfile", out]);
-  await compare(file.filename, "raw", out, "qcow2");
+  let restores = 0;
+  return Object.assign(s, {
+    io,
+    backUpRaw: (level: string) => backUp(s, level, "--include", "raw"),
+    async resizeRaw(...sizes: number[]) {
+      for (const size of sizes) await s.vm.execute("block_resize", { "node-name": "raw", size });
+    },
+    async assertRestoresRaw() {
+      await io("flush");
+      const out = s.dir.join(`raw.out${restores++}`);
+      await succeed(["restore", "merge", "--dir", `${s.target}/raw`, "--targetfile", out]);
+      await compare(file.filename, "raw", out, "qcow2");
+    },
+  });
+}
+
+Deno.test("a raw disk that is shrunk and grown while its QEMU lives gets a full backup", async () => {
+  await using s = await rawScene(64 * MIB);
+  await s.io("write -q -P 0x31 40M 1M");
+  await s.backUpRaw("full");
+  assertEquals((await s.backUpRaw("inc")).level, "inc");
+  await s.resizeRaw(32 * MIB, 64 * MIB);
+  assertEquals((await s.backUpRaw("auto")).level, "full");
+  await s.assertRestoresRaw();
+});
+
+Deno.test("a cut that is too small for a bitmap to see is in the next increment", async () => {
+  // The last bit stands for 64 KiB, of which this disk has 33.
+  const size = 64 * MIB + 33 * 1024;
+  await using s = await rawScene(size);
+  await s.io(`write -q -P 0x31 64M 33K`);
+  await s.backUpRaw("full");
+  await s.backUpRaw("inc");
+  await s.resizeRaw(64 * MIB + 512, size);
+  assertEquals((await s.backUpRaw("inc")).level, "inc");
+  await s.assertRestoresRaw();
 });
 
 Deno.test("bitmaps that another client has cleared are not trusted", async () => {
@@ -168,6 +179,21 @@ Deno.test("bitmaps that another client has cleared are not trusted", async () =>
   assertEquals((await backUp(s, "auto")).level, "full");
   await s.assertRestores("cleared");
   await assertNothingLeft(s.vm, 1);
+});
+
+Deno.test("a bitmap that another client has cleared is not trusted while nothing is in it", async () => {
+  await using s = await scene({ disks: 1 });
+  await backUp(s, "full");
+  await s.vm.write("vd0", 0x35, 3 * MIB, MIB);
+  const names = ((await queryBlock(s.vm))[0]?.inserted?.["dirty-bitmaps"] ?? []).map((b) => b.name);
+  const name = names.find((name) => name && !isSentinel(name));
+  await s.vm.execute("block-dirty-bitmap-clear", { node: "disk0", name });
+  await s.remember("cleared");
+  const { code, stderr } = await tool(s.backupArgs("inc"));
+  assertEquals(code, 1);
+  assertMatch(stderr, /its bitmap "[^"]+" was cleared by another program/);
+  assertEquals((await backUp(s, "auto")).level, "full");
+  await s.assertRestores("cleared");
 });
 
 Deno.test("a disk that is cut and grown between the plan and the point in time is not backed up as if it were not", async () => {

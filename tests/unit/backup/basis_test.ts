@@ -136,6 +136,14 @@ Deno.test("basisOf() refuses a disk whose sentinel tells that it was cut, or can
   assertStringIncludes(reason(aDiskWithBitmap()), "is gone");
 });
 
+Deno.test("basisOf() refuses a bitmap without the bit that it began with", () => {
+  const { bitmaps: [, sentinel], ...disk } = aDiskWithSentinel();
+  const { bitmaps: [empty] } = aDiskWithBitmap("disk0", { countBytes: 0 });
+  const bitmaps = [empty, sentinel] as DirtyBitmap[];
+  assertStringIncludes(reasonAgainst({ ...disk, bitmaps }, { sentinel: SENTINEL }), "was cleared");
+  assertEquals(reasonAgainst({ ...disk, bitmaps }), "");
+});
+
 Deno.test("basisOf() refuses a disk on other backing files, and can compare it", () => {
   const backing = [aBackingImage("a"), aBackingImage("b")];
   const disk = { ...aDiskWithBitmap(), backing };
