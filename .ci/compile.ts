@@ -72,7 +72,9 @@ async function main(args: string[]): Promise<void> {
     await tryOut(target, binary, work.path);
     const output = join(ROOT, isAll ? TARGETS[target]?.output ?? target : "qmpbackup");
     const data = await Deno.readFile(binary);
-    await Deno.rename(binary, output);
+    // Under its name it is whole or not there; `.build` may lie on another file system.
+    await Deno.writeFile(`${output}-new`, data, { mode: 0o755 });
+    await Deno.rename(`${output}-new`, output);
     say(`Compiled with ${runtime}`);
     say(`${output}: ${data.length} bytes, SHA-256 ${sha256(data)}`);
   }

@@ -314,7 +314,7 @@ export const COMMANDS = {
     ],
   },
   "restore rebase": {
-    summary: "Link a chain's images to each other in place, and `image` to the newest",
+    summary: "Link the images of a chain in place, and `image` to the newest",
     required: ["dir"],
     optional: ["until", "filter", "dry-run", "skip-check"],
     says: ONE_DISK,

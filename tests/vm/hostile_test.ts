@@ -299,7 +299,7 @@ Deno.test("a target whose name is no UTF-8 is refused, and nothing is made", asy
   }).output();
   const words = new TextDecoder().decode(stderr);
   // Deno 2.4's own command line takes no such word at all; a compiled binary of it does.
-  assertStringIncludes(words.replace("invalid UTF-8", "no UTF-8"), "no UTF-8");
+  assertMatch(words, /not UTF-8|invalid UTF-8/);
   assertEquals(code === 0, false);
   assertEquals(await treeOf(s.dir.path), before);
 });
@@ -344,15 +344,24 @@ Deno.test("a chain of the reference's whose images have colons in their names go
   const newestImage = join(s.target, incs[1] ?? "");
   await assertPlainConvert(newestImage, s.dir.join("inc2.vd0.raw"));
   const dir = join(s.target, "disk0");
-  const restores = async (until: string, moment: string) => {
+  const restores = async (until: string, moment: string, from = dir) => {
     const out = s.dir.join(crypto.randomUUID());
-    await succeed(["restore", "merge", "--dir", dir, "--targetfile", out, "--until", until]);
+    await succeed(["restore", "merge", "--dir", from, "--targetfile", out, "--until", until]);
     await compare(s.dir.join(`${moment}.vd0.raw`), "raw", out, "qcow2");
   };
   await restores(basename(newestImage), "inc2");
-  // A link as the reference's own `rebase` leaves it, without the dot, is read as the same one.
-  await qemuImg(["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", full, first]);
-  await restores(basename(first), "inc1");
+  // A link as the reference's own `rebase` leaves it, without the dot, is read as the same one. In a folder
+  // without records: where there are some, an image that another program opened for writing is a changed one.
+  const copy = s.dir.join("copy");
+  await Deno.mkdir(copy);
+  for await (const { name } of Deno.readDir(dir)) {
+    await Deno.copyFile(join(dir, name), join(copy, name));
+  }
+  const copied = join(copy, basename(first));
+  await qemuImg(["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", full, copied]);
+  await restores(basename(first), "inc1", copy);
+  await succeed(["restore", "rebase", "--dir", copy]);
+  assertEquals((await info(copied)).backing, `./${full}`);
   await succeed(["restore", "rebase", "--dir", dir]);
   assertEquals((await info(first)).backing, `./${full}`);
   await assertPlainConvert(join(dir, "image"), s.dir.join("inc2.vd0.raw"));
