@@ -92,7 +92,9 @@ export async function bareRoot(
   const mounts = [
     `--bind ${dir.path} ${dir.path}`,
     `-o remount,bind,ro ${dir.path}`,
-    ...["/proc", "/dev/null", ...shared].map((path) => `--bind ${path} ${dir.join(path)}`),
+    ...["/proc", "/dev/null"].map((path) => `--bind ${path} ${dir.join(path)}`),
+    // With what is mounted in them: the tests' own folders may be.
+    ...shared.map((path) => `--rbind ${path} ${dir.join(path)}`),
   ];
   const script = mounts.map((words) => `/usr/bin/mount ${words} && `).join("") + 'exec "$@"';
   const left = stack.move();
