@@ -103,8 +103,12 @@ function familyText({ name, help, samples }: Metric): string {
   return [`# HELP ${name} ${help}\n`, `# TYPE ${name} gauge\n`, ...lines].join("");
 }
 
+/** As the format wants it, a line end too; anything else that would drive a terminal is shown. */
 function escaped(text: string): string {
-  return printable(text).replaceAll("\\", "\\\\").replaceAll('"', '\\"');
+  const lines = text.split("\n").map((line) =>
+    printable(line).replaceAll("\\", "\\\\").replaceAll('"', '\\"')
+  );
+  return lines.join("\\n");
 }
 
 function unescaped(text: string): string {

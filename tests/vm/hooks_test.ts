@@ -124,7 +124,7 @@ Deno.test("--hook-timeout ends a hook, and what it has started", async () => {
 
 Deno.test("a signal ends --before, and nothing is changed", async () => {
   await using s = await scene({ disks: 1 });
-  const before = await program(s, "before", "echo $$ >pid; exec sleep 90");
+  const before = await program(s, "before", "echo $$ >pid.new; mv pid.new pid; exec sleep 90");
   const stop = new AbortController();
   const run = tool(s.backupArgs("full", "--before", before), stop.signal);
   await until(() => isThere(s.dir.join("pid")));

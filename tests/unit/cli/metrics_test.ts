@@ -97,7 +97,7 @@ Deno.test("metricsText() counts what was left out without being asked to", () =>
 Deno.test("metricsText() shows what in a label would drive a terminal", () => {
   const record = aRun([], { vm: { name: "a\u202eb\x1b[2J\nc", uuid: "" } });
   const text = metricsText(aRunOf({ record }), "");
-  assertStringIncludes(text, '_exit_code{vm="a\\\\x202eb\\\\x1b[2J\\\\x0ac"} 0\n');
+  assertStringIncludes(text, '_exit_code{vm="a\\\\x202eb\\\\x1b[2J\\nc"} 0\n');
   // Read back from the file, it is the same name.
   assertStringIncludes(metricsText(aRunOf({ record: null, exitCode: 1 }), text), 'vm="a\\\\x202eb');
 });
