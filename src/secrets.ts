@@ -30,6 +30,7 @@ const IN_JSON = new RegExp(
 );
 
 const IS_SECRET = new RegExp(`(^|[._-])(${NAMES})$`, "i");
+const IS_FILE = /(^|-)filename$/;
 const IS_NAME_OF_SECRET = /-secret$/i;
 
 /** A text without its secrets; the same again gives the same, so that texts can be compared. */
@@ -46,6 +47,14 @@ export function withoutSecrets(text: string): string {
     .replace(IN_LIST, (whole, head: string) => /-secret=$/i.test(head) ? whole : head + HIDDEN);
 }
 
+/**
+ * What QEMU calls an image, without its secrets. A path holds none, a relative one such as `key=a.qcow2`
+ * neither: two disks must not be called alike.
+ */
+export function nameWithoutSecrets(name: string): string {
+  return /^[a-z][a-z0-9+.-]*:/i.test(name) ? withoutSecrets(name) : name;
+}
+
 /** The same for all texts in a value of JSON. */
 export function valueWithoutSecrets<T>(value: T): T;
 export function valueWithoutSecrets(value: unknown): unknown {
@@ -57,6 +66,8 @@ export function valueWithoutSecrets(value: unknown): unknown {
       name,
       typeof item === "string" && IS_SECRET.test(name) && !IS_NAME_OF_SECRET.test(name)
         ? HIDDEN
+        : typeof item === "string" && IS_FILE.test(name)
+        ? nameWithoutSecrets(item)
         : valueWithoutSecrets(item),
     ]),
   );

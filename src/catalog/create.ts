@@ -127,11 +127,21 @@ export async function makeReadOnly(path: string): Promise<void> {
  * Gives it back to its owner.
  *
  * @returns The mode that it had.
+ * @throws {Failure} If we may not write to it then, with what to do.
  */
 export async function makeWritable(path: string): Promise<number> {
-  const mode = await modeOf(path);
-  await tryMode(path, mode | OWNER_WRITE);
-  return mode;
+  const { mode, uid } = await bounded(path, () => Deno.lstat(path));
+  await tryMode(path, ((mode ?? 0) | OWNER_WRITE) & 0o7777);
+  try {
+    (await bounded(path, () => Deno.open(path, { write: true }))).close();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
+    throw new Failure(
+      `"${path}" is finished, and only its owner (the user ${uid}) or root may change it: run as one of them`,
+      { cause: error },
+    );
+  }
+  return (mode ?? 0) & 0o7777;
 }
 
 /** Gives a file a mode; what somebody else owns stays as it is. */

@@ -60,7 +60,7 @@ export function problemOfFolder(
       shellText(["chmod", "go-w", path])
     }; where that changes ` +
     `nothing, mount it with other modes)${
-      isGroup ? ", or, if the group may, use --mode 0660" : ""
+      isGroup ? ", or, if the group may, back up with --mode 0660" : ""
     }`;
 }
 

@@ -11,7 +11,7 @@ import { dirname } from "@std/path";
 import * as v from "valibot";
 import { brief, Failure } from "../errors.ts";
 import { parseJson } from "../json.ts";
-import { withoutSecrets } from "../secrets.ts";
+import { nameWithoutSecrets } from "../secrets.ts";
 import { Fingerprint } from "./fingerprint.ts";
 import {
   CONFIG_SUFFIX,
@@ -88,7 +88,7 @@ const DiskRow = v.object({
   /** Its folder, relative to the target; "." is the target itself. */
   folder: v.union([v.literal("."), Name]),
   /** The file behind it, as QEMU names it, without its secrets; older records may still hold those. */
-  source: v.pipe(v.string(), v.transform(withoutSecrets)),
+  source: v.pipe(v.string(), v.transform(nameWithoutSecrets)),
   /** The node its bitmap lies on. */
   node: v.string(),
   level: v.picklist(["full", "inc", "copy"]),

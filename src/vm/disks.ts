@@ -21,7 +21,7 @@ import {
 } from "../qmp/queries.ts";
 import { deviceName } from "../catalog/names.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { valueWithoutSecrets, withoutSecrets } from "../secrets.ts";
+import { nameWithoutSecrets, valueWithoutSecrets } from "../secrets.ts";
 
 export interface Disk {
   /** The QOM path of the device: the disk's identity. */
@@ -214,7 +214,7 @@ function backingOf(image: BlockNode, childOf: ChildOf): BackingImage[] {
   while (below && images.length < MAX_DEPTH) {
     const node = throughFilters(below, childOf);
     images.push({
-      file: withoutSecrets(node.file),
+      file: nameWithoutSecrets(node.file),
       format: node.drv,
       virtualSizeBytes: node.image["virtual-size"],
       fileBytes: childOf(node, "file")?.image["virtual-size"] ?? null,
@@ -249,7 +249,7 @@ function diskOf(
     name: deviceName(
       [nodeName, device.device].find((name) => ID.test(name)) ?? lastName(device.qdev),
     ),
-    source: withoutSecrets(node.file),
+    source: nameWithoutSecrets(node.file),
     format: node.drv,
     readOnly: node.ro,
     isShared: device.isShared === true,

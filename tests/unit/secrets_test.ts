@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { lastBackup } from "../../src/backup/continuity.ts";
 import { restorePoints } from "../../src/catalog/chains.ts";
 import { formatRecord, parseRecord } from "../../src/catalog/record.ts";
-import { valueWithoutSecrets, withoutSecrets } from "../../src/secrets.ts";
+import { nameWithoutSecrets, valueWithoutSecrets, withoutSecrets } from "../../src/secrets.ts";
 import { aDisk, aDiskRecord, aRun } from "./_fixtures.ts";
 
 /** What stands in the place of a secret is SECRET before, and *** after. */
@@ -65,4 +65,13 @@ Deno.test("a record that still holds a secret is of the disk whose secret is tak
   };
   assertEquals(found(withoutSecrets(source)), run.disks[0]?.file);
   assertEquals(found("nbd://u:***@h/y"), undefined);
+});
+
+Deno.test("`nameWithoutSecrets()` leaves the names of files as they are", () => {
+  for (const name of ["key=a.qcow2", "a,password=b.qcow2", "/vm/x?token=1.raw", "disk.qcow2"]) {
+    assertEquals(nameWithoutSecrets(name), name);
+    assertEquals(valueWithoutSecrets({ filename: name }), { filename: name });
+  }
+  assertEquals(nameWithoutSecrets("rbd:p/i:key=x"), "rbd:p/i:key=***");
+  assertEquals(nameWithoutSecrets('json:{"password":"x"}'), 'json:{"password":"***"}');
 });
