@@ -5,7 +5,7 @@
  * @module
  */
 
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { basename, dirname, join, relative } from "@std/path";
 import { compare, convertToRaw, create, info, qemuImg } from "../support/qemu_img.ts";
 import {
