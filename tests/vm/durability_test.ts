@@ -215,7 +215,10 @@ Deno.test("restore commit flushes the full backup and its record before it remov
   await s.assertRestores("inc");
 });
 
-Deno.test("an image whose record may say that it is done stays", async () => {
+// Deno 2.4 takes a child that strace is attached to for one that has ended, and panics (tokio's pidfd).
+const isDeno24 = Deno.version.deno.startsWith("2.4.");
+
+Deno.test("an image whose record may say that it is done stays", { ignore: isDeno24 }, async () => {
   await using s = await scene({ disks: 1 });
   await ensurePrograms({ strace: "strace" });
   await succeed(s.backupArgs("full"));
