@@ -287,7 +287,6 @@ function refuseChanged({ disk: { id, name, rootNode, node } }: DiskPlan, now: Di
 }
 
 /**
-/**
  * Looks whether a disk is as large as it was planned for, and was not cut since its last backup. Once its gate
  * leads to its filter nobody can resize it; before, image and filter were made, and what lies beyond those the
  * guest could not write.
