@@ -7,7 +7,7 @@
 import process from "node:process";
 import { basename } from "@std/path";
 import { run } from "./src/app.ts";
-import { processIo } from "./src/cli/io.ts";
+import { processIo } from "./src/cli/output/io.ts";
 import { STOP_SIGNALS, StoppedError, type StopSignal } from "./src/errors.ts";
 import { isUnixSocketNetwork } from "./src/wire/address.ts";
 

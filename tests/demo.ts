@@ -7,7 +7,7 @@
  * @module
  */
 
-import { table } from "../src/cli/text.ts";
+import { table } from "../src/cli/output/text.ts";
 import { ensureQemu } from "./support/install_qemu.ts";
 import { compare } from "./support/qemu_img.ts";
 import { tempDir } from "./support/temp_dir.ts";

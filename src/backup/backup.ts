@@ -5,11 +5,11 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { setFileTimeout } from "../catalog/bounded.ts";
-import { exists, requireSymlinks } from "../catalog/durable.ts";
-import { type Holder, holderNow } from "../catalog/lock.ts";
-import { runId, tagOf, targetOfLock } from "../catalog/names.ts";
-import type { RunRecord } from "../catalog/record.ts";
+import { setFileTimeout } from "../fs/deadline.ts";
+import { exists, requireSymlinks } from "../fs/durable.ts";
+import { type Holder, holderNow } from "../fs/flock.ts";
+import { runId, tagOf, targetOfLock } from "../repo/layout.ts";
+import type { RunRecord } from "../repo/record.ts";
 import {
   type ClaimedTarget,
   claimTarget,
@@ -18,20 +18,21 @@ import {
   refuseShared,
   refuseSharedFolder,
   type Target,
-} from "../catalog/target.ts";
+} from "../repo/repository.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
-import { GuestAgent, refuseFrozen, thawAnew } from "../guest/agent.ts";
-import { requireQemuImg } from "../image/qemu_img.ts";
+import { GuestAgent, refuseFrozen, thawAnew } from "../qga/agent.ts";
+import { requireQemuImg } from "../qemu_img/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import { queryIdentity } from "../qmp/queries.ts";
 import { holderOfVm, lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/marks.ts";
 import { connectVm, nameHolder } from "../vm/socket_holder.ts";
 import type { Address } from "../wire/address.ts";
 import { markIoError } from "../vm/io_error.ts";
-import { gatherFacts } from "./facts.ts";
+import { gatherFacts } from "../plan/gather.ts";
 import { type FailedRun, recordFailure } from "./failed_run.ts";
-import { startGuard } from "./guard.ts";
-import { type DiskPlan, type Plan, planBackup, refuseOtherVm } from "./plan.ts";
+import { startGuard } from "../recovery/watchdog.ts";
+import type { DiskPlan, Plan } from "../plan/plan.ts";
+import { planBackup, refuseOtherVm } from "../plan/plan_backup.ts";
 import {
   findBitmaps,
   findHolds,
@@ -42,10 +43,10 @@ import {
   lockTargetOf,
   putRight,
   refuseHangingRuns,
-} from "./recover.ts";
-import type { BackupRequest } from "./request.ts";
+} from "../recovery/recover.ts";
+import type { BackupRequest } from "../plan/request.ts";
 import { runBackup } from "./run.ts";
-import { isShutDown, silenceOf } from "./run_state.ts";
+import { isShutDown, silenceOf } from "../plan/run_state.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
 

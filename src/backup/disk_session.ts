@@ -13,12 +13,12 @@
 
 import { delay } from "@std/async/delay";
 import { dirname, join } from "@std/path";
-import { HangingError, refuseHanging, watched } from "../catalog/bounded.ts";
-import { createFile } from "../catalog/create.ts";
-import { removeFile } from "../catalog/durable.ts";
+import { HangingError, refuseHanging, watched } from "../fs/deadline.ts";
+import { createFile } from "../fs/create.ts";
+import { removeFile } from "../fs/durable.ts";
 import { Failure, messageOf } from "../errors.ts";
-import { storeDifference } from "../image/difference.ts";
-import { emptyQcow2 } from "../image/empty_qcow2.ts";
+import { storeDifference } from "../qemu_img/difference.ts";
+import { emptyQcow2 } from "../qcow2/empty.ts";
 import type { BlockErrors } from "../qmp/block_errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import {
@@ -30,18 +30,32 @@ import {
   waitForWork,
 } from "../qmp/jobs.ts";
 import type { Job } from "../qmp/queries.ts";
-import { addExport, exportName, removeExport } from "../vm/exports.ts";
+import { addExport, exportName, removeExport } from "../vm/nbd_server.ts";
 import { resumeAfterIoError } from "../vm/io_error.ts";
-import { gateNode, isNode, removeBitmap, removeNode, setDrive, takeOffGate } from "../vm/nodes.ts";
-import { backupJobs, chunkBytes, fileNode, filterNode, fleeceNode } from "./nodes.ts";
-import { jobStallTimeoutMs, readAgain, readOnlyTarget, snapshotNode, targetNode } from "./nodes.ts";
+import {
+  gateNode,
+  isNode,
+  removeBitmap,
+  removeNode,
+  setDrive,
+  takeOffGate,
+} from "../vm/switch_node.ts";
+import { backupJobs, chunkBytes, fileNode, filterNode, fleeceNode } from "./block_options.ts";
+import {
+  jobStallTimeoutMs,
+  readAgain,
+  readOnlyTarget,
+  snapshotNode,
+  targetNode,
+} from "./block_options.ts";
 import { explainCopy } from "./explain_copy.ts";
-import { explainOpen, shareCommands } from "./explain_open.ts";
+import { explainOpen, shareCommands } from "./permission_hint.ts";
 import { ImageFile } from "./image_file.ts";
-import { requireLinks } from "./links.ts";
-import type { DiskPlan, Plan } from "./plan.ts";
-import { addFrom, addSentinel, SentinelError, type SentinelRecord } from "./sentinel.ts";
-import { explainFailure, neededBytes } from "./space.ts";
+import { requireLinks } from "./backing_links.ts";
+import type { DiskPlan, Plan } from "../plan/plan.ts";
+import { addFrom, addSentinel, SentinelError, type SentinelRecord } from "../vm/sentinel.ts";
+import { explainFailure } from "./space.ts";
+import { neededBytes } from "../plan/sizes.ts";
 import { UndoStack } from "./undo.ts";
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */

@@ -5,7 +5,7 @@
  */
 
 import type { GuestError } from "../qmp/block_errors.ts";
-import type { DiskPlan } from "./plan.ts";
+import type { DiskPlan } from "../plan/plan.ts";
 
 export interface CopyFault {
   /** What the job could not do; null where QEMU did not tell. */

@@ -6,11 +6,11 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { RECORD_HEAD, type RunRecord } from "../catalog/record.ts";
-import { readTarget, type Target, writeRun } from "../catalog/target.ts";
+import { RECORD_HEAD, type RunRecord } from "../repo/record.ts";
+import { readTarget, type Target, writeRun } from "../repo/repository.ts";
 import { exitCodeOf, messageOf, StoppedError } from "../errors.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
-import type { BackupRequest } from "./request.ts";
+import type { BackupRequest } from "../plan/request.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
 

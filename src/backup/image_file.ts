@@ -6,16 +6,16 @@
  */
 
 import { basename, dirname, join, relative } from "@std/path";
-import { bounded, boundedRun, boundedWork } from "../catalog/bounded.ts";
-import { createFile, makeReadOnly } from "../catalog/create.ts";
-import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { type Fingerprint, isFault, lookAtImage, sealImage } from "../catalog/fingerprint.ts";
-import { backingLink, partialName, REPLACED_SUFFIX } from "../catalog/names.ts";
-import { createFolder } from "../catalog/target.ts";
+import { bounded, boundedRun, boundedWork } from "../fs/deadline.ts";
+import { createFile, makeReadOnly } from "../fs/create.ts";
+import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../fs/durable.ts";
+import { type Fingerprint, isFault, lookAtImage, sealImage } from "../repo/fingerprint.ts";
+import { backingLink, partialName, REPLACED_SUFFIX } from "../repo/layout.ts";
+import { createFolder } from "../repo/repository.ts";
 import { Failure, messageOf } from "../errors.ts";
-import { checkImage, createQcow2 } from "../image/qemu_img.ts";
-import { giveBack, reserve } from "../image/reserve.ts";
-import type { DiskPlan, Plan } from "./plan.ts";
+import { checkImage, createQcow2 } from "../qemu_img/qemu_img.ts";
+import { giveBack, reserve } from "../qemu_img/reserve.ts";
+import type { DiskPlan, Plan } from "../plan/plan.ts";
 import type { UndoStack } from "./undo.ts";
 
 export class ImageFile {

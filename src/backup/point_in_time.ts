@@ -19,11 +19,11 @@ import {
   freeze,
   type GuestAgent,
   StillFrozenError,
-} from "../guest/agent.ts";
-import type { RunRecord } from "../catalog/record.ts";
+} from "../qga/agent.ts";
+import type { RunRecord } from "../repo/record.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { clearFrozen, markFrozen, pauseVm } from "../vm/marks.ts";
-import type { Guard } from "./guard.ts";
+import type { Guard } from "../recovery/watchdog.ts";
 
 /** What is done to all disks, in this order. */
 export interface SwitchSteps {

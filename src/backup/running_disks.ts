@@ -6,7 +6,7 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import type { DiskRecord } from "../catalog/record.ts";
+import type { DiskRecord } from "../repo/record.ts";
 import { Failure, messageOf } from "../errors.ts";
 import { type QmpClient, QmpCommandError, QmpTimeoutError } from "../qmp/client.ts";
 import { explainUse } from "./explain_use.ts";

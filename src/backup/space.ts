@@ -7,44 +7,17 @@
 import { statfs } from "node:fs";
 import { dirname } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
-import { bounded, boundedRun, HangingError } from "../catalog/bounded.ts";
+import { bounded, boundedRun, HangingError } from "../fs/deadline.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
-import { measure, QemuImgError } from "../image/qemu_img.ts";
-import type { DiskLevel } from "../catalog/names.ts";
-import type { Disk } from "../vm/disks.ts";
-import type { DiskPlan, Plan } from "./plan.ts";
+import { measure, QemuImgError } from "../qemu_img/qemu_img.ts";
+import type { DiskPlan, Plan } from "../plan/plan.ts";
+import { metadataBytes } from "../plan/sizes.ts";
 
 /** Bytes that a run will want in a folder. */
 export interface Claim {
   folder: string;
   what: string;
   sizeBytes: number;
-}
-
-/**
- * qcow2's own tables: 8 bytes for a cluster and 2 for its reference count, for the smallest cluster
- * in common use, and some for the header.
- */
-function metadataBytes(disk: Disk): number {
-  const clusters = Math.ceil(disk.virtualSizeBytes / (disk.clusterSizeBytes ?? 65536));
-  return clusters * 10 + (1 << 20);
-}
-
-/** What a full image, or one with so much of the disk in it, takes at most. Pure. */
-export function neededBytes(disk: Disk, changedBytes = disk.virtualSizeBytes): number {
-  // A change of one byte of what a bitmap tells apart (64 KiB) copies a whole cluster.
-  const spread = Math.max(1, (disk.clusterSizeBytes ?? 65536) / 65536);
-  return Math.min(disk.virtualSizeBytes, changedBytes * spread) + metadataBytes(disk);
-}
-
-/** What is reserved for an increment beyond what has changed so far: the guest goes on writing. */
-const RESERVE_FACTOR = 2;
-const RESERVE_BYTES = 256 << 20;
-
-/** What to reserve for a backup that reads from the disk itself. Pure. */
-export function reserveBytes(disk: Disk, level: DiskLevel, changedBytes: number): number {
-  if (level !== "inc") return neededBytes(disk);
-  return neededBytes(disk, changedBytes * RESERVE_FACTOR + RESERVE_BYTES);
 }
 
 /**

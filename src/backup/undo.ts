@@ -6,7 +6,7 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { HangingError } from "../catalog/bounded.ts";
+import { HangingError } from "../fs/deadline.ts";
 import { messageOf } from "../errors.ts";
 import { ConnectionError } from "../wire/address.ts";
 

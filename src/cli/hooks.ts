@@ -9,10 +9,11 @@
 
 import { getLogger } from "@logtape/logtape";
 import { resolve } from "@std/path";
-import { bounded, endsWithin } from "../catalog/bounded.ts";
-import type { RunRecord } from "../catalog/record.ts";
+import { bounded, endsWithin } from "../fs/deadline.ts";
+import type { RunRecord } from "../repo/record.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
-import { jsonLine } from "./report.ts";
+import { spawn } from "../process/spawn.ts";
+import { jsonLine } from "./output/report.ts";
 
 const log = getLogger(["qmpbackup", "hook"]);
 
@@ -68,7 +69,7 @@ export async function runHook(
   signal.throwIfAborted();
   log.info("Running {program} ({flag})", { program, flag });
   const args = [`--kill-after=${GRACE_SECONDS}`, String(timeoutSeconds), program];
-  const child = spawn(args, signal);
+  const child = startHook(args, signal);
   const telling = tell(child.stdin, jsonLine("run", { target, ...record }));
   const { code } = await child.status;
   // A process that it left behind may keep its stdin open without reading.
@@ -81,19 +82,16 @@ export async function runHook(
   );
 }
 
-function spawn(args: string[], signal: AbortSignal): Deno.ChildProcess {
+function startHook(args: string[], signal: AbortSignal): Deno.ChildProcess {
   try {
-    return new Deno.Command("timeout", {
-      args,
-      // As for qemu-img.
-      env: { LD_LIBRARY_PATH: "", LD_PRELOAD: "" },
+    return spawn("timeout", args, {
       stdin: "piped",
       // Ours is for results, which programs may read.
       stdout: "null",
       stderr: "inherit",
       // SIGTERM, which `timeout` passes on.
       signal,
-    }).spawn();
+    });
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
     throw new Failure("Hooks need the program timeout (Debian: coreutils)", { cause: error });

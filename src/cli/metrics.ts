@@ -7,11 +7,11 @@
  */
 
 import { basename, dirname, join } from "@std/path";
-import { createFile, lookAt } from "../catalog/create.ts";
-import { printable } from "./text.ts";
-import type { RunRecord } from "../catalog/record.ts";
-import { removeFile, renameDurably } from "../catalog/durable.ts";
-import { readUpTo } from "../catalog/open.ts";
+import { createFile, lookAt } from "../fs/create.ts";
+import { printable } from "./output/text.ts";
+import type { RunRecord } from "../repo/record.ts";
+import { removeFile, renameDurably } from "../fs/durable.ts";
+import { readUpTo } from "../fs/open.ts";
 import { Failure } from "../errors.ts";
 
 /** What is written of a run. */

@@ -6,14 +6,14 @@
 
 import { getLogger } from "@logtape/logtape";
 import { dirname, join, relative, resolve } from "@std/path";
-import { images } from "../catalog/chains.ts";
-import { makeWritable, tryMode } from "../catalog/create.ts";
-import { exists, removeFile, replaceSymlink, syncPath } from "../catalog/durable.ts";
-import { type Fingerprint, sealImage } from "../catalog/fingerprint.ts";
-import type { DiskRecord } from "../catalog/record.ts";
-import { readTarget, recordFingerprints, updateRows } from "../catalog/target.ts";
+import { images } from "../repo/chains.ts";
+import { makeWritable, tryMode } from "../fs/create.ts";
+import { exists, removeFile, replaceSymlink, syncPath } from "../fs/durable.ts";
+import { type Fingerprint, sealImage } from "../repo/fingerprint.ts";
+import type { DiskRecord } from "../repo/record.ts";
+import { readTarget, recordFingerprints, updateRows } from "../repo/repository.ts";
 import { Failure } from "../errors.ts";
-import { qemuImg } from "../image/qemu_img.ts";
+import { qemuImg } from "../qemu_img/qemu_img.ts";
 import { commandOf, type Step } from "./in_place.ts";
 import { requireImage } from "./require_image.ts";
 import { shellText } from "../shell.ts";

@@ -9,8 +9,8 @@
  */
 
 import { basename, dirname, join, relative } from "@std/path";
-import { backingLink, NEWEST_LINK, parseImageName } from "../catalog/names.ts";
-import type { Layer } from "./source.ts";
+import { backingLink, NEWEST_LINK, parseImageName } from "../repo/layout.ts";
+import type { Layer } from "./points.ts";
 
 export type Step =
   | { kind: "link"; path: string; parent: string }

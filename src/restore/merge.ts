@@ -6,8 +6,8 @@
 
 import { getLogger } from "@logtape/logtape";
 import { dirname, resolve } from "@std/path";
-import { bounded } from "../catalog/bounded.ts";
-import { createFile, lookAt, OWNER_ONLY } from "../catalog/create.ts";
+import { bounded } from "../fs/deadline.ts";
+import { createFile, lookAt, OWNER_ONLY } from "../fs/create.ts";
 import {
   createFolders,
   exists,
@@ -15,10 +15,10 @@ import {
   removeFolders,
   renameDurably,
   syncPath,
-} from "../catalog/durable.ts";
-import type { ImageLook } from "../catalog/fingerprint.ts";
-import { PARTIAL_SUFFIX } from "../catalog/names.ts";
-import { refuseSharedFolder } from "../catalog/target.ts";
+} from "../fs/durable.ts";
+import type { ImageLook } from "../repo/fingerprint.ts";
+import { PARTIAL_SUFFIX } from "../repo/layout.ts";
+import { refuseSharedFolder } from "../repo/repository.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import {
   checkImage,
@@ -26,10 +26,10 @@ import {
   imageFacts,
   qemuImg,
   requireQemuImg,
-} from "../image/qemu_img.ts";
+} from "../qemu_img/qemu_img.ts";
 import { planPasses, rawSource } from "./passes.ts";
 import { requireImage } from "./require_image.ts";
-import type { Layer, RestorePoint } from "./source.ts";
+import type { Layer, RestorePoint } from "./points.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Fingerprint, type ImageLook, isFault, lookAtImage } from "../catalog/fingerprint.ts";
+import { type Fingerprint, type ImageLook, isFault, lookAtImage } from "../repo/fingerprint.ts";
 import { Failure } from "../errors.ts";
 
 /**

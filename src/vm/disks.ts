@@ -19,7 +19,7 @@ import {
   queryGraph,
   queryNodes,
 } from "../qmp/queries.ts";
-import { deviceName } from "../catalog/names.ts";
+import { deviceName } from "../repo/layout.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { nameWithoutSecrets, valueWithoutSecrets } from "../secrets.ts";
 

@@ -11,8 +11,8 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { bounded } from "../catalog/bounded.ts";
-import { describeHolder, type Holder, takeDeadLock } from "../catalog/lock.ts";
+import { bounded } from "../fs/deadline.ts";
+import { describeHolder, type Holder, takeDeadLock } from "../fs/flock.ts";
 import { Failure, LockedError, messageOf } from "../errors.ts";
 import { parseJson } from "../json.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";

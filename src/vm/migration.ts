@@ -10,8 +10,8 @@
  * @module
  */
 
-import { createFile } from "../catalog/create.ts";
-import { removeFile } from "../catalog/durable.ts";
+import { createFile } from "../fs/create.ts";
+import { removeFile } from "../fs/durable.ts";
 import { Failure } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { queryMigration } from "../qmp/queries.ts";

@@ -11,8 +11,8 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { bounded, endsWithin } from "../catalog/bounded.ts";
-import { describeHolder, type Holder, parseHolder } from "../catalog/lock.ts";
+import { bounded, endsWithin } from "../fs/deadline.ts";
+import { describeHolder, type Holder, parseHolder } from "../fs/flock.ts";
 import { LockedError, messageOf } from "../errors.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import {

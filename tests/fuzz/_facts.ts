@@ -6,10 +6,10 @@
 
 import fc from "fast-check";
 import type { Features } from "../../src/qmp/schema.ts";
-import type { Facts } from "../../src/backup/plan.ts";
-import type { BackupRequest } from "../../src/backup/request.ts";
-import { diskFileName, imageName, plainImageName } from "../../src/catalog/names.ts";
-import type { DiskRecord, RunRecord } from "../../src/catalog/record.ts";
+import type { Facts } from "../../src/plan/facts.ts";
+import type { BackupRequest } from "../../src/plan/request.ts";
+import { diskFileName, imageName, plainImageName } from "../../src/repo/layout.ts";
+import type { DiskRecord, RunRecord } from "../../src/repo/record.ts";
 import type { Disk } from "../../src/vm/disks.ts";
 import {
   aBackingImage,

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { Failure } from "../../src/errors.ts";
-import { freeze, GuestAgent } from "../../src/guest/agent.ts";
+import { freeze, GuestAgent } from "../../src/qga/agent.ts";
 import { answer, type Behaviour, fakeAgent } from "../support/fake_agent.ts";
 import { within } from "../support/fake_peer.ts";
 import { type Dice, mayReject } from "./_fuzz.ts";

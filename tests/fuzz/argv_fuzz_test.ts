@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertNotMatch } from "@std/assert";
 import { run } from "../../src/app.ts";
-import { formatRecord } from "../../src/catalog/record.ts";
-import { type Command, COMMANDS, type Flag, FLAGS } from "../../src/cli/flags.ts";
-import { parse, type Parsed } from "../../src/cli/parse.ts";
+import { formatRecord } from "../../src/repo/record.ts";
+import { type Command, COMMANDS, type Flag, FLAGS } from "../../src/cli/args/flags.ts";
+import { parse, type Parsed } from "../../src/cli/args/parse.ts";
 import { UsageError } from "../../src/errors.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun, fakeIo } from "../unit/_fixtures.ts";

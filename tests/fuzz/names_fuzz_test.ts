@@ -12,7 +12,7 @@ import {
   REPLACED_SUFFIX,
   runId,
   tagOf,
-} from "../../src/catalog/names.ts";
+} from "../../src/repo/layout.ts";
 import { planPasses, rawSource } from "../../src/restore/passes.ts";
 import { Dice, dice, fuzz } from "./_fuzz.ts";
 import { anyJson, jsonText, mutateText, word } from "./_nonsense.ts";

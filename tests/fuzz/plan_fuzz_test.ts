@@ -1,10 +1,12 @@
 import fc from "fast-check";
 import { assert, assertEquals } from "@std/assert";
 import { join } from "@std/path";
-import { type DiskPlan, type Facts, type Plan, planBackup } from "../../src/backup/plan.ts";
-import { isListed } from "../../src/backup/continuity.ts";
+import type { DiskPlan, Plan } from "../../src/plan/plan.ts";
+import type { Facts } from "../../src/plan/facts.ts";
+import { planBackup } from "../../src/plan/plan_backup.ts";
+import { isListed } from "../../src/plan/last_backup.ts";
 import { claimsOf } from "../../src/backup/space.ts";
-import { chainOf, images, restorePoints } from "../../src/catalog/chains.ts";
+import { chainOf, images, restorePoints } from "../../src/repo/chains.ts";
 import {
   isChainId,
   parseImageName,
@@ -12,8 +14,8 @@ import {
   RECORDS_FOLDER,
   REPLACED_SUFFIX,
   UUID_FILE,
-} from "../../src/catalog/names.ts";
-import { formatRecord, parseRecord } from "../../src/catalog/record.ts";
+} from "../../src/repo/layout.ts";
+import { formatRecord, parseRecord } from "../../src/repo/record.ts";
 import { Failure } from "../../src/errors.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
 import { facts, request } from "./_facts.ts";

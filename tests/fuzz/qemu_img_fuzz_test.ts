@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { size } from "../../src/cli/text.ts";
-import { lastPercent, parseImageFacts, QemuImgError } from "../../src/image/qemu_img.ts";
+import { size } from "../../src/cli/output/text.ts";
+import { lastPercent, parseImageFacts, QemuImgError } from "../../src/qemu_img/qemu_img.ts";
 import { Dice, dice, fuzz, mayThrow } from "./_fuzz.ts";
 import { anyJson, jsonText, mutateText, nearlyRight, pieces, word } from "./_nonsense.ts";
 

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertNotMatch } from "@std/assert";
-import { parseHolder } from "../../src/catalog/lock.ts";
-import { disksText } from "../../src/cli/report.ts";
+import { parseHolder } from "../../src/fs/flock.ts";
+import { disksText } from "../../src/cli/output/report.ts";
 import { Failure, LockedError } from "../../src/errors.ts";
 import type { QmpClient } from "../../src/qmp/client.ts";
 import * as queries from "../../src/qmp/queries.ts";

@@ -1,20 +1,20 @@
 import { assert, assertEquals } from "@std/assert";
 import { join } from "@std/path";
-import { chainFault } from "../../src/backup/continuity.ts";
-import { ChainError, chainOf, images, restorePoints } from "../../src/catalog/chains.ts";
-import { orderByName } from "../../src/catalog/name_order.ts";
-import { isChainId } from "../../src/catalog/names.ts";
+import { chainFault } from "../../src/plan/last_backup.ts";
+import { ChainError, chainOf, images, restorePoints } from "../../src/repo/chains.ts";
+import { orderByName } from "../../src/python/name_order.ts";
+import { isChainId } from "../../src/repo/layout.ts";
 import {
   type DiskRecord,
   formatRecord,
   parseRecord,
   RecordError,
   type RunRecord,
-} from "../../src/catalog/record.ts";
-import { backupsText, backupText } from "../../src/cli/report.ts";
-import { localTime } from "../../src/cli/text.ts";
+} from "../../src/repo/record.ts";
+import { backupsText, backupText } from "../../src/cli/output/report.ts";
+import { localTime } from "../../src/cli/output/text.ts";
 import { Failure, UsageError } from "../../src/errors.ts";
-import { parseTime, pickPoint, pointsOfNames } from "../../src/restore/source.ts";
+import { parseTime, pickPoint, pointsOfNames } from "../../src/restore/points.ts";
 import { aDiskRecord, aRun, aTarget } from "../unit/_fixtures.ts";
 import { Dice, dice, fuzz, mayThrow } from "./_fuzz.ts";
 import { jsonText, mutateText, nearlyRight, word } from "./_nonsense.ts";

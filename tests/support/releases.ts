@@ -6,7 +6,7 @@
  */
 
 import { fromFileUrl, join } from "@std/path";
-import { exists } from "../../src/catalog/durable.ts";
+import { exists } from "../../src/fs/durable.ts";
 
 /** Debian's suites, and the QEMU in each. */
 export const SUITES = { bullseye: "5.2", bookworm: "7.2", trixie: "10.0", forky: "11.1" } as const;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { exists } from "../../src/catalog/durable.ts";
+import { exists } from "../../src/fs/durable.ts";
 import { compare } from "./qemu_img.ts";
 import type { Scene } from "./scene.ts";
 import { succeed } from "./tool.ts";

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { UNITS } from "../../src/cli/units.ts";
+import { UNITS } from "../../src/cli/systemd.ts";
 import { ensurePrograms } from "./install_qemu.ts";
 import { run } from "./run.ts";
 import type { ToolResult } from "./tool.ts";

@@ -11,7 +11,7 @@ import {
   assertNotMatch,
   assertStringIncludes,
 } from "@std/assert";
-import { formatRecord } from "../../src/catalog/record.ts";
+import { formatRecord } from "../../src/repo/record.ts";
 import { EXIT_CODES } from "../../src/errors.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { answer, greet } from "../support/fake_qmp.ts";

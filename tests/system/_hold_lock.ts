@@ -4,7 +4,7 @@
  */
 
 import { messageOf } from "../../src/errors.ts";
-import { takeLock } from "../../src/catalog/lock.ts";
+import { takeLock } from "../../src/fs/flock.ts";
 
 function say(line: string) {
   Deno.stdout.writeSync(new TextEncoder().encode(line + "\n"));

@@ -5,7 +5,7 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { AgentError, freeze, GuestAgent, thaw } from "../../src/guest/agent.ts";
+import { AgentError, freeze, GuestAgent, thaw } from "../../src/qga/agent.ts";
 import { ConnectionError } from "../../src/wire/address.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import {

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { bounded, boundedWork, HangingError, setFileTimeout } from "../../src/catalog/bounded.ts";
+import { bounded, boundedWork, HangingError, setFileTimeout } from "../../src/fs/deadline.ts";
 
 /** The time-out as it is at first. */
 const USUAL_MS = 300_000;

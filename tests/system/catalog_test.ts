@@ -7,21 +7,10 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { fromFileUrl } from "@std/path";
-import {
-  exists,
-  removeFile,
-  renameDurably,
-  syncPath,
-  writeDurably,
-} from "../../src/catalog/durable.ts";
-import { parseHolder, takeDeadLock } from "../../src/catalog/lock.ts";
-import { LOCK_FILE, RUNS_FOLDER } from "../../src/catalog/names.ts";
-import {
-  formatRecord,
-  RECORD_HEAD,
-  RecordError,
-  type RunRecord,
-} from "../../src/catalog/record.ts";
+import { exists, removeFile, renameDurably, syncPath, writeDurably } from "../../src/fs/durable.ts";
+import { parseHolder, takeDeadLock } from "../../src/fs/flock.ts";
+import { LOCK_FILE, RUNS_FOLDER } from "../../src/repo/layout.ts";
+import { formatRecord, RECORD_HEAD, RecordError, type RunRecord } from "../../src/repo/record.ts";
 import {
   createFolder,
   createTarget,
@@ -29,7 +18,7 @@ import {
   refuseForeign,
   writeChainId,
   writeRun,
-} from "../../src/catalog/target.ts";
+} from "../../src/repo/repository.ts";
 import { Failure, UsageError } from "../../src/errors.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";

@@ -1,19 +1,14 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { createFile, folderMode, makeFolder, refuseLink } from "../../src/catalog/create.ts";
-import {
-  createFolders,
-  createInside,
-  replaceSymlink,
-  writeDurably,
-} from "../../src/catalog/durable.ts";
-import { holderNow, takeDeadLock, takeLock } from "../../src/catalog/lock.ts";
+import { createFile, folderMode, makeFolder, refuseLink } from "../../src/fs/create.ts";
+import { createFolders, createInside, replaceSymlink, writeDurably } from "../../src/fs/durable.ts";
+import { holderNow, takeDeadLock, takeLock } from "../../src/fs/flock.ts";
 import {
   createTarget,
   readTarget,
   refuseLinks,
   writeBeside,
   writeRun,
-} from "../../src/catalog/target.ts";
+} from "../../src/repo/repository.ts";
 import { Failure } from "../../src/errors.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
-import { emptyQcow2 } from "../../src/image/empty_qcow2.ts";
-import { checkImage, imageFacts } from "../../src/image/qemu_img.ts";
+import { emptyQcow2 } from "../../src/qcow2/empty.ts";
+import { checkImage, imageFacts } from "../../src/qemu_img/qemu_img.ts";
 import { tempDir } from "../support/temp_dir.ts";
 
 const TIB = 2 ** 40;

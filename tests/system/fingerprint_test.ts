@@ -5,7 +5,7 @@ import {
   isFault,
   lookAtImage,
   sealImage,
-} from "../../src/catalog/fingerprint.ts";
+} from "../../src/repo/fingerprint.ts";
 import { compare, create, qemuImg, qemuIo } from "../support/qemu_img.ts";
 import { tempDir } from "../support/temp_dir.ts";
 

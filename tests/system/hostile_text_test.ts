@@ -7,12 +7,12 @@
 
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import { join } from "@std/path";
-import { LOCK_FILE, RUNS_FOLDER, UUID_FILE } from "../../src/catalog/names.ts";
-import { formatRecord } from "../../src/catalog/record.ts";
-import { createTarget, readTarget } from "../../src/catalog/target.ts";
-import { holderNow, takeLock } from "../../src/catalog/lock.ts";
+import { LOCK_FILE, RUNS_FOLDER, UUID_FILE } from "../../src/repo/layout.ts";
+import { formatRecord } from "../../src/repo/record.ts";
+import { createTarget, readTarget } from "../../src/repo/repository.ts";
+import { holderNow, takeLock } from "../../src/fs/flock.ts";
 import { Failure, messageOf } from "../../src/errors.ts";
-import { parseImageFacts } from "../../src/image/qemu_img.ts";
+import { parseImageFacts } from "../../src/qemu_img/qemu_img.ts";
 import { JsonStream } from "../../src/wire/json_stream.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";

@@ -13,7 +13,7 @@ import {
   imageFacts,
   qemuImg,
   QemuImgError,
-} from "../../src/image/qemu_img.ts";
+} from "../../src/qemu_img/qemu_img.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { KIB, makeLayer, names } from "./_images.ts";
 import { within } from "../support/fake_peer.ts";
@@ -23,7 +23,7 @@ const SIZE = 1024 * KIB;
 
 /** A stand-in for `qemu-img`, first on the PATH of a child that runs `qemuImg()`. */
 async function withPath(path: string, args: string[]): Promise<string> {
-  const module = fromFileUrl(new URL("../../src/image/qemu_img.ts", import.meta.url));
+  const module = fromFileUrl(new URL("../../src/qemu_img/qemu_img.ts", import.meta.url));
   const config = fromFileUrl(new URL("../../deno.json", import.meta.url));
   const code = `
     const { qemuImg } = await import(${JSON.stringify(`file://${module}`)});

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { TOPICS_FILE, topicsJson } from "../../.ci/topics.ts";
-import { parse } from "../../src/cli/parse.ts";
+import { parse } from "../../src/cli/args/parse.ts";
 import { EXIT_CODES } from "../../src/errors.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import { mustRun, run } from "../support/run.ts";

@@ -1,9 +1,9 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { dirname } from "@std/path";
-import { findInTarget, putRight } from "../../src/backup/recover.ts";
-import { restorePoints } from "../../src/catalog/chains.ts";
-import type { DiskRecord, RunRecord } from "../../src/catalog/record.ts";
-import { createTarget, readTarget, writeRun } from "../../src/catalog/target.ts";
+import { findInTarget, putRight } from "../../src/recovery/recover.ts";
+import { restorePoints } from "../../src/repo/chains.ts";
+import type { DiskRecord, RunRecord } from "../../src/repo/record.ts";
+import { createTarget, readTarget, writeRun } from "../../src/repo/repository.ts";
 import { Failure } from "../../src/errors.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun, NOW_SECONDS } from "../unit/_fixtures.ts";

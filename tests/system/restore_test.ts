@@ -5,9 +5,9 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { LOCK_FILE, RUNS_FOLDER } from "../../src/catalog/names.ts";
-import { formatRecord, RECORD_HEAD, type RunRecord } from "../../src/catalog/record.ts";
-import { createTarget } from "../../src/catalog/target.ts";
+import { LOCK_FILE, RUNS_FOLDER } from "../../src/repo/layout.ts";
+import { formatRecord, RECORD_HEAD, type RunRecord } from "../../src/repo/record.ts";
+import { createTarget } from "../../src/repo/repository.ts";
 import { Failure, StoppedError, UsageError } from "../../src/errors.ts";
 import {
   type ImageFormat,
@@ -16,8 +16,8 @@ import {
   type Restored,
 } from "../../src/restore/merge.ts";
 import { LIMITS } from "../../src/restore/passes.ts";
-import { pickPoint, pointsOfDisk, pointsOfRun, pointsOfTarget } from "../../src/restore/source.ts";
-import { readTarget } from "../../src/catalog/target.ts";
+import { pickPoint, pointsOfDisk, pointsOfRun, pointsOfTarget } from "../../src/restore/points.ts";
+import { readTarget } from "../../src/repo/repository.ts";
 import { qemuImg, qemuIo } from "../support/qemu_img.ts";
 import { mustRun } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";

@@ -1,10 +1,10 @@
 /** Small valid values; each test changes the one field that it is about. */
 
-import type { Facts } from "../../src/backup/plan.ts";
-import type { BackupRequest } from "../../src/backup/request.ts";
-import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../../src/catalog/record.ts";
-import type { Target } from "../../src/catalog/target.ts";
-import type { Io } from "../../src/cli/io.ts";
+import type { Facts } from "../../src/plan/facts.ts";
+import type { BackupRequest } from "../../src/plan/request.ts";
+import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../../src/repo/record.ts";
+import type { Target } from "../../src/repo/repository.ts";
+import type { Io } from "../../src/cli/output/io.ts";
 import type { DirtyBitmap } from "../../src/qmp/queries.ts";
 import type { BackingImage, Disk } from "../../src/vm/disks.ts";
 

@@ -1,6 +1,6 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { run } from "../../src/app.ts";
-import { programHelp } from "../../src/cli/help.ts";
+import { programHelp } from "../../src/cli/args/help.ts";
 import { VERSION } from "../../src/cli/version.ts";
 import { fakeIo } from "./_fixtures.ts";
 

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
-import { lastBackup } from "../../src/backup/continuity.ts";
-import { restorePoints } from "../../src/catalog/chains.ts";
-import { formatRecord, parseRecord } from "../../src/catalog/record.ts";
+import { lastBackup } from "../../src/plan/last_backup.ts";
+import { restorePoints } from "../../src/repo/chains.ts";
+import { formatRecord, parseRecord } from "../../src/repo/record.ts";
 import { nameWithoutSecrets, valueWithoutSecrets, withoutSecrets } from "../../src/secrets.ts";
 import { aDisk, aDiskRecord, aRun } from "./_fixtures.ts";
 

@@ -7,8 +7,8 @@
 
 import { assertEquals, assertExists, assertMatch } from "@std/assert";
 import { basename, dirname, join } from "@std/path";
-import { exists } from "../../src/catalog/durable.ts";
-import { partialName } from "../../src/catalog/names.ts";
+import { exists } from "../../src/fs/durable.ts";
+import { partialName } from "../../src/repo/layout.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import {
   assertNothingLeft,

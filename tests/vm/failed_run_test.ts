@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { parseRecord } from "../../src/catalog/record.ts";
+import { parseRecord } from "../../src/repo/record.ts";
 import { fullThenChanges, runsOf } from "../support/next_run.ts";
 import { recordsOf, scene, untilSwitched } from "../support/scene.ts";
 import { mountTmpfs } from "../support/tmpfs.ts";

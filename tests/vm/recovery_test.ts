@@ -7,7 +7,7 @@ import {
 } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { join } from "@std/path";
-import { exists } from "../../src/catalog/durable.ts";
+import { exists } from "../../src/fs/durable.ts";
 import { countingProxy } from "../support/counting_proxy.ts";
 import { type FakeAgent, fakeAgent } from "../support/fake_agent.ts";
 import {

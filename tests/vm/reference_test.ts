@@ -8,7 +8,7 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { basename, dirname, join } from "@std/path";
 import { compare, create, qemuImg, qemuIo } from "../support/qemu_img.ts";
-import { exists } from "../../src/catalog/durable.ts";
+import { exists } from "../../src/fs/durable.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import { filesOf, queryBlock, type Scene, scene, until, untilJobs } from "../support/scene.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";

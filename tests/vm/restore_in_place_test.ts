@@ -1,6 +1,6 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { basename, join } from "@std/path";
-import { exists } from "../../src/catalog/durable.ts";
+import { exists } from "../../src/fs/durable.ts";
 import { runsOf } from "../support/next_run.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { assertPlainConvert, filesOf, type Scene, scene, until } from "../support/scene.ts";
@@ -8,7 +8,7 @@ import { compare, create, qemuImg } from "../support/qemu_img.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { applySteps } from "../../src/restore/apply.ts";
 import { planCommit, type Step } from "../../src/restore/in_place.ts";
-import { pointsOfDisk } from "../../src/restore/source.ts";
+import { pointsOfDisk } from "../../src/restore/points.ts";
 
 const MIB = 1 << 20;
 

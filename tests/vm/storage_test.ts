@@ -169,7 +169,7 @@ Deno.test("a target that hangs when the image is flushed is given up, and the gu
 
 Deno.test({
   name: "a target that begins to hang at any moment holds no run for ever",
-  // That opens files in its only thread: see `catalog/bounded.ts`.
+  // That opens files in its only thread: see `fs/deadline.ts`.
   ignore: Deno.version.deno.startsWith("2.4."),
   async fn() {
     await using s = await scene({ vm: { running: true } });

@@ -1,16 +1,16 @@
 import { getLogger } from "@logtape/logtape";
 import { resolve } from "@std/path";
-import { cleanUp } from "../../backup/clean_up.ts";
-import { holderNow } from "../../catalog/lock.ts";
-import { isBackupBitmap } from "../../catalog/names.ts";
+import { cleanUp } from "../../recovery/clean_up.ts";
+import { holderNow } from "../../fs/flock.ts";
+import { isBackupBitmap } from "../../repo/layout.ts";
 import { UsageError } from "../../errors.ts";
 import type { QmpClient } from "../../qmp/client.ts";
 import { queryDisks } from "../../vm/disks.ts";
 import { refuseLockedVm } from "../../vm/marks.ts";
-import { removeBitmap } from "../../vm/nodes.ts";
+import { removeBitmap } from "../../vm/switch_node.ts";
 import { connectVm, nameHolder } from "../../vm/socket_holder.ts";
-import { jsonLine } from "../report.ts";
-import { printable } from "../text.ts";
+import { jsonLine } from "../output/report.ts";
+import { printable } from "../output/text.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget, thawOf } from "./qmp_target.ts";
 

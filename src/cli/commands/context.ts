@@ -1,6 +1,6 @@
-import type { Io } from "../io.ts";
-import type { Values } from "../parse.ts";
-import type { Progress } from "../progress.ts";
+import type { Io } from "../output/io.ts";
+import type { Values } from "../args/parse.ts";
+import type { Progress } from "../output/progress.ts";
 
 /** What every subcommand gets. Each returns its exit code. */
 export interface CommandContext {

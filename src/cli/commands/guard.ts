@@ -1,11 +1,11 @@
 import { getLogger } from "@logtape/logtape";
 import { delay } from "@std/async/delay";
-import { GUARD_DISMISSED, GUARD_READY } from "../../backup/guard.ts";
+import { GUARD_DISMISSED, GUARD_READY } from "../../recovery/watchdog.ts";
 import { QmpClient } from "../../qmp/client.ts";
-import { findHolds, putRight } from "../../backup/recover.ts";
+import { findHolds, putRight } from "../../recovery/recover.ts";
 import { holderOfVm } from "../../vm/marks.ts";
 import { ConnectionError } from "../../wire/address.ts";
-import type { Values } from "../parse.ts";
+import type { Values } from "../args/parse.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget, thawOf } from "./qmp_target.ts";
 

@@ -1,14 +1,14 @@
 import { resolve } from "@std/path";
-import { exists } from "../../catalog/durable.ts";
-import { images } from "../../catalog/chains.ts";
-import { isFault, lookAtImages } from "../../catalog/fingerprint.ts";
-import { readTarget, type Target } from "../../catalog/target.ts";
+import { exists } from "../../fs/durable.ts";
+import { images } from "../../repo/chains.ts";
+import { isFault, lookAtImages } from "../../repo/fingerprint.ts";
+import { readTarget, type Target } from "../../repo/repository.ts";
 import { UsageError } from "../../errors.ts";
 import { queryDisks } from "../../vm/disks.ts";
 import { queryOutside } from "../../vm/outside.ts";
 import { connectVm } from "../../vm/socket_holder.ts";
-import { FLAGS } from "../flags.ts";
-import type { Values } from "../parse.ts";
+import { FLAGS } from "../args/flags.ts";
+import type { Values } from "../args/parse.ts";
 import {
   backupsText,
   bitmapsJson,
@@ -19,8 +19,8 @@ import {
   PRESENT,
   REPLACED,
   runJson,
-} from "../report.ts";
-import { printableJson } from "../text.ts";
+} from "../output/report.ts";
+import { printableJson } from "../output/text.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget } from "./qmp_target.ts";
 

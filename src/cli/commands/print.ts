@@ -1,4 +1,4 @@
-import { jsonLine } from "../report.ts";
+import { jsonLine } from "../output/report.ts";
 import type { CommandContext } from "./context.ts";
 
 /** A subcommand that prints a text, such as `qmpbackup manual`. */

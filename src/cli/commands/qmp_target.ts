@@ -1,8 +1,8 @@
 import { UsageError } from "../../errors.ts";
-import { thawAnew } from "../../guest/agent.ts";
+import { thawAnew } from "../../qga/agent.ts";
 import type { QmpOptions } from "../../qmp/client.ts";
 import { type Address, parseAddress } from "../../wire/address.ts";
-import type { Values } from "../parse.ts";
+import type { Values } from "../args/parse.ts";
 
 /** QEMU greets at once. A client that is not greeted has to wait until another one leaves. */
 const GREETING_TIMEOUT_MS = 5_000;

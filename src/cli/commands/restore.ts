@@ -1,6 +1,6 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
-import { knowsDisks, readTarget } from "../../catalog/target.ts";
+import { knowsDisks, readTarget } from "../../repo/repository.ts";
 import { UsageError } from "../../errors.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
 import {
@@ -9,10 +9,10 @@ import {
   pointsOfRun,
   pointsOfTarget,
   type RestorePoint,
-} from "../../restore/source.ts";
-import { fileMode } from "../file_mode.ts";
-import type { Values } from "../parse.ts";
-import { jsonLine, restoreText } from "../report.ts";
+} from "../../restore/points.ts";
+import { fileMode } from "../args/file_mode.ts";
+import type { Values } from "../args/parse.ts";
+import { jsonLine, restoreText } from "../output/report.ts";
 import type { CommandContext } from "./context.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);

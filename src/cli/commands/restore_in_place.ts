@@ -1,17 +1,22 @@
 import { basename, dirname, join, resolve } from "@std/path";
-import { listFolder } from "../../catalog/bounded.ts";
-import { holderNow, takeLock } from "../../catalog/lock.ts";
-import { lookAt, refuseLink } from "../../catalog/create.ts";
-import { requireSymlinks } from "../../catalog/durable.ts";
-import { readTarget, refuseLinks, refuseShared, refuseSharedFolder } from "../../catalog/target.ts";
-import { LOCK_FILE } from "../../catalog/names.ts";
+import { listFolder } from "../../fs/deadline.ts";
+import { holderNow, takeLock } from "../../fs/flock.ts";
+import { lookAt, refuseLink } from "../../fs/create.ts";
+import { requireSymlinks } from "../../fs/durable.ts";
+import {
+  readTarget,
+  refuseLinks,
+  refuseShared,
+  refuseSharedFolder,
+} from "../../repo/repository.ts";
+import { LOCK_FILE } from "../../repo/layout.ts";
 import { Failure, UsageError } from "../../errors.ts";
-import { imageFacts } from "../../image/qemu_img.ts";
+import { imageFacts } from "../../qemu_img/qemu_img.ts";
 import { applySteps, removeGivenUp, writtenBy } from "../../restore/apply.ts";
 import { besideOf, commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
 import { type CheckedImage, checkImages } from "../../restore/merge.ts";
-import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/source.ts";
-import { jsonLine } from "../report.ts";
+import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/points.ts";
+import { jsonLine } from "../output/report.ts";
 import type { CommandContext } from "./context.ts";
 import { shellText } from "../../shell.ts";
 

@@ -1,9 +1,9 @@
 import { dirname, join, resolve } from "@std/path";
-import { bounded } from "../../catalog/bounded.ts";
-import { exists } from "../../catalog/durable.ts";
+import { bounded } from "../../fs/deadline.ts";
+import { exists } from "../../fs/durable.ts";
 import { UsageError } from "../../errors.ts";
-import { jsonLine } from "../report.ts";
-import { UNITS, unitsText } from "../units.ts";
+import { jsonLine } from "../output/report.ts";
+import { UNITS, unitsText } from "../systemd.ts";
 import type { CommandContext } from "./context.ts";
 import { print } from "./print.ts";
 

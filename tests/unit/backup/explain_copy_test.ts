@@ -1,6 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { type CopyFault, explainCopy } from "../../../src/backup/explain_copy.ts";
-import { type DiskPlan, planBackup } from "../../../src/backup/plan.ts";
+import type { DiskPlan } from "../../../src/plan/plan.ts";
+import { planBackup } from "../../../src/plan/plan_backup.ts";
 import { aRequest, someFacts } from "../_fixtures.ts";
 
 const disk = planBackup(aRequest(), someFacts()).disks[0] as DiskPlan;

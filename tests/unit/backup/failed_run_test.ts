@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { failedRecord } from "../../../src/backup/failed_run.ts";
-import { planBackup } from "../../../src/backup/plan.ts";
-import { formatRecord, parseRecord } from "../../../src/catalog/record.ts";
+import { planBackup } from "../../../src/plan/plan_backup.ts";
+import { formatRecord, parseRecord } from "../../../src/repo/record.ts";
 import { Failure, StoppedError, UsageError } from "../../../src/errors.ts";
 import {
   aDisk,

@@ -1,13 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
-import { planBackup } from "../../../src/backup/plan.ts";
-import {
-  claimsOf,
-  fullness,
-  neededBytes,
-  reserveBytes,
-  type Room,
-  shortages,
-} from "../../../src/backup/space.ts";
+import { planBackup } from "../../../src/plan/plan_backup.ts";
+import { claimsOf, fullness, type Room, shortages } from "../../../src/backup/space.ts";
+import { neededBytes, reserveBytes } from "../../../src/plan/sizes.ts";
 import { aDisk, aRequest, someFacts } from "../_fixtures.ts";
 
 const MIB = 1 << 20;

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { shown } from "../../../src/cli/commands/info.ts";
-import type { Values } from "../../../src/cli/parse.ts";
+import type { Values } from "../../../src/cli/args/parse.ts";
 import { UsageError } from "../../../src/errors.ts";
 
 const SHOWN: [values: Values, show: string][] = [

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { besideOf } from "../../../src/restore/in_place.ts";
-import type { Layer } from "../../../src/restore/source.ts";
+import type { Layer } from "../../../src/restore/points.ts";
 
 const layer = (path: string): Layer => ({ path, parent: null, timeMs: 0 });
 const chain = (text: string) => [...text].map((name) => layer(name));

@@ -1,0 +1,35 @@
+/**
+ * Looks whether an image can be read through the links in its headers.
+ *
+ * @module
+ */
+
+import { basename, dirname, resolve } from "@std/path";
+import { parseImageName } from "../repo/layout.ts";
+import { Failure } from "../errors.ts";
+import { imageFacts } from "../qemu_img/qemu_img.ts";
+
+/**
+ * Refuses an increment that has no link to what it builds on, or builds on such a one: the reference
+ * leaves its images like that. QEMU would read zeroes where it should read what lies below.
+ *
+ * @param path Absolute.
+ * @throws {Failure} With what to do.
+ */
+export async function requireLinks(path: string, signal: AbortSignal): Promise<void> {
+  const seen = new Set<string>();
+  let image = path;
+  while (parseImageName(basename(image))?.level === "inc") {
+    const { backing } = await imageFacts(image, { signal });
+    if (backing === null || seen.has(image)) {
+      throw new Failure(
+        `"${image}" has no link to the image that it builds on, so that nothing can be compared with it: ` +
+          `link the chain with "qmpbackup restore rebase --dir ${
+            dirname(image)
+          }", or use --level full`,
+      );
+    }
+    seen.add(image);
+    image = resolve(dirname(image), backing);
+  }
+}

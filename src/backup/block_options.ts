@@ -1,0 +1,197 @@
+/**
+ * The arguments of the QMP commands that a backup is made of. Pure.
+ *
+ * Source: QEMU QMP Reference Manual: `blockdev-add` (`BlockdevOptions`), `transaction`,
+ * `blockdev-backup`, `blockdev-reopen`.
+ *
+ * @module
+ */
+
+import type { QmpArguments } from "../qmp/client.ts";
+import type { Features } from "../qmp/schema.ts";
+import type { DiskPlan, Plan } from "../plan/plan.ts";
+import type { BackupRequest } from "../plan/request.ts";
+
+/**
+ * For all jobs of a run. QEMU has 64 threads that wait for files, the guest's disks among them: a
+ * target that hangs may hold half of them, and the guest goes on with the others.
+ */
+const MAX_WORKERS = 32;
+
+/**
+ * Small chunks find zeroes that larger ones don't; many workers make up for their number. A chunk
+ * can't be smaller than a cluster of the target.
+ */
+function jobPerf({ disks }: Plan, { disk }: DiskPlan) {
+  const workers = Math.max(1, Math.floor(MAX_WORKERS / disks.length));
+  return { "max-workers": workers, "max-chunk": chunkBytes(disk) };
+}
+
+/**
+ * What a job reads at once, and what the fleece keeps at once (its clusters): QEMU 7.2 reads what begins
+ * in a part that is kept and ends in one that is not from the disk as it is now.
+ */
+export function chunkBytes({ clusterSizeBytes }: DiskPlan["disk"]): number {
+  return Math.max(65536, clusterSizeBytes ?? 0);
+}
+
+/**
+ * How long a job may make no progress. One that is held back by the speed limit moves a chunk at a
+ * time: what that takes is allowed for.
+ */
+export function jobStallTimeoutMs({ request }: Pick<Plan, "request">, { disk }: DiskPlan): number {
+  const { speedLimitBytesPerSecond: speed, stallTimeoutMs } = request;
+  const chunkMs = speed > 0 ? Math.ceil(chunkBytes(disk) / speed * 1000) : 0;
+  return stallTimeoutMs + 2 * chunkMs;
+}
+
+/** How a target is written, as far as a user says. */
+export type TargetOptions = Pick<BackupRequest, "directTarget" | "targetAio">;
+
+/** The target's file, with a name of its own so that the target can be reopened on top of it. */
+export function fileNode(name: string, path: string, { directTarget, targetAio }: TargetOptions) {
+  return {
+    driver: "file",
+    "node-name": name,
+    filename: path,
+    discard: "unmap",
+    ...(directTarget ? { cache: { direct: true } } : {}),
+    ...(targetAio ? { aio: targetAio } : {}),
+  };
+}
+
+/** The new image. `backing: null`: the parent in its header is for readers, the job must not see it. */
+export function targetNode(name: string, file: string, { directTarget }: TargetOptions) {
+  return {
+    driver: "qcow2",
+    "node-name": name,
+    file,
+    backing: null,
+    ...(directTarget ? { cache: { direct: true } } : {}),
+    discard: "unmap",
+    "detect-zeroes": "unmap",
+  };
+}
+
+/**
+ * `blockdev-reopen` of the target as read-only: the one command that flushes a node and says whether
+ * that went well.
+ */
+export function readOnlyTarget(
+  { target, file }: Pick<DiskPlan["nodes"], "target" | "file">,
+  how: TargetOptions,
+  command: Features["reopen"],
+): QmpArguments {
+  const { "detect-zeroes": _, ...options } = targetNode(target, file, how);
+  const readOnly = { ...options, "read-only": true };
+  return command === "blockdev-reopen" ? { options: [readOnly] } : readOnly;
+}
+
+/** Where the filter puts what the guest is about to overwrite. */
+export function fleeceNode(name: string, path: string) {
+  return {
+    driver: "qcow2",
+    "node-name": name,
+    file: { driver: "file", filename: path, discard: "unmap" },
+    discard: "unmap",
+  };
+}
+
+/**
+ * `break-snapshot`: whatever is wrong with the fleece fails the backup, never the guest's write.
+ * `discard`: without, QEMU keeps from the disk what the guest discards meanwhile, and says it is done.
+ */
+export function filterNode(
+  name: string,
+  disk: string,
+  fleece: string,
+  timeoutSeconds: number | null,
+) {
+  return {
+    ...(timeoutSeconds === null ? {} : { "cbw-timeout": timeoutSeconds }),
+    driver: "copy-before-write",
+    "node-name": name,
+    file: disk,
+    target: fleece,
+    discard: "unmap",
+    "on-cbw-error": "break-snapshot",
+  };
+}
+
+/** The disk's contents at the moment when the filter was put under its device. */
+export function snapshotNode(name: string, filter: string) {
+  return { driver: "snapshot-access", "node-name": name, file: filter };
+}
+
+/**
+ * The transaction that starts jobs, all at one moment. A job reads a merged copy of the bitmap and clears
+ * nothing: the bitmap on the disk goes on counting whatever becomes of the job.
+ */
+export function backupJobs(plan: Plan, disks: DiskPlan[]): QmpArguments {
+  return { actions: disks.flatMap((disk) => jobActions(plan, disk)) };
+}
+
+/**
+ * No job ends by itself. When one does, QEMU (8 and newer) changes its graph of nodes, for which all that
+ * is under way must come to an end, in its main loop: while the fleece hangs, the guest would hang with it.
+ * So we ask the storage first.
+ */
+const WAITING = { "auto-finalize": false, "on-source-error": "stop" };
+
+interface Action {
+  type: string;
+  data: QmpArguments;
+}
+
+/** What starts one disk's job, as a part of a transaction. */
+export function jobActions(plan: Plan, disk: DiskPlan): Action[] {
+  const { request, features, direct } = plan;
+  const { jobBitmap } = disk;
+  // The merged copy lies on the snapshot, and goes with it.
+  const source = direct ? disk.disk.node : disk.nodes.snapshot;
+  const backup = {
+    "job-id": disk.job,
+    device: source,
+    target: disk.nodes.target,
+    speed: request.speedLimitBytesPerSecond,
+    compress: request.compress,
+    "auto-dismiss": false,
+    ...(direct ? {} : WAITING),
+    ...(features.backupPerf ? { "x-perf": jobPerf(plan, disk) } : {}),
+  };
+  const full = disk.level !== "inc" || disk.previousBitmap === null;
+  if (full && direct) return [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }];
+  const add = {
+    node: source,
+    name: jobBitmap,
+    granularity: disk.granularityBytes,
+    disabled: true,
+  };
+  // Of a snapshot it holds afterwards what was not copied: see `readAgain()`.
+  const how = { bitmap: jobBitmap, "bitmap-mode": direct ? "never" : "always" };
+  const copy = { ...backup, sync: full ? "full" : "bitmap", ...how };
+  const merge = {
+    node: source,
+    target: jobBitmap,
+    bitmaps: [{ node: disk.disk.node, name: disk.previousBitmap }],
+  };
+  return [
+    { type: "block-dirty-bitmap-add", data: add },
+    ...(full ? [] : [{ type: "block-dirty-bitmap-merge", data: merge }]),
+    { type: "blockdev-backup", data: copy },
+  ];
+}
+
+/** A job that reads, one chunk after another, what a job could not copy from its snapshot. */
+export function readAgain({ probeJob, jobBitmap, nodes }: DiskPlan): QmpArguments {
+  return {
+    "job-id": probeJob,
+    device: nodes.snapshot,
+    target: nodes.target,
+    sync: "bitmap",
+    bitmap: jobBitmap,
+    "bitmap-mode": "never",
+    "auto-dismiss": false,
+    "x-perf": { "max-workers": 1 },
+  };
+}

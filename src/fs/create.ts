@@ -1,0 +1,160 @@
+/**
+ * Makes files and folders with just the mode that was asked for, whatever the umask is, and never
+ * through a symbolic link.
+ *
+ * Source: open(2): with O_CREAT and O_EXCL, "if pathname is a symbolic link, then open() fails".
+ * mkdir(2): below a folder with the set-group-ID bit a new one gets the bit and the group.
+ *
+ * @module
+ */
+
+import { close, fchmod, fstat, open } from "node:fs";
+import { promisify } from "node:util";
+import { Failure } from "../errors.ts";
+import { bounded, HangingError } from "./deadline.ts";
+
+/** What is made is for its owner alone, unless a user says otherwise. */
+export const OWNER_ONLY = 0o600;
+
+const SET_GROUP_ID = 0o2000;
+
+/** The mode of a folder whose files have this mode: who may read those may enter it. */
+export function folderMode(fileMode: number): number {
+  return fileMode | (fileMode & 0o444) >> 2;
+}
+
+/**
+ * Makes a file with these contents, all through the one handle that made it: what somebody puts in the
+ * place of its name meanwhile is not touched.
+ *
+ * @throws {Deno.errors.AlreadyExists} If there is anything of that name.
+ * @throws {Failure} If something else was put in its place.
+ */
+export async function createFile(
+  path: string,
+  mode: number,
+  contents: Uint8Array | string = "",
+): Promise<void> {
+  using file = await bounded(path, () => Deno.open(path, { write: true, createNew: true, mode }));
+  try {
+    const { mode: given, dev, ino } = await bounded(path, () => file.stat());
+    if (given !== null && (given & 0o7777) !== mode) {
+      await bounded(path, () => changeMode(path, mode, { dev, ino }));
+    }
+    const bytes = typeof contents === "string" ? new TextEncoder().encode(contents) : contents;
+    for (let done = 0; done < bytes.length;) {
+      done += await bounded(path, () => file.write(bytes.subarray(done)));
+    }
+  } catch (error) {
+    await bounded(path, () => Deno.remove(path)).catch(() => {});
+    throw error;
+  }
+}
+
+/**
+ * The umask has taken something away. Deno changes modes by path only, which would follow a link: so the
+ * file is opened once more, and changed only if it is the one that we made.
+ */
+async function changeMode(path: string, mode: number, made: { dev: number; ino: number | null }) {
+  // To read and write: one that only reads would wait for the writer of a pipe.
+  const fd = await promisify(open)(path, "r+");
+  try {
+    const { dev, ino } = await promisify(fstat)(fd);
+    if (dev !== made.dev || ino !== made.ino) {
+      throw new Failure(`"${path}" was replaced while it was made: run again`);
+    }
+    await promisify(fchmod)(fd, mode);
+  } catch (error) {
+    // Its owner may, so this is a file system without modes (FAT, CIFS).
+    if (!(error instanceof Error && "code" in error && error.code === "EPERM")) throw error;
+  } finally {
+    await promisify(close)(fd);
+  }
+}
+
+/** Makes a folder, with its parent's set-group-ID bit. */
+export async function makeFolder(path: string, fileMode: number): Promise<void> {
+  const mode = folderMode(fileMode);
+  await bounded(path, () => Deno.mkdir(path, { mode }));
+  await setMode(path, mode | (await modeOf(path) & SET_GROUP_ID));
+}
+
+/** What is there, without following a link; null where there is nothing. */
+export async function lookAt(path: string): Promise<Deno.FileInfo | null> {
+  try {
+    return await bounded(path, () => Deno.lstat(path));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
+      return null;
+    }
+    throw error;
+  }
+}
+
+/**
+ * Refuses a symbolic link.
+ *
+ * @throws {Failure} If it is one, with what to do.
+ */
+export async function refuseLink(path: string): Promise<void> {
+  if (!(await lookAt(path))?.isSymlink) return;
+  throw new Failure(
+    `"${path}" is a symbolic link, and nothing is written through one: put what it stands for in ` +
+      "its place, or, if that is a folder, mount it there (mount --bind)",
+  );
+}
+
+/** The umask may have taken something away from a folder. */
+async function setMode(path: string, mode: number) {
+  if (await modeOf(path) === mode) return;
+  try {
+    await bounded(path, () => Deno.chmod(path, mode));
+  } catch (error) {
+    // Its owner may, so that this is a file system without modes (FAT, CIFS).
+    if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
+  }
+}
+
+const WRITE_BITS = 0o222;
+const OWNER_WRITE = 0o200;
+
+/** Takes the right to write a finished file from everybody, where its file system has such rights. */
+export async function makeReadOnly(path: string): Promise<void> {
+  await tryMode(path, await modeOf(path) & ~WRITE_BITS);
+}
+
+/**
+ * Gives it back to its owner.
+ *
+ * @returns The mode that it had.
+ * @throws {Failure} If we may not write to it then, with what to do.
+ */
+export async function makeWritable(path: string): Promise<number> {
+  const { mode, uid } = await bounded(path, () => Deno.lstat(path));
+  await tryMode(path, ((mode ?? 0) | OWNER_WRITE) & 0o7777);
+  try {
+    (await bounded(path, () => Deno.open(path, { write: true }))).close();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
+    throw new Failure(
+      `"${path}" is finished, and only its owner (the user ${uid}) or root may change it: run as one of them`,
+      { cause: error },
+    );
+  }
+  return (mode ?? 0) & 0o7777;
+}
+
+/** Gives a file a mode; what somebody else owns stays as it is. */
+export async function tryMode(path: string, mode: number) {
+  if (await modeOf(path) === mode) return;
+  try {
+    await bounded(path, () => Deno.chmod(path, mode));
+  } catch (error) {
+    if (error instanceof HangingError) throw error;
+  }
+}
+
+async function modeOf(path: string): Promise<number> {
+  const { mode } = await bounded(path, () => Deno.lstat(path));
+  return (mode ?? 0) & 0o7777;
+}

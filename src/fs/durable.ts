@@ -1,0 +1,185 @@
+/**
+ * Writes that survive a power cut: file first, then the folder that names it.
+ *
+ * Source: fsync(2): "Calling fsync() does not necessarily ensure that the entry in the directory
+ * containing the file has also reached disk".
+ *
+ * @module
+ */
+
+import { dirname } from "@std/path";
+import { Failure, messageOf } from "../errors.ts";
+import { bounded, boundedWork } from "./deadline.ts";
+import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create.ts";
+
+/**
+ * Flushes a file or a folder to its storage.
+ *
+ * @param sizeBytes How much there may be to write, if that is much.
+ */
+export async function syncPath(path: string, sizeBytes = 0): Promise<void> {
+  await boundedWork(path, sizeBytes, () => sync(path));
+}
+
+async function sync(path: string) {
+  using file = await Deno.open(path, { read: true });
+  await file.sync();
+}
+
+/** A link that is about to take the place of another one. */
+const FRESH_SUFFIX = ".new";
+
+/** Renames, and makes the new name last. An existing `to` is replaced. */
+export async function renameDurably(from: string, to: string): Promise<void> {
+  await syncPath(from);
+  await bounded(to, () => Deno.rename(from, to));
+  await syncPath(dirname(to));
+}
+
+export interface WriteOptions {
+  /** Of a new file; one that is there keeps its own. */
+  mode?: number;
+  /** Where it is written to before it gets its name: on the same file system. */
+  partial?: string;
+}
+
+/** Writes a file whole or not at all. A link of its name is replaced, not followed. */
+export async function writeDurably(
+  path: string,
+  text: string,
+  { mode = OWNER_ONLY, partial = `${path}.tmp` }: WriteOptions = {},
+): Promise<void> {
+  const present = await lookAt(path);
+  // A killed run may have left one.
+  await removeFile(partial);
+  try {
+    await createFile(partial, present?.isFile ? (present.mode ?? mode) & 0o777 : mode, text);
+    await renameDurably(partial, path);
+  } catch (error) {
+    await bounded(path, () => Deno.remove(partial)).catch(() => {});
+    throw error;
+  }
+}
+
+/**
+ * Makes a folder, and makes it last; one that is there stays as it is.
+ *
+ * @param made Gets the folder's path, if it was missing.
+ * @throws {Failure} If something else is there, a link to a folder included.
+ */
+export async function createInside(
+  path: string,
+  fileMode = OWNER_ONLY,
+  made: string[] = [],
+): Promise<void> {
+  await refuseLink(path);
+  const present = await lookAt(path);
+  if (present === null) {
+    await makeFolder(path, fileMode);
+    made.push(path);
+  } else if (!present.isDirectory) throw new Failure(`"${path}" is no folder of ours`);
+  // One that is there may have been made by a run that died before it came to this.
+  await syncPath(dirname(path));
+}
+
+/**
+ * Makes a folder that a user named, with what is missing above it. Here a link may be followed.
+ *
+ * @param made Gets the paths of the folders that were missing, the outermost first.
+ */
+export async function createFolders(
+  path: string,
+  fileMode = OWNER_ONLY,
+  made: string[] = [],
+): Promise<void> {
+  if (await isFolder(path)) return;
+  await createFolders(dirname(path), fileMode, made);
+  await makeFolder(path, fileMode);
+  made.push(path);
+  await syncParent(path);
+}
+
+/**
+ * Removes folders that were made for something that did not happen, the last one first. One that is not
+ * empty stays, with those before it.
+ */
+export async function removeFolders(made: readonly string[]): Promise<void> {
+  for (const path of made.toReversed()) {
+    try {
+      await bounded(path, () => Deno.remove(path));
+    } catch {
+      return;
+    }
+  }
+}
+
+/** Flushes the folder above, unless it is one that we may write to and not read. */
+export async function syncParent(path: string): Promise<void> {
+  await syncPath(dirname(path)).catch((error) => {
+    const { PermissionDenied, NotCapable } = Deno.errors;
+    if (!(error instanceof PermissionDenied || error instanceof NotCapable)) throw error;
+  });
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    return (await bounded(path, () => Deno.stat(path))).isDirectory;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+/** Whether there is anything of that name, a dangling symlink included. */
+export async function exists(path: string): Promise<boolean> {
+  return await lookAt(path) !== null;
+}
+
+/** Removes a file, if it is there. */
+export async function removeFile(path: string): Promise<void> {
+  if (await exists(path)) await bounded(path, () => Deno.remove(path));
+}
+
+/**
+ * Looks whether symbolic links may be made: Deno wants the right to everything for one, and would say
+ * so only when all else is done.
+ *
+ * @throws {Failure} If not.
+ */
+export async function requireSymlinks(): Promise<void> {
+  for (const name of ["read", "write"] as const) {
+    if ((await Deno.permissions.query({ name })).state === "granted") continue;
+    throw new Failure(
+      `Deno makes a symbolic link only where it may ${name} everything: add --allow-${name}`,
+    );
+  }
+}
+
+/**
+ * Makes a symbolic link, in the place of one that is there.
+ *
+ * @returns Why there is none now, in a sentence: not every file system has links (exFAT, FAT, some CIFS).
+ * Null where there is one.
+ * @throws {Failure} If something else is there.
+ */
+export async function replaceSymlink(path: string, to: string): Promise<string | null> {
+  const present = await lookAt(path);
+  if (present && !present.isSymlink) {
+    throw new Failure(`"${path}" is in the way of a link of that name: move it away`);
+  }
+  const fresh = path + FRESH_SUFFIX;
+  try {
+    await removeFile(fresh);
+    await bounded(path, () => Deno.symlink(to, fresh));
+    await bounded(path, () => Deno.rename(fresh, path));
+    await syncPath(dirname(path));
+    return null;
+  } catch (error) {
+    if (error instanceof Failure || error instanceof Deno.errors.NotCapable) throw error;
+    await removeFile(fresh).catch(() => {});
+    return `The link "${path}" could not be made: ${
+      messageOf(error)
+    }. All else is done; use "${to}", which ` +
+      "it would lead to, by its own name";
+  }
+}

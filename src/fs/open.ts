@@ -1,0 +1,65 @@
+/**
+ * Opens files that are there, and that somebody else may have put there: nothing else is opened by way of a
+ * link, nothing waits for the writer of a pipe, and no more is read than was asked for.
+ *
+ * @module
+ */
+
+import { Failure } from "../errors.ts";
+import { bounded } from "./deadline.ts";
+import { lookAt, refuseLink } from "./create.ts";
+
+/**
+ * Opens a regular file itself, and nothing that was put in its place while we looked.
+ *
+ * @param what What it is to be, for the message: "our lock".
+ * @throws {Failure} If it is a link, not a regular file, or has a second name (a hard link), which may be a
+ * file that means something else.
+ * @throws {Deno.errors.NotFound} If there is nothing.
+ */
+export async function openItself(
+  path: string,
+  what: string,
+  options: Deno.OpenOptions,
+): Promise<Deno.FsFile> {
+  await refuseLink(path);
+  const seen = await bounded(path, () => Deno.lstat(path));
+  if (!seen.isFile) throw new Failure(`"${path}" is in the place of ${what}: move it away`);
+  const file = await bounded(path, () => Deno.open(path, options));
+  try {
+    const { dev, ino, nlink } = await bounded(path, () => file.stat());
+    if (dev !== seen.dev || ino !== seen.ino) {
+      throw new Failure(`"${path}" was replaced while it was opened: run again`);
+    }
+    if (nlink !== null && nlink > 1) {
+      throw new Failure(
+        `"${path}" has another name elsewhere (a hard link), and what is written to ${what} would be ` +
+          `written there: remove it, and run again`,
+      );
+    }
+  } catch (error) {
+    file.close();
+    throw error;
+  }
+  return file;
+}
+
+/**
+ * Reads a regular file, if it is not too large.
+ *
+ * @returns Null where it is too large, a link, or not a regular file.
+ */
+export async function readUpTo(path: string, maxBytes: number): Promise<string | null> {
+  const info = await lookAt(path);
+  if (!info?.isFile || info.size > maxBytes) return null;
+  using file = await bounded(path, () => Deno.open(path, { read: true }));
+  // One more than may be there: it may be another file by now, or one that grows.
+  const buffer = new Uint8Array(Math.min(maxBytes, info.size) + 1);
+  let length = 0;
+  while (length < buffer.length) {
+    const count = await bounded(path, () => file.read(buffer.subarray(length)));
+    if (count === null) return new TextDecoder().decode(buffer.subarray(0, length));
+    length += count;
+  }
+  return null;
+}

@@ -1,0 +1,44 @@
+/**
+ * All that a plan is made from.
+ *
+ * @module
+ */
+
+import type { Fingerprint, ImageFault } from "../repo/fingerprint.ts";
+import type { RunRecord } from "../repo/record.ts";
+import type { Target } from "../repo/repository.ts";
+import type { VmIdentity } from "../qmp/queries.ts";
+import type { Features } from "../qmp/schema.ts";
+import type { Disk, LeftOut } from "../vm/disks.ts";
+
+export interface Facts {
+  vm: VmIdentity;
+  /** `query-status`. */
+  runState: string;
+  features: Features;
+  /** Whether disks may be served by other threads than QEMU's main loop. */
+  hasIothreads: boolean;
+  disks: Disk[];
+  leftOut: LeftOut[];
+  /** With the records of `adopted` among its own. */
+  target: Target;
+  /** The records of the reference's chains, which are not written yet. */
+  adopted: RunRecord[];
+  /** The bitmaps of the targets before this one, with `--monthly`, and their runs in order. */
+  pastBitmaps: string[];
+  pastRuns: RunRecord[];
+  /** The files in each folder of the target, by the folder's name. */
+  files: Map<string, string[]>;
+  /** What is wrong with the images that the next increments would build on, by their paths in the target. */
+  imageFaults: ReadonlyMap<string, ImageFault>;
+  /** What tells those of them whose records don't say it, by their paths in the target. */
+  newFingerprints: ReadonlyMap<string, Fingerprint>;
+  /** The files in the target that the VM has for disks, or below them: relative to it. */
+  inUse: string[];
+  /** Where each disk's fleece may lie beside it, by the disk's id; null where that is no folder. */
+  besideDisk: Map<string, string | null>;
+  startedAt: Date;
+  /** Eight random hexadecimal digits: what marks all that this run leaves in QEMU. */
+  tag: string;
+  newChainId: string;
+}

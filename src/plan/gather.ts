@@ -1,0 +1,211 @@
+/**
+ * Gathers all that a plan is made from. Leaves everything as it is.
+ *
+ * @module
+ */
+
+import { basename, dirname, join, relative } from "@std/path";
+import { bounded, HangingError } from "../fs/deadline.ts";
+import { ChainError, chainOf, images, type Point, restorePoints } from "../repo/chains.ts";
+import { type Fingerprint, type ImageFault, isFault, lookAtImages } from "../repo/fingerprint.ts";
+import { diskFileName } from "../repo/layout.ts";
+import type { RunRecord } from "../repo/record.ts";
+import { readTarget, type Target } from "../repo/repository.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { queryIdentity, queryIothreads, queryStatus, queryTpms } from "../qmp/queries.ts";
+import { queryFeatures } from "../qmp/schema.ts";
+import { type Disk, queryDisks } from "../vm/disks.ts";
+import { queryOutside } from "../vm/outside.ts";
+import { adoptChains } from "../python/adopt.ts";
+import { bitmapsOf, lastBackup } from "./last_backup.ts";
+import type { Facts } from "./facts.ts";
+import type { BackupRequest } from "./request.ts";
+
+/** Asks QEMU and looks into the target. */
+export async function gatherFacts(
+  qmp: QmpClient,
+  target: Target,
+  { monthly, level }: BackupRequest,
+  { tag, startedAt }: Pick<Facts, "tag" | "startedAt">,
+): Promise<Facts> {
+  const { disks: found, leftOut } = await queryDisks(qmp);
+  const disks = await withBackingTimes(found);
+  const vm = await queryIdentity(qmp);
+  const tpms = (await queryTpms(qmp)).map((id) => (
+    {
+      device: id,
+      reason: "a TPM, whose state is no disk: back its directory up by itself",
+      unasked: true,
+    }
+  ));
+  const outside = await queryOutside(qmp);
+  const files = await listFolders(target, disks);
+  const adopted = await adoptChains(target, disks, files, vm, tag);
+  const past = monthly ? await pastMonths(target.path) : [];
+  const runs = [...adopted, ...target.runs];
+  const looks = level === "full" || level === "copy"
+    ? { imageFaults: new Map(), newFingerprints: new Map() }
+    : await lookAtChains(target.path, runs, disks);
+  return {
+    vm,
+    runState: (await queryStatus(qmp)).status,
+    features: await queryFeatures(qmp),
+    hasIothreads: (await queryIothreads(qmp)).length > 0,
+    disks,
+    leftOut: [...leftOut, ...outside, ...tpms],
+    target: { ...target, runs },
+    adopted,
+    pastBitmaps: past.flatMap(bitmapsOf),
+    pastRuns: past.flatMap(({ runs }) => runs),
+    files,
+    ...looks,
+    inUse: await filesInUse(target.path, disks),
+    besideDisk: new Map(
+      await Promise.all(disks.map(async (disk) => [disk.id, await folderBeside(disk)] as const)),
+    ),
+    startedAt,
+    tag,
+    newChainId: crypto.randomUUID(),
+  };
+}
+
+type Looks = Pick<Facts, "imageFaults" | "newFingerprints">;
+
+/** Looks at all images that an increment of one of the disks would build on. */
+async function lookAtChains(target: string, runs: RunRecord[], disks: Disk[]): Promise<Looks> {
+  const [points, all] = [restorePoints(runs), images(runs)];
+  const recorded = new Map<string, Fingerprint | undefined>();
+  for (const disk of disks) {
+    const last = lastBackup(disk, disks, points);
+    for (const point of last ? wholeChain(all, last.disk.file) : []) {
+      recorded.set(point.disk.file, point.disk.fingerprint);
+    }
+  }
+  const imageFaults = new Map<string, ImageFault>();
+  const newFingerprints = new Map<string, Fingerprint>();
+  for (const [file, seen] of await lookAtImages(target, recorded)) {
+    if (isFault(seen)) imageFaults.set(file, seen);
+    else if (!recorded.get(file)) newFingerprints.set(file, seen.fingerprint);
+  }
+  return { imageFaults, newFingerprints };
+}
+
+/** What contradicts itself is told when the level is decided. */
+function wholeChain(all: Point[], file: string): Point[] {
+  try {
+    return chainOf(all, file);
+  } catch (error) {
+    if (error instanceof ChainError) return [];
+    throw error;
+  }
+}
+
+/** Looks when the files below the disks were last changed. */
+async function withBackingTimes(disks: Disk[]): Promise<Disk[]> {
+  const times = new Map<string, string | null>();
+  for (const { file, fileBytes } of disks.flatMap(({ backing }) => backing)) {
+    if (!times.has(file)) times.set(file, await timeOf(file, fileBytes));
+  }
+  return disks.map((disk) => ({
+    ...disk,
+    backing: disk.backing.map((image) => ({ ...image, modified: times.get(image.file) ?? null })),
+  }));
+}
+
+/** In whole seconds: not every file system keeps more than that. */
+async function timeOf(path: string, fileBytes: number | null): Promise<string | null> {
+  if (!path.startsWith("/")) return null;
+  const info = await orNull(path, () => bounded(path, () => Deno.stat(path)));
+  // QEMU goes on with the old file when another one takes its name, and counts in sectors.
+  const isOpen = info?.isFile && Math.ceil(info.size / 512) * 512 === fileBytes;
+  if (!isOpen || info.mtime === null) return null;
+  const time = new Date(Math.floor(info.mtime.getTime() / 1000) * 1000);
+  // A file's time may be anything; records hold times of four-digit years.
+  const isUsual = time.getUTCFullYear() >= 0 && time.getUTCFullYear() <= 9999;
+  return isUsual ? time.toISOString() : null;
+}
+
+/** A VM may have been started on what was restored into the target, or on an image of it. */
+async function filesInUse(target: string, disks: Disk[]): Promise<string[]> {
+  const files = disks.flatMap(({ source, image }) => [source, image["full-backing-filename"]])
+    .filter((file) => typeof file === "string" && file.startsWith("/")) as string[];
+  const folder = await realPath(target);
+  const paths = await Promise.all(files.map(realPath));
+  return paths.filter((path) => path.startsWith(`${folder}/`)).map((path) =>
+    relative(folder, path)
+  );
+}
+
+/** Where links lead to; what can't be told is taken as it is. */
+async function realPath(path: string): Promise<string> {
+  return await bounded(path, () => Deno.realPath(path)).catch(() => path);
+}
+
+/** The targets of the months before, in their order: nothing goes on from there by itself. */
+async function pastMonths(target: string): Promise<Target[]> {
+  const [folder, month] = [dirname(target), basename(target)];
+  // What can't be read, or is no longer there, costs nothing but a bitmap that is left.
+  const entries = await bounded(folder, () => Array.fromAsync(Deno.readDir(folder))).catch(
+    () => [],
+  );
+  const past = entries.map(({ name }) => name)
+    .filter((name) => /^\d{4}-\d{2}$/.test(name) && name < month).sort();
+  const targets = past.map((name) => readTarget(join(folder, name)).catch(() => null));
+  return (await Promise.all(targets)).flatMap((target) => target ?? []);
+}
+
+/** Every folder that a disk of this run may use: those of its names, and those in the records. */
+async function listFolders(target: Target, disks: Disk[]): Promise<Map<string, string[]>> {
+  const recorded = target.runs.flatMap((run) => run.disks.map(({ folder }) => folder));
+  const named = disks.flatMap(({ name, source }) => [name, diskFileName(source)]);
+  const folders = new Set([".", ...recorded, ...named]);
+  const files = new Map<string, string[]>();
+  for (const folder of folders) files.set(folder, await listFolder(join(target.path, folder)));
+  return files;
+}
+
+async function listFolder(path: string): Promise<string[]> {
+  try {
+    const entries = await bounded(path, () => Array.fromAsync(Deno.readDir(path)));
+    return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
+      return [];
+    }
+    throw error;
+  }
+}
+
+/**
+ * The folder of a disk's file: there the fleece is as fast as the disk. Not for what is no regular
+ * file: the folder of a logical volume is `/dev`. Nor where this user may not write.
+ */
+async function folderBeside({ source }: Disk): Promise<string | null> {
+  if (!source.startsWith("/")) return null;
+  const folder = dirname(source);
+  return await orNull(source, async () => {
+    if (!(await bounded(source, () => Deno.stat(source))).isFile) return null;
+    await bounded(folder, () => tryToWrite(folder));
+    return folder;
+  });
+}
+
+/**
+ * Looks at a file of the VM's, if the system lets us. A right that Deno misses is an error: the fleece must not
+ * move to a slower place unseen, nor a changed file be missed. (That to look below `/dev` can't be given: from
+ * 2.5 on Deno asks for all rights there.)
+ */
+async function orNull<T>(path: string, look: () => Promise<T>): Promise<T | null> {
+  try {
+    return await look();
+  } catch (error) {
+    if (error instanceof HangingError) throw error;
+    if (error instanceof Deno.errors.NotCapable && !path.startsWith("/dev/")) throw error;
+    return null;
+  }
+}
+
+/** Whether a user may write somewhere can't be told before it is done. */
+async function tryToWrite(folder: string): Promise<void> {
+  await Deno.remove(await Deno.makeTempFile({ dir: folder, prefix: "qmpbackup-" }));
+}

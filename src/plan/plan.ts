@@ -1,0 +1,81 @@
+/**
+ * A backup as it was decided on, as plain data.
+ *
+ * @module
+ */
+
+import type { Fingerprint } from "../repo/fingerprint.ts";
+import type { RunRecord } from "../repo/record.ts";
+import type { VmIdentity } from "../qmp/queries.ts";
+import type { Features } from "../qmp/schema.ts";
+import type { Disk, LeftOut } from "../vm/disks.ts";
+import type { SentinelRecord } from "../vm/sentinel.ts";
+import type { ImagePlace } from "./image_place.ts";
+import type { LevelPlan } from "./level.ts";
+import type { BackupRequest } from "./request.ts";
+
+/** What is to be done for one disk. */
+export interface DiskPlan extends LevelPlan, ImagePlace {
+  disk: Disk;
+  folder: string;
+  /** The bitmaps that count no more when this backup is done; until then nobody touches them. */
+  spentBitmaps: string[];
+  /** The bitmap that counts from this backup on; null for a copy. */
+  nextBitmap: string | null;
+  /** What tells later whether the disk was cut after this backup; null for a copy. See `sentinel.ts`. */
+  sentinel: SentinelRecord | null;
+  /** It is not there yet. */
+  isNewSentinel: boolean;
+  /** What tells whether the disk was cut since the last backup: it must, up to the point in time. */
+  previousSentinel: SentinelRecord | null;
+  /** Of the next bitmap: what QEMU takes by itself, a cluster within 4 to 64 KiB. */
+  granularityBytes: number;
+  /** What the image takes at most; set aside for it where there is no fleece. */
+  reserveBytes: number;
+  job: string;
+  /** Reads again what the job could not read. */
+  probeJob: string;
+  /** The bitmap that tells the job what to copy. */
+  jobBitmap: string;
+  /** The id of the snapshot's export, where it is compared. */
+  exportId: string;
+  nodes: Record<"target" | "file" | "fleece" | "filter" | "gate" | "snapshot" | "end", string>;
+  /** Absolute. */
+  fleeceFile: string;
+  /** There is no folder beside the disk: the guest's writes may wait for the backup's storage. */
+  isFleeceOnTarget: boolean;
+  /** How long a guest's write may wait for the fleece before the backup fails; null is for ever. */
+  cbwTimeoutSeconds: number | null;
+  /** The file of the source's `qemu-img info`, relative to the target. */
+  configFile: string;
+  /** The images in its folder that no record knows. */
+  unrecorded: string[];
+}
+
+export interface Plan {
+  runId: string;
+  sequence: number;
+  chainId: string;
+  startedAt: Date;
+  request: BackupRequest;
+  vm: VmIdentity;
+  /** `query-status`, when it was planned. */
+  runState: string;
+  features: Features;
+  /** No fleece: the jobs read from the disks themselves. */
+  direct: boolean;
+  /** Why the guest has to stand still for the point in time; null where it needn't. */
+  pause: string | null;
+  /** The node that keeps a migration away while the run is on. */
+  migrationBlocker: string;
+  /** Where QEMU serves the snapshots that are compared; null where there is none. */
+  nbdSocket: string | null;
+  disks: DiskPlan[];
+  leftOut: LeftOut[];
+  /** The records of the reference's chains that go on, to be written first. */
+  adopted: RunRecord[];
+  /** See `Facts`: to be recorded, too. */
+  newFingerprints: ReadonlyMap<string, Fingerprint>;
+  /** What will not be done as it was asked for. */
+  warnings: string[];
+}

@@ -1,0 +1,239 @@
+/**
+ * Decides what a backup will do, as plain data. Pure: all it needs to know is in `Facts`.
+ *
+ * @module
+ */
+
+import { dirname, join } from "@std/path";
+import { images, restorePoints } from "../repo/chains.ts";
+import {
+  bitmapName,
+  diskFileName,
+  type DiskLevel,
+  fleeceName,
+  PARTIAL_SUFFIX,
+  RECORDS_FOLDER,
+  runId,
+  sentinelName,
+} from "../repo/layout.ts";
+import type { ImageFault } from "../repo/fingerprint.ts";
+import type { Target } from "../repo/repository.ts";
+import { Failure, UsageError } from "../errors.ts";
+import type { VmIdentity } from "../qmp/queries.ts";
+import type { Disk } from "../vm/disks.ts";
+import { adaptRequest, pauseReason, SAFE_CBW_TIMEOUT_SECONDS, warningsOf } from "./warnings.ts";
+import {
+  bitmapsOf,
+  chainFault,
+  foldersOf,
+  foreignSince,
+  lastBackup,
+  unrecorded,
+} from "./last_backup.ts";
+import type { Facts } from "./facts.ts";
+import { fileNamesOf } from "./file_names.ts";
+import { imageOf } from "./image_place.ts";
+import { afterChoice, leftOutWarnings, withMissing } from "./skipped.ts";
+import { levelOf } from "./level.ts";
+import type { DiskPlan, Plan } from "./plan.ts";
+import type { BackupRequest } from "./request.ts";
+import { refuseRunState } from "./run_state.ts";
+import { selectDisks } from "./select.ts";
+import { usableSentinel } from "../vm/sentinel.ts";
+import { reserveBytes } from "./sizes.ts";
+
+/**
+ * Plans a backup.
+ *
+ * @throws {UsageError} If the request does not fit the VM or the target.
+ * @throws {Failure} If it can't be done, with the disk and the remedy.
+ */
+export function planBackup(asked: BackupRequest, facts: Facts): Plan {
+  const { request, leftOut: notDone } = adaptRequest(asked, facts);
+  const { target, tag } = facts;
+  refuseRunState(facts.runState);
+  refuseOtherVm(target, facts.vm);
+  const chainId = chainIdOf(request, facts);
+  // In a new month's target the last run is that of the month before.
+  const pastRuns = target.runs.length > 0 ? target.runs : facts.pastRuns;
+  const recorded = [...facts.pastRuns, ...target.runs].flatMap(({ disks }) => disks);
+  const { selected, leftOut: notSelected } = selectDisks(
+    facts.disks,
+    facts.leftOut,
+    request,
+    recorded.map(({ name }) => name),
+  );
+  const points = restorePoints(target.runs);
+  const all = images(target.runs);
+  const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
+  const chainIds = [...lasts.values()].map((last) => last?.disk.id);
+  const leftOut = afterChoice(
+    withMissing(pastRuns, facts.disks, chainIds, [...facts.leftOut, ...notSelected]),
+    request,
+  );
+  const fileNames = fileNamesOf(facts.disks);
+  const folders = foldersOf(lasts, [...fileNames.values()].map(configName));
+  const faultOf = (file: string) => chainFault(all, file, facts.files, facts.imageFaults);
+  const changed: string[] = [];
+  const disks = selected.map((disk, index): DiskPlan => {
+    const known = lasts.get(disk);
+    // In a folder that has gone over to another disk, two chains would mix.
+    const last = known && [".", folders.get(disk)].includes(known.disk.folder) ? known : undefined;
+    const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
+    refusePartial(target.path, last?.disk.folder ?? usualFolder, facts.files);
+    const level = levelOf(
+      request,
+      disk,
+      last,
+      (file) => faultOf(file)?.reason ?? null,
+      foreignSince(last, target, facts.files),
+    );
+    if (last && request.level === "auto") {
+      changed.push(...changedWarning(disk, faultOf(last.disk.file)));
+    }
+    // An increment lies beside the image it builds on.
+    const folder = level.level === "inc" && last ? last.disk.folder : usualFolder;
+    refusePartial(target.path, folder, facts.files);
+    const uniqueName = fileNames.get(disk) ?? disk.name;
+    const fileName = folder === "." ? uniqueName : diskFileName(disk.source);
+    const image = imageOf(request, facts, disk, level.level, { folder, fileName });
+    const besideDisk = facts.besideDisk.get(disk.id) ?? null;
+    const beside = request.fleeceDir ?? besideDisk;
+    const isBeside = beside !== null && beside === besideDisk;
+    const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
+    const granularityBytes = Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536);
+    const usable = usableSentinel(disk, last?.disk);
+    const sentinel = usable ??
+      { bitmap: sentinelName(disk.name, tag, chainId), countBytes: granularityBytes };
+    const isCopy = level.level === "copy";
+    return {
+      disk,
+      ...level,
+      folder,
+      ...image,
+      spentBitmaps: isCopy
+        ? []
+        : spentBitmaps(disk, facts).filter((name) => name !== sentinel.bitmap),
+      nextBitmap: isCopy ? null : bitmapName(disk.name, tag, chainId),
+      sentinel: isCopy || disk.virtualSizeBytes === 0 ? null : sentinel,
+      isNewSentinel: usable === null,
+      previousSentinel: level.previousBitmap === null ? null : last?.disk.sentinel ?? null,
+      granularityBytes,
+      job: `qmpbackup.${tag}.${disk.name}`,
+      probeJob: `qmpbackup.${tag}.${disk.name}.again`,
+      reserveBytes: reserveBytes(disk, level.level, level.estimateBytes),
+      jobBitmap: node("job"),
+      exportId: node("export"),
+      nodes: {
+        target: node("target"),
+        file: node("file"),
+        fleece: node("fleece"),
+        filter: node("cbw"),
+        gate: node("gate"),
+        snapshot: node("snap"),
+        end: node("end"),
+      },
+      fleeceFile: join(
+        beside ?? join(target.path, RECORDS_FOLDER),
+        fleeceName(tag, index),
+      ),
+      isFleeceOnTarget: beside === null,
+      // On other storage than the disk's a write must not wait for ever, even if nobody asked for a
+      // limit.
+      cbwTimeoutSeconds: request.cbwTimeoutSeconds ??
+        (isBeside ? null : SAFE_CBW_TIMEOUT_SECONDS),
+      configFile: configName(uniqueName),
+      unrecorded: unrecorded(folder, target, facts.files),
+    };
+  });
+  return {
+    runId: runId(facts.startedAt, tag),
+    // The newest run need not have the highest: chains that are adopted late count from 1 as well.
+    sequence: Math.max(0, ...target.runs.map(({ sequence }) => sequence)) + 1,
+    chainId,
+    startedAt: facts.startedAt,
+    request,
+    vm: facts.vm,
+    runState: facts.runState,
+    features: facts.features,
+    direct: !facts.features.fleecing,
+    pause: pauseReason(request, facts),
+    // "The vdi format used by node 'qmpbackup-…-running' does not support live migration": QEMU's words
+    // to whoever tries.
+    migrationBlocker: `qmpbackup-${tag}-0-running`,
+    nbdSocket: nbdSocket(disks, tag),
+    disks,
+    leftOut,
+    adopted: facts.adopted,
+    newFingerprints: facts.newFingerprints,
+    warnings: [
+      ...notDone,
+      ...changed,
+      ...leftOutWarnings(leftOut),
+      ...warningsOf(request, facts, disks),
+    ],
+  };
+}
+
+/** A full backup is taken, but what the target held before can't be restored. */
+function changedWarning({ name }: Disk, fault: ImageFault | null): string[] {
+  if (fault === null || fault.state === "missing") return [];
+  return [
+    `Earlier backups of the disk "${name}" can't be restored, so a full backup is taken: ${fault.reason}. ` +
+    "If there is a copy of the target, put the image back from it",
+  ];
+}
+
+/** Beside the fleece: where QEMU may make files, and a socket can be made. */
+function nbdSocket(disks: DiskPlan[], tag: string): string | null {
+  const compared = disks.find(({ compare }) => compare);
+  return compared ? join(dirname(compared.fleeceFile), `qmpbackup-${tag}.nbd`) : null;
+}
+
+/**
+ * Refuses a target with the backups of another VM.
+ *
+ * @throws {UsageError} With what to do.
+ */
+export function refuseOtherVm({ path, runs }: Target, vm: VmIdentity) {
+  // A run that failed before it could ask may not know.
+  const then = runs.findLast(({ disks, vm }) => disks.length > 0 || vm.name || vm.uuid)?.vm;
+  if (!then) return;
+  const same = then.uuid && vm.uuid ? then.uuid === vm.uuid : then.name === vm.name;
+  if (same) return;
+  const call = ({ name, uuid }: VmIdentity) => `"${name}"${uuid && ` (${uuid})`}`;
+  throw new UsageError(
+    `The target "${path}" holds backups of the VM ${call(then)}, this is ${call(vm)}: ` +
+      "name another target",
+  );
+}
+
+function chainIdOf(request: BackupRequest, { target, newChainId }: Facts): string {
+  const present = target.chainId ?? target.runs.findLast(hasChain)?.chain ?? null;
+  if (present !== null && request.uuid !== null && request.uuid !== present) {
+    throw new UsageError(
+      `The target's chain has the id "${present}": leave out --uuid, or name another target`,
+    );
+  }
+  return present ?? request.uuid ?? newChainId;
+}
+
+const hasChain = ({ disks }: { disks: { level: DiskLevel }[] }) =>
+  disks.some(({ level }) => level !== "copy");
+
+/** This target's bitmaps on a disk. Another target's may bear the same chain id: a copied folder. */
+function spentBitmaps(disk: Disk, { target, pastBitmaps }: Facts): string[] {
+  const recorded = new Set([...bitmapsOf(target), ...pastBitmaps]);
+  return disk.bitmaps.map(({ name }) => name).filter((name) => recorded.has(name));
+}
+
+function refusePartial(target: string, folder: string, files: Facts["files"]) {
+  const partial = files.get(folder)?.find((name) => name.endsWith(PARTIAL_SUFFIX));
+  if (!partial) return;
+  throw new Failure(
+    `"${join(target, folder, partial)}" was left by another program's unfinished backup: ` +
+      "see that none is running, and remove it",
+  );
+}
+
+const configName = (fileName: string) => `${fileName}.config`;

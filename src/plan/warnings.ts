@@ -1,0 +1,121 @@
+/**
+ * What this QEMU can't be asked to do, and what a user has to know. Pure.
+ *
+ * @module
+ */
+
+import { basename } from "@std/path";
+import { images } from "../repo/chains.ts";
+import { isBackupBitmap, parseImageName } from "../repo/layout.ts";
+import type { Features } from "../qmp/schema.ts";
+import type { Disk } from "../vm/disks.ts";
+import type { DiskPlan } from "./plan.ts";
+import type { Facts } from "./facts.ts";
+import type { BackupRequest } from "./request.ts";
+
+/** The longest `cbw-timeout` that every QEMU counts right. */
+export const SAFE_CBW_TIMEOUT_SECONDS = 4;
+
+/** The request as far as this QEMU can carry it out, and what was left out of it. */
+export function adaptRequest(
+  asked: BackupRequest,
+  facts: Facts,
+): { request: BackupRequest; leftOut: string[] } {
+  const request = { ...asked };
+  const leftOut: string[] = [];
+  const { cbwTimeoutSeconds } = asked;
+  if ((cbwTimeoutSeconds ?? 0) > SAFE_CBW_TIMEOUT_SECONDS && !facts.features.longCbwTimeout) {
+    request.cbwTimeoutSeconds = null;
+    leftOut.push(
+      `This QEMU breaks snapshots early when --cbw-timeout is over ${SAFE_CBW_TIMEOUT_SECONDS}: ` +
+        "it was left out",
+    );
+  }
+  const reason = reasonAgainstComparing(facts);
+  if (asked.onLostBitmap === "compare" && reason !== null) {
+    request.onLostBitmap = "full";
+    leftOut.push(`--on-lost-bitmap compare was left out: this QEMU ${reason}`);
+  }
+  return { request, leftOut };
+}
+
+function reasonAgainstComparing({ hasIothreads, features }: Facts): string | null {
+  if (!features.fleecing) return "(before 7.1) has no snapshot that could be compared";
+  if (!hasIothreads || features.busyIothreads) return null;
+  // "nbd_blockdev_client_closed: Assertion `qemu_in_main_thread() && nbd_server' failed", 7.2.
+  return "(before 9) ends when a disk in an iothread is compared";
+}
+
+/** Why the guest has to stand still for the point in time; null where it needn't. */
+export function pauseReason(
+  { pause }: BackupRequest,
+  { features, hasIothreads }: Facts,
+): string | null {
+  if (pause) return "asked for";
+  if (!hasIothreads || features.busyIothreads) return null;
+  return "this QEMU (before 9) can't put a filter on a disk in an iothread while the guest writes";
+}
+
+/** What the user is told before anything is done. */
+export function warningsOf(request: BackupRequest, facts: Facts, disks: DiskPlan[]): string[] {
+  return [
+    ...plainTextWarnings(disks.map(({ disk }) => disk)),
+    ...newTargetWarnings(request, facts),
+    ...compareWarnings(request, disks),
+    ...timedWarnings(request, disks),
+    ...directWarnings(facts.features),
+  ];
+}
+
+/** What a backup does not keep secret: the guest's disk is encrypted, the image is not. */
+function plainTextWarnings(disks: Disk[]): string[] {
+  return disks.filter(({ image }) => image.encrypted === true).map(({ name }) =>
+    `The disk "${name}" is encrypted, its backup is not: keep the target as safe as the key`
+  );
+}
+
+/**
+ * Nothing tells a mount point without its file system from a new target, but what the disks remember. A copy
+ * builds on nothing, and may well have a folder of its own.
+ */
+function newTargetWarnings(
+  { level }: BackupRequest,
+  { target, disks, pastBitmaps }: Facts,
+): string[] {
+  if (level === "copy") return [];
+  const { path, chainId, runs } = target;
+  // Past months lie beside it. Runs that failed leave records in an empty mount point, too.
+  if (images(runs).length > 0 || chainId !== null || pastBitmaps.length > 0) return [];
+  const bitmaps = disks.flatMap((disk) => disk.bitmaps.map(({ name }) => name));
+  const known = bitmaps.find((name) => isBackupBitmap(name));
+  if (known === undefined) return [];
+  return [
+    `The target "${path}" is new, but there are backups of this VM elsewhere (the bitmap "${known}" ` +
+    "is of one): should they be here, then their file system is not mounted",
+  ];
+}
+
+/** `qemu-img rebase` knows neither. */
+function compareWarnings(request: BackupRequest, disks: DiskPlan[]): string[] {
+  const isCompared = disks.some(({ compare }) => compare);
+  if (!isCompared || (!request.compress && request.speedLimitBytesPerSecond === 0)) return [];
+  return ["--speed-limit and --compress have no effect on a disk that is compared"];
+}
+
+/** See `imageOf()`. */
+function timedWarnings({ timestamp }: BackupRequest, disks: DiskPlan[]): string[] {
+  if (timestamp) return [];
+  return disks.filter(({ level, file }) => level === "full" && parseImageName(basename(file)))
+    .map(({ file, disk }) =>
+      `"${file}" bears a time in its name, since increments build on the full backup of the disk ` +
+      `"${disk.name}" that has none: --no-timestamp would have replaced that one`
+    );
+}
+
+function directWarnings({ fleecing }: Features): string[] {
+  if (fleecing) return [];
+  return [
+    "This QEMU (before 7.1) can't keep elsewhere what the guest overwrites: while the backup runs, the " +
+    "guest's writes wait for the target. Its space was reserved first; mind that it is not slow",
+  ];
+}

@@ -1,0 +1,310 @@
+/**
+ * Runs `qemu-img`, by argv and never through a shell.
+ *
+ * Source: QEMU's manual page qemu-img(1).
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import * as v from "valibot";
+import { brief, Failure, messageOf } from "../errors.ts";
+import { bounded, endsWithin, HangingError } from "../fs/deadline.ts";
+import { parseJson } from "../json.ts";
+import { spawn } from "../process/spawn.ts";
+
+const log = getLogger(["qmpbackup", "qemu-img"]);
+
+/** `qemu-img` failed; the message holds what it said. */
+export class QemuImgError extends Failure {
+  override name = "QemuImgError";
+
+  /** @param status The exit code of `qemu-img`, where it ran. */
+  constructor(message: string, readonly status?: number) {
+    super(message);
+  }
+}
+
+export interface RunOptions {
+  /** Ends `qemu-img` (SIGTERM); its half-written output is the caller's to remove. */
+  signal?: AbortSignal;
+  /** Gets what `-p` prints: 0 to 100. */
+  onPercent?: (percent: number) => void;
+}
+
+/**
+ * Runs `qemu-img` with these arguments.
+ *
+ * @returns What it wrote to standard output.
+ * @throws {QemuImgError} If it is missing or fails.
+ * @throws The signal's reason, if it was aborted.
+ */
+export async function qemuImg(args: string[], options: RunOptions = {}): Promise<string> {
+  log.debug("qemu-img {args}", { args: JSON.stringify(args) });
+  const { signal, onPercent } = options;
+  signal?.throwIfAborted();
+  const child = start(args, signal);
+  const ending = Promise.all([
+    readTail(child.stdout, (text) => {
+      const percent = lastPercent(text);
+      if (percent !== null) onPercent?.(percent);
+    }),
+    readTail(child.stderr),
+    child.status,
+  ]);
+  if (signal) await refuseLate(ending, signal);
+  const [stdout, stderr, status] = await ending;
+  signal?.throwIfAborted();
+  if (status.success) return stdout;
+  const words = brief(stderr.trim().replace(/^qemu-img: /gm, "")) || `exit code ${status.code}`;
+  throw new QemuImgError(`qemu-img ${args[0]} failed: ${words}`, status.code);
+}
+
+/** One that works on a dead file system may not heed a signal: then nobody waits for it. */
+const STOP_TIMEOUT_MS = 10_000;
+
+/** @throws The signal's reason, if it was aborted and `qemu-img` does not end. */
+async function refuseLate(ending: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  const { promise: aborted, resolve } = Promise.withResolvers<void>();
+  const onAbort = () => resolve();
+  signal.addEventListener("abort", onAbort);
+  if (signal.aborted) resolve();
+  await Promise.race([ending.then(() => {}, () => {}), aborted]);
+  signal.removeEventListener("abort", onAbort);
+  if (!signal.aborted || await endsWithin(ending, STOP_TIMEOUT_MS)) return;
+  ending.catch(() => {});
+  log.warn("qemu-img does not end, and is left alone");
+  throw signal.reason;
+}
+
+function start(args: string[], signal: AbortSignal | undefined): Deno.ChildProcess {
+  try {
+    return spawn("qemu-img", args, {
+      env: { LC_ALL: "C" },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      ...(signal ? { signal } : {}),
+    });
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) {
+      throw new QemuImgError(
+        "qemu-img is not installed, or PATH leads to none that can be started " +
+          `(${messageOf(error)}): install it (Debian: qemu-utils)`,
+      );
+    }
+    throw new QemuImgError(`qemu-img can't be started: ${messageOf(error)}`);
+  }
+}
+
+/** What is kept of an output: `info` prints some kilobytes, a progress without end is of no use. */
+const MAX_OUTPUT_CHARACTERS = 1 << 20;
+
+async function readTail(
+  stream: ReadableStream<Uint8Array>,
+  onText?: (text: string) => void,
+): Promise<string> {
+  // Told to keep U+FEFF: Deno 2.9 takes one at the start of any chunk for a byte order mark.
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  let kept = "";
+  for await (const chunk of stream) {
+    const text = decoder.decode(chunk, { stream: true });
+    onText?.(text);
+    kept = (kept + text).slice(-MAX_OUTPUT_CHARACTERS);
+  }
+  return kept;
+}
+
+/** The last percentage in what `-p` prints, 0 to 100; null where there is none. Pure. */
+export function lastPercent(text: string): number | null {
+  const percent = [...text.matchAll(/\((\d+\.\d+)\/100%\)/g)].at(-1)?.[1];
+  return percent === undefined ? null : Math.min(Number(percent), 100);
+}
+
+/** What a new image is made of; anything not said is QEMU's default. */
+export interface CreateOptions {
+  virtualSizeBytes: number;
+  clusterSizeBytes?: number;
+  lazyRefcounts?: boolean;
+  /**
+   * The parent's name, relative to the image. Only written into the header (`-u`): the parent is
+   * not opened.
+   */
+  backing?: string | null;
+  /** Of the parent; qcow2 unless it is said. */
+  backingFormat?: "raw" | "qcow2";
+}
+
+/**
+ * Creates a qcow2 image of version 3: version 2 can't tell a zeroed cluster from an untouched one.
+ *
+ * @throws {QemuImgError} If it can't be created.
+ */
+export async function createQcow2(
+  path: string,
+  options: CreateOptions,
+  run: RunOptions = {},
+): Promise<void> {
+  const format = ["compat=1.1"];
+  if (options.clusterSizeBytes) format.push(`cluster_size=${options.clusterSizeBytes}`);
+  if (options.lazyRefcounts) format.push("lazy_refcounts=on");
+  const { backingFormat = "qcow2" } = options;
+  const backing = options.backing ? ["-u", "-F", backingFormat, "-b", options.backing] : [];
+  await qemuImg([
+    ...["create", "-q", "-f", "qcow2", "-o", format.join(",")],
+    ...backing,
+    path,
+    String(options.virtualSizeBytes),
+  ], run);
+}
+
+/** `convert -r` and `commit -r` came with it. */
+const OLDEST = [5, 2] as const;
+
+/**
+ * Looks, before anything is touched, whether there is a `qemu-img` that can do what we ask of it.
+ *
+ * @throws {QemuImgError} If it is missing, too old, or another program.
+ */
+export async function requireQemuImg(): Promise<void> {
+  const problem = problemOfVersion(await qemuImg(["--version"]));
+  if (problem) throw new QemuImgError(problem);
+}
+
+/** What is wrong with a program that prints this for `--version`, or null. Pure. */
+export function problemOfVersion(printed: string): string | null {
+  const [, version, major, minor] = /^qemu-img version ((\d+)\.(\d+)\S*)/.exec(printed) ?? [];
+  if (version === undefined) {
+    return "The first qemu-img in PATH is another program: it does not print QEMU's version";
+  }
+  if (Number(major) > OLDEST[0] || (Number(major) === OLDEST[0] && Number(minor) >= OLDEST[1])) {
+    return null;
+  }
+  return `The first qemu-img in PATH is of QEMU ${version}: ${OLDEST.join(".")} or newer is needed`;
+}
+
+/** Beyond these, JSON's numbers are not exact: an image would be restored with another size. */
+const sizeBytes = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
+const Info = v.object({
+  format: v.string(),
+  "virtual-size": sizeBytes,
+  "actual-size": v.optional(sizeBytes, 0),
+  "backing-filename": v.optional(v.string()),
+  snapshots: v.optional(v.array(v.object({ name: v.string() })), []),
+  "format-specific": v.optional(
+    v.object({
+      data: v.optional(v.object({
+        "data-file": v.optional(v.string()),
+        corrupt: v.optional(v.boolean(), false),
+      })),
+    }),
+  ),
+});
+
+export interface ImageFacts {
+  format: string;
+  virtualSizeBytes: number;
+  allocatedBytes: number;
+  /** The parent as it stands in the header, or null. */
+  backing: string | null;
+  /** An external data file as it stands in the header, or null: our images have none. */
+  dataFile: string | null;
+  /** The names of its internal snapshots. */
+  snapshots: string[];
+}
+
+/**
+ * Measures what a disk takes as a qcow2 image with nothing above or below it (`qemu-img measure`). It
+ * may be in use (`-U`): then it is a guess.
+ *
+ * @throws {QemuImgError} If it can't be read.
+ */
+export async function measure(path: string, format: string, run: RunOptions = {}): Promise<number> {
+  const args = ["measure", "-U", "--output=json", "-f", format, "-O", "qcow2", path];
+  return decoded("measure", v.object({ required: sizeBytes }), await qemuImg(args, run)).required;
+}
+
+/** What a subcommand printed as JSON. */
+function decoded<Output>(
+  subcommand: string,
+  schema: v.GenericSchema<unknown, Output>,
+  text: string,
+): Output {
+  let json: unknown;
+  try {
+    json = parseJson(text);
+  } catch {
+    throw new QemuImgError(`qemu-img ${subcommand} printed no JSON`);
+  }
+  const printed = v.safeParse(schema, json, { abortEarly: true });
+  if (printed.success) return printed.output;
+  throw new QemuImgError(`qemu-img ${subcommand} printed JSON of an unknown shape`);
+}
+
+/**
+ * Reads an image's header (`qemu-img info`), as qcow2 and nothing else: probing would take what a
+ * guest wrote into a raw image for a header.
+ *
+ * @throws {QemuImgError} If it can't be read or is no qcow2 image.
+ */
+export async function imageFacts(path: string, options: RunOptions = {}): Promise<ImageFacts> {
+  // From a pipe qemu-img would wait for ever.
+  const info = await bounded(path, () => Deno.stat(path)).catch((error) => {
+    if (error instanceof HangingError) throw error;
+    return null;
+  });
+  if (info && !info.isFile) throw new QemuImgError(`"${path}" is no regular file`);
+  const text = await qemuImg(["info", "--output=json", "-f", "qcow2", path], options);
+  return parseImageFacts(text);
+}
+
+/**
+ * Decodes what `qemu-img info --output=json` prints.
+ *
+ * @throws {QemuImgError} If it is not that.
+ */
+export function parseImageFacts(text: string): ImageFacts {
+  const info = decoded("info", Info, text);
+  return {
+    format: info.format,
+    virtualSizeBytes: info["virtual-size"],
+    allocatedBytes: info["actual-size"],
+    backing: info["backing-filename"] ?? null,
+    dataFile: info["format-specific"]?.data?.["data-file"] ?? null,
+    snapshots: info.snapshots.map(({ name }) => name),
+  };
+}
+
+/** The exit code of `qemu-img check` for leaked clusters and nothing worse. */
+const ONLY_LEAKS = 3;
+
+/**
+ * Where an image's last cluster in use ends (`qemu-img check`).
+ *
+ * @throws {QemuImgError} If that can't be told.
+ */
+export async function imageEnd(path: string): Promise<number> {
+  const text = await qemuImg(["check", "--output=json", alone(path)]);
+  return decoded("check", v.object({ "image-end-offset": v.number() }), text)["image-end-offset"];
+}
+
+/** An image without its parent, which `check` would open, wherever a link leads. */
+function alone(path: string): string {
+  const options = { driver: "qcow2", file: { driver: "file", filename: path }, backing: null };
+  return `json:${JSON.stringify(options)}`;
+}
+
+/**
+ * Checks an image's metadata (`qemu-img check`). Leaked clusters only waste space and are no error.
+ *
+ * @throws {QemuImgError} If it is damaged, with what `qemu-img` says.
+ */
+export async function checkImage(path: string, options: RunOptions = {}): Promise<void> {
+  try {
+    await qemuImg(["check", "-q", alone(path)], options);
+  } catch (error) {
+    if (error instanceof QemuImgError && error.status === ONLY_LEAKS) return;
+    throw error;
+  }
+}

@@ -1,0 +1,128 @@
+/**
+ * `cleanup --recover`: puts right what dead runs left, without taking a backup.
+ *
+ * @module
+ */
+
+import { join } from "@std/path";
+import { bounded } from "../fs/deadline.ts";
+import { exists, removeFile } from "../fs/durable.ts";
+import { describeHolder, holderNow, takeDeadLock, takeLock } from "../fs/flock.ts";
+import { LOCK_FILE, targetOfLock } from "../repo/layout.ts";
+import { readTarget, refuseShared } from "../repo/repository.ts";
+import { LockedError, UsageError } from "../errors.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { queryIdentity } from "../qmp/queries.ts";
+import { lockVm, refuseLockedVm, type VmHolder, vmHolder } from "../vm/marks.ts";
+import { refuseOtherVm } from "../plan/plan_backup.ts";
+import {
+  findBitmaps,
+  findHolds,
+  findInTarget,
+  findInVm,
+  findIoError,
+  type Leftover,
+  lockTargetOf,
+  refuseHangingRuns,
+} from "./recover.ts";
+
+export interface CleanUpOptions {
+  /** Absolute; null is that of the dead run, where the VM tells. */
+  target: string | null;
+  /** Thaws the guest through its agent; null where no agent is known. */
+  thaw: (() => Promise<void>) | null;
+  /** Only look. */
+  dryRun: boolean;
+  onFound(leftover: Leftover): void;
+}
+
+/**
+ * Finds what dead runs left in QEMU and on a target, and puts it right, unless it is only to be looked
+ * at.
+ *
+ * @returns How many things were found.
+ * @throws {LockedError} If a living run is at work on the VM or on the target.
+ * @throws {UsageError} If the target holds no backups of ours, or those of another VM.
+ */
+export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<number> {
+  // Whoever is alive is refused here, before anything else.
+  const dead = await refuseLockedVm(qmp, await lockOf(options.target));
+  const target = await targetOf(options.target, dead);
+  if (target !== null) refuseOtherVm(await readTarget(target), await queryIdentity(qmp));
+  await using stack = new AsyncDisposableStack();
+  if (options.dryRun) {
+    if (target !== null) await refuseLockedTarget(target);
+  } else {
+    if (target !== null) await refuseShared(await readTarget(target));
+    stack.use(await lockBoth(qmp, target));
+  }
+  let count = 0;
+  // What the one finds is gone before the next looks: see `hasLeftovers()`.
+  const stages: (() => Promise<Leftover[]>)[] = [
+    () => Promise.resolve(dead ? [unlocked(dead)] : []),
+    () => findHolds(qmp, options.thaw),
+    async () => {
+      await refuseHangingRuns(qmp, dead, target);
+      return await findInVm(qmp);
+    },
+    async () => dead ? await findBitmaps(qmp, dead) : [],
+    // Read anew: before the lock was ours, a run may have finished.
+    async () => target !== null ? await findInTarget(await readTarget(target)) : [],
+    async () => {
+      const other = stack.use(await lockTargetOf(dead, target));
+      return other ? await findInTarget(await readTarget(other.target)) : [];
+    },
+    async () => count > 0 ? await findIoError(qmp) : [],
+  ];
+  for (const find of stages) {
+    for (const leftover of await find()) {
+      count++;
+      options.onFound(leftover);
+      if (!options.dryRun) await leftover.putRight();
+    }
+  }
+  return count;
+}
+
+/** The lock itself was taken over before anything else was looked at. */
+function unlocked(dead: VmHolder): Leftover {
+  return {
+    what: `Unlocking the VM: ${describeHolder(dead)} died`,
+    putRight: () => Promise.resolve(),
+  };
+}
+
+/** Where to look: null if nobody named a target of ours, and the VM does not know of one either. */
+async function targetOf(named: string | null, dead: VmHolder | null): Promise<string | null> {
+  const path = named ?? (dead && targetOfLock(dead.lockFile));
+  if (path === null || (await readTarget(path)).hasRecords) return path;
+  if (named === null) return null;
+  throw new UsageError(`"${path}" holds no records of backups: there is nothing to recover`);
+}
+
+async function lockOf(target: string | null): Promise<string | null> {
+  const file = target === null ? null : join(target, LOCK_FILE);
+  return file !== null && await exists(file) ? file : null;
+}
+
+async function refuseLockedTarget(target: string): Promise<void> {
+  const file = await lockOf(target);
+  if (file === null) return;
+  const free = await takeDeadLock(file);
+  if (!free) throw new LockedError(`Another run is at work on the target "${target}"`);
+  free[Symbol.dispose]();
+}
+
+/** The target's lock first, as a backup takes them. */
+async function lockBoth(qmp: QmpClient, target: string | null): Promise<AsyncDisposable> {
+  await using stack = new AsyncDisposableStack();
+  // Without a target, a file of our own proves that we live.
+  const lockFile = target === null
+    ? await bounded("/tmp", () => Deno.makeTempFile())
+    : join(target, LOCK_FILE);
+  if (target === null) stack.defer(() => removeFile(lockFile));
+  const holder = holderNow(`cleanup-${crypto.randomUUID().slice(0, 8)}`);
+  stack.use(await takeLock(lockFile, holder));
+  stack.use(await lockVm(qmp, await vmHolder(holder, lockFile)));
+  return stack.move();
+}

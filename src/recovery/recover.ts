@@ -1,0 +1,390 @@
+/**
+ * Cleans up behind a run that died: what it left in QEMU, on the target and beside the disks.
+ *
+ * All it left bears its tag, and that it is dead is proved by its file lock, which the kernel gave
+ * back. Nothing else is touched. First it is found, then put right, in the order in which QEMU lets
+ * things go: so that it can be looked at before.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { basename, dirname, join } from "@std/path";
+import { bounded, HangingError, refuseHanging } from "../fs/deadline.ts";
+import { images, restorePoints } from "../repo/chains.ts";
+import { lookAt } from "../fs/create.ts";
+import { removeFile } from "../fs/durable.ts";
+import {
+  isBackupBitmap,
+  isFleeceOf,
+  parseImageName,
+  partialName,
+  REPLACED_SUFFIX,
+  tagOf,
+  targetOfLock,
+} from "../repo/layout.ts";
+import { takeDeadLock } from "../fs/flock.ts";
+import type { DiskRecord, RunRecord } from "../repo/record.ts";
+import {
+  knowsDisks,
+  readTarget,
+  recordFile,
+  refuseLinks,
+  refuseShared,
+  type Target,
+  temporaries,
+  writeRun,
+} from "../repo/repository.ts";
+import { messageOf } from "../errors.ts";
+import { type QmpClient } from "../qmp/client.ts";
+import { endJob } from "../qmp/jobs.ts";
+import { queryExports, queryJobs, queryNodes, queryStatus } from "../qmp/queries.ts";
+import { isOurNode } from "../vm/disks.ts";
+import { findNbdServer, removeExport, stopNbdServer } from "../vm/nbd_server.ts";
+import { clearIoErrorMark, findIoErrorMark, resumeAfterIoError } from "../vm/io_error.ts";
+import {
+  findFreeze,
+  findPause,
+  markNames,
+  resumeIfMarked,
+  thawIfMarked,
+  type VmHolder,
+} from "../vm/marks.ts";
+import {
+  nodeNames,
+  removeBitmap,
+  removeNode,
+  takeOffFilter,
+  takeOffGate,
+} from "../vm/switch_node.ts";
+import { bitmapsOfRow } from "../plan/last_backup.ts";
+
+const log = getLogger(["qmpbackup", "recover"]);
+
+/** Something that a dead run left, in a sentence that says what is done about it. */
+export interface Leftover {
+  what: string;
+  putRight(): Promise<unknown>;
+}
+
+/** Puts all right, in order, and says so. Returns how many things that were. */
+export async function putRight(leftovers: Leftover[]): Promise<number> {
+  for (const { what, putRight } of leftovers) {
+    log.warn("{what}", { what });
+    await putRight();
+  }
+  return leftovers.length;
+}
+
+/**
+ * Finds a guest that is held by a dead run.
+ *
+ * @param thaw Thaws it through its agent; null where no agent is known.
+ */
+export async function findHolds(
+  qmp: QmpClient,
+  thaw: (() => Promise<void>) | null,
+): Promise<Leftover[]> {
+  const holds: Leftover[] = [];
+  const marks = await markNames(qmp);
+  const paused = await findPause(qmp, marks);
+  if (paused !== null) {
+    const { running, status } = await queryStatus(qmp);
+    const now = running ? "which runs" : `which has the state ${status} by now`;
+    holds.push({
+      what: status === "paused"
+        ? `The VM stands still since ${paused}, stopped by a run that died: resuming it`
+        : `A run that died meant to stop the VM at ${paused}, ${now}: removing its mark`,
+      putRight: () => resumeIfMarked(qmp),
+    });
+  }
+  const stood = await findIoErrorMark(qmp, marks);
+  if (stood !== null && (await queryStatus(qmp)).status !== "io-error") {
+    holds.push({
+      what: `The VM had the state io-error before a run that died, at ${stood}: removing its mark`,
+      putRight: () => clearIoErrorMark(qmp),
+    });
+  }
+  const frozen = await findFreeze(qmp, marks);
+  if (frozen !== null) {
+    holds.push({
+      what:
+        `The guest's file systems may be frozen since ${frozen}, by a run that died: thawing them`,
+      putRight: () => thawIfMarked(qmp, thaw),
+    });
+  }
+  return holds;
+}
+
+/**
+ * Asks the storage of dead runs whether it answers, before QEMU is told to take anything of theirs away:
+ * where that hangs, QEMU would hang with it, and the guest. What is left alone harms nobody.
+ *
+ * @param dead Whose target holds their records; null where the VM does not know of one.
+ * @param named The target that is used otherwise; null where there is none.
+ * @throws {HangingError} If it does not.
+ */
+export async function refuseHangingRuns(
+  qmp: QmpClient,
+  dead: VmHolder | null,
+  named: string | null,
+): Promise<void> {
+  const target = dead ? targetOfLock(dead.lockFile) : named;
+  if (target === null) return;
+  const ours = [...await nodeNames(qmp), ...(await queryJobs(qmp)).map(({ id }) => id)];
+  const tags = new Set(
+    ours.flatMap((name) => /^qmpbackup[.-]([0-9a-f]{8})[.-]/.exec(name)?.[1] ?? []),
+  );
+  if (tags.size === 0) return;
+  const runs = await readTarget(target).then(({ runs }) => runs, (error) => {
+    if (error instanceof HangingError) throw error;
+    // What can't be read is said elsewhere, and tells nothing of fleeces.
+    return [];
+  });
+  const disks = runs.filter(({ id }) => tags.has(tagOf(id))).flatMap(({ disks }) => disks);
+  for (const folder of new Set([target, ...disks.map(({ fleece }) => dirname(fleece))])) {
+    await refuseHanging(folder);
+  }
+}
+
+/**
+ * The order in which nodes may go, by the end of their names. "running" keeps a migration away until all
+ * others are gone.
+ */
+const NODE_ROLES = ["snap", "gate", "cbw", "target", "file", "fleece", "end", "running"];
+
+/**
+ * Finds what dead runs left in QEMU's block layer: jobs, exports, filters under disks, nodes. With them
+ * gone the guest's writes go straight to its disks again. The caller holds the VM's lock, so that all
+ * that bears our names is a dead run's.
+ */
+export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
+  const leftovers: Leftover[] = [];
+  const found = (what: string, putRight: Leftover["putRight"]) =>
+    leftovers.push({ what: `${what} of a run that died`, putRight });
+  for (const { id } of await queryJobs(qmp)) {
+    if (/^qmpbackup\.[0-9a-f]{8}\./.test(id)) {
+      found(`Ending the job ${id}`, () => endJob(qmp, id));
+    }
+  }
+  const server = await findNbdServer(qmp);
+  if (server !== null) found(`Stopping the NBD server on ${server}`, () => stopNbdServer(qmp));
+  for (const id of await queryExports(qmp)) {
+    if (isOurNode(id)) found(`Removing the export ${id}`, () => removeExport(qmp, id));
+  }
+  const nodes = (await nodeNames(qmp)).filter(isOurNode);
+  for (const role of NODE_ROLES) {
+    for (const name of nodes.filter((name) => name.endsWith(`-${role}`))) {
+      found(`Removing the node ${name}`, async () => {
+        if (role === "gate") await takeOffGate(qmp, name);
+        if (role === "cbw") await takeOffFilter(qmp, name);
+        await removeNode(qmp, name);
+      });
+    }
+  }
+  if (leftovers.length > 0) {
+    // Not looked for before: see `hasLeftovers()`.
+    found("Removing the bitmaps of the jobs", () => removeJobBitmaps(qmp));
+  }
+  return leftovers;
+}
+
+/**
+ * Whether dead runs have left anything in QEMU's block layer. As long as they have, all nodes are not to
+ * be asked for: should the storage of one hang, QEMU hangs with it, and the guest.
+ */
+export async function hasLeftovers(qmp: QmpClient): Promise<boolean> {
+  return (await findInVm(qmp)).length > 0;
+}
+
+/** What told a job on the disk itself what to copy; that of a snapshot has gone with it. */
+async function removeJobBitmaps(qmp: QmpClient): Promise<void> {
+  for (const { node, name } of await queryBitmaps(qmp)) {
+    if (isOurNode(name)) await removeBitmap(qmp, node, name);
+  }
+}
+
+/**
+ * Finds the bitmaps that a dead run added and that no finished backup counts on. Which do stands in the
+ * target that it wrote to, and in no other: where that is not there (unmounted), all of them stay.
+ */
+export async function findBitmaps(qmp: QmpClient, dead: VmHolder): Promise<Leftover[]> {
+  const target = await readTarget(targetOfLock(dead.lockFile)).catch(() => null);
+  if (!target || !knowsDisks(target)) return [];
+  const finished = new Set(restorePoints(target.runs).flatMap(({ disk }) => bitmapsOfRow(disk)));
+  return (await queryBitmaps(qmp))
+    .filter(({ name }) =>
+      isBackupBitmap(name) && name.includes(`-${tagOf(dead.run)}-`) && !isOurNode(name) &&
+      !finished.has(name)
+    )
+    .map(({ node, name }): Leftover => ({
+      what: `Removing the bitmap ${name} of a run that died`,
+      // One on a node that is read-only now stays: it counts for nothing.
+      putRight: () =>
+        removeBitmap(qmp, node, name).catch((error) =>
+          log.warn("It could not be removed: {words}", { words: messageOf(error) })
+        ),
+    }));
+}
+
+/**
+ * Finds a guest that stands still since a write of its own failed: files of a dead run, which are gone
+ * by now, may have taken the room; without a fleece it is the job's full target that fails a write.
+ */
+export async function findIoError(qmp: QmpClient): Promise<Leftover[]> {
+  if ((await queryStatus(qmp)).status !== "io-error") return [];
+  const stood = await findIoErrorMark(qmp, await markNames(qmp));
+  if (stood !== null) {
+    return [{
+      what:
+        `The VM had the state io-error before the run that died, at ${stood}, and is left so: ` +
+        "mend its storage, and resume it with the QMP command cont",
+      putRight: () => clearIoErrorMark(qmp),
+    }];
+  }
+  return [{
+    what: "Letting the VM go on, which has the state io-error since a run that died was at work",
+    putRight: () => resumeAfterIoError(qmp),
+  }];
+}
+
+async function queryBitmaps(qmp: QmpClient): Promise<{ node: string; name: string }[]> {
+  return (await queryNodes(qmp)).flatMap((node) =>
+    node["dirty-bitmaps"].map(({ name }) => ({ node: node["node-name"], name }))
+  );
+}
+
+/**
+ * Finds the files of the runs that died on this target, and their records, which are still open. The
+ * target is locked by the caller, so that a record that says "running" is a dead run's.
+ *
+ * @param mode Of files that are made there; see `refuseShared()`.
+ */
+export async function findInTarget(target: Target, mode?: number): Promise<Leftover[]> {
+  await refuseLinks(target);
+  await refuseShared(target, mode);
+  const leftovers = [
+    ...await findTemporaries(target),
+    ...findHalfAdopted(target),
+    ...await findReplaced(target),
+  ];
+  // Two runs of one second may have died with one file's name.
+  const settled = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
+  for (const run of target.runs.filter(({ state }) => state !== "done")) {
+    // A run that failed may have had to leave its files too: QEMU still had them open. Even of a disk
+    // that is done the fleece may be left.
+    for (const disk of run.disks) {
+      leftovers.push(...await findFiles(target.path, run, disk, settled));
+    }
+    if (run.state !== "running") continue;
+    leftovers.push({
+      what: `Closing the record of the run ${run.id}, which died`,
+      putRight: () => writeRun(target.path, failed(run)),
+    });
+  }
+  return leftovers;
+}
+
+/**
+ * Locks the target of the dead run whose place was taken in the VM, if it is another one than ours (with
+ * `--monthly` it is, at each turn of the month): nobody else is going to look there.
+ *
+ * @param own Whose lock we hold.
+ * @returns Null where there is none, where somebody is at work on it, or where it can't be reached.
+ */
+export async function lockTargetOf(
+  dead: VmHolder | null,
+  own: string | null,
+): Promise<Disposable & { target: string } | null> {
+  const target = dead && targetOfLock(dead.lockFile);
+  if (!dead || target === null || target === own) return null;
+  if (!(await readTarget(target)).hasRecords) return null;
+  const lock = await takeDeadLock(dead.lockFile).catch(() => null);
+  return lock && { target, [Symbol.dispose]: () => lock[Symbol.dispose]() };
+}
+
+function failed(run: RunRecord): RunRecord {
+  const disks = run.disks.map((disk): DiskRecord =>
+    ["done", "superseded"].includes(disk.result)
+      ? disk
+      : { ...disk, result: "failed", error: "The run was killed" }
+  );
+  return { ...run, state: "failed", finished: new Date().toISOString(), disks };
+}
+
+/** What our own writes leave where they are interrupted: they count for nothing. */
+async function findTemporaries({ path }: Target): Promise<Leftover[]> {
+  return (await temporaries(path)).map((file) => ({
+    what: `Removing ${file} of a run that died`,
+    putRight: () => removeFile(file),
+  }));
+}
+
+/** Its next run adopts that chain anew. */
+function findHalfAdopted({ path, halfAdopted }: Target): Leftover[] {
+  return halfAdopted.map((run) => ({
+    what: `Removing the record of ${run.id}, of a run that died before it had adopted all`,
+    putRight: () => removeFile(recordFile(path, run)),
+  }));
+}
+
+/**
+ * An image that was set aside for a new one of its name goes if the new one counts, and comes back if
+ * not: the last run that named it tells.
+ */
+async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
+  const leftovers: Leftover[] = [];
+  const lastOf = new Map(runs.flatMap(({ disks }) => disks).map((disk) => [disk.file, disk]));
+  for (const { file, result } of lastOf.values()) {
+    // With a time in its name an image is never replaced.
+    if (parseImageName(basename(file))) continue;
+    const image = join(path, file);
+    const aside = image + REPLACED_SUFFIX;
+    if (!(await lookAt(aside))?.isFile) continue;
+    leftovers.push(
+      result === "done"
+        ? {
+          what: `Removing ${aside}, which a run that died had replaced`,
+          putRight: () => removeFile(aside),
+        }
+        : {
+          what: `Putting ${image} back, which a run that died was about to replace`,
+          putRight: () => bounded(aside, () => Deno.rename(aside, image)),
+        },
+    );
+  }
+  return leftovers;
+}
+
+async function findFiles(
+  target: string,
+  run: RunRecord,
+  disk: DiskRecord,
+  settled: Set<string>,
+): Promise<Leftover[]> {
+  const leftovers: Leftover[] = [];
+  for (const path of filesOf(target, run, disk)) {
+    if (settled.has(path) || !(await lookAt(path))?.isFile) continue;
+    settled.add(path);
+    leftovers.push({
+      what: `Removing ${path} of a run that died`,
+      putRight: () => removeFile(path),
+    });
+  }
+  return leftovers;
+}
+
+/**
+ * The files a run may have left, and no other, whatever its record says: an image under its name only if
+ * the name tells that it is no older than the run.
+ */
+function filesOf(target: string, run: RunRecord, disk: DiskRecord): string[] {
+  const image = join(target, disk.file);
+  const named = parseImageName(basename(disk.file));
+  const isOfRun = named !== null && named.unixSeconds * 1000 > Date.parse(run.started) - 1000;
+  return [
+    ...(isOfRun ? [image] : []),
+    partialName(image, run.id),
+    ...(isFleeceOf(run.id, disk.fleece) ? [disk.fleece] : []),
+  ];
+}

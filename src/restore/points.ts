@@ -1,0 +1,288 @@
+/**
+ * What can be restored from a directory: the points of its records, or, where there are none (the
+ * reference's directories, a folder copied alone), what the images' names and links say. Reads only.
+ *
+ * @module
+ */
+
+import { basename, dirname, join, resolve } from "@std/path";
+import * as v from "valibot";
+import { ChainError, chainOf, images, restorePoints } from "../repo/chains.ts";
+import { bounded, listFolder } from "../fs/deadline.ts";
+import { exists } from "../fs/durable.ts";
+import type { Fingerprint } from "../repo/fingerprint.ts";
+import { orderByName } from "../python/name_order.ts";
+import {
+  type DiskLevel,
+  parseImageName,
+  PARTIAL_SUFFIX,
+  partialName,
+  RUNS_FOLDER,
+} from "../repo/layout.ts";
+import type { DiskRecord, RunRecord } from "../repo/record.ts";
+import { knowsDisks, readSmall, readTarget, type Target } from "../repo/repository.ts";
+import { Failure, UsageError } from "../errors.ts";
+import { parseJson } from "../json.ts";
+
+/** An image and what it builds on. */
+export interface Layer {
+  /** Absolute. */
+  path: string;
+  /** The parent that the record names, absolute; null for a full backup or a copy. */
+  parent: string | null;
+  /** UTC milliseconds of the moment it holds. */
+  timeMs: number;
+  /** A raw image of the reference's; ours are all qcow2. */
+  isRaw?: true;
+  /** What tells the image, where its record says it. */
+  fingerprint?: Fingerprint;
+}
+
+/** A point that can be restored. */
+export interface RestorePoint {
+  /** The newest image's name. */
+  name: string;
+  folder: string;
+  /** What the disk is called: its folder, or its name where the disks have none. */
+  disk: string;
+  /** UTC milliseconds; of the record, or of the name where there is none. */
+  timeMs: number;
+  level: DiskLevel;
+  /** The run it belongs to; null where there is no record. */
+  runId: string | null;
+  /** The target whose records name it, absolute; null where there is no record. */
+  target: string | null;
+  /**
+   * The images of its chain, the full backup first.
+   *
+   * @throws {ChainError} If the records contradict each other.
+   */
+  layers(): Layer[];
+  /** The same, as it is now; null where there is no such point any more. */
+  layersNow(): Promise<Layer[] | null>;
+}
+
+/**
+ * Lists the points of one disk, oldest first.
+ *
+ * @param dir A disk's folder, or a target that holds one disk only. Absolute.
+ * @param filter Only the images whose name contains this: where the disks of a target share a folder.
+ * @throws {UsageError} If there is nothing to restore, or several disks.
+ * @throws {Failure} If the order of the images can't be told for sure.
+ */
+export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoint[]> {
+  const isWanted = (name: string) => name.includes(filter);
+  const own = await readTarget(dir);
+  if (knowsDisks(own)) {
+    const points = (await pointsOfTarget(own)).filter(({ name }) => isWanted(name));
+    const disks = new Set(points.map(({ disk }) => disk));
+    if (disks.size <= 1) return points;
+    throw new UsageError(
+      `"${dir}" holds the disks ${[...disks].map((name) => `"${name}"`).join(", ")}: name one ` +
+        "disk's folder with --dir or its images with --filter, or restore all with --target-dir",
+    );
+  }
+  // A folder that was copied alone may lie beside anything. The records lie beside the folder itself, where
+  // it was named by way of a link; a link in the place of one that they know was planted, and is not followed.
+  const real = await exists(dir) ? await bounded(dir, () => Deno.realPath(dir)) : dir;
+  for (const folder of new Set([dir, real])) {
+    const above = dirname(folder);
+    if (!await exists(join(above, RUNS_FOLDER))) continue;
+    const points = (await pointsOfTarget(await readTarget(above)))
+      .filter((point) => point.folder === basename(folder) && isWanted(point.name));
+    if (points.length > 0) return points;
+  }
+  await refusePartials(dir, []);
+  const names = (await listFiles(dir)).filter(isWanted);
+  return pointsOfNames(dir, names, await rawDisks(dir, names));
+}
+
+/** All points of a target with records, oldest first. */
+export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
+  const points = restorePoints(target.runs);
+  // What a run of ours is writing now, or wrote when it was killed, is in nobody's way.
+  const ours = target.runs.flatMap(({ id, disks }) =>
+    disks.map(({ file }) => partialName(basename(file), id))
+  );
+  for (const folder of new Set(points.map(({ disk }) => disk.folder))) {
+    await refusePartials(join(target.path, folder), ours);
+  }
+  const all = images(target.runs);
+  const layersNow = async ({ folder, file }: DiskRecord) => {
+    const now = await pointsOfTarget(await readTarget(target.path));
+    const isIt = (point: RestorePoint) => point.folder === folder && point.name === basename(file);
+    return now.find(isIt)?.layers() ?? null;
+  };
+  return points.map(({ run, disk }) => ({
+    layersNow: () => layersNow(disk),
+    name: basename(disk.file),
+    folder: disk.folder,
+    disk: disk.folder === "." ? disk.name : disk.folder,
+    timeMs: timeOf(run),
+    level: disk.level,
+    runId: run.id,
+    target: target.path,
+    layers: () =>
+      chainOf(all, disk.file).map(({ run, disk: { file, parent, fingerprint } }) => ({
+        path: join(target.path, file),
+        parent: parent && join(target.path, parent),
+        timeMs: timeOf(run),
+        ...(fingerprint ? { fingerprint } : {}),
+      })),
+  }));
+}
+
+function timeOf(run: RunRecord): number {
+  return Date.parse(run.pointInTime ?? run.started);
+}
+
+/**
+ * Points from the images' names alone: the time stamps give the order. Pure.
+ *
+ * @param raw The names of disks whose images are raw.
+ * @throws {UsageError} If there is no image.
+ * @throws {ChainError} If the names don't tell the order.
+ */
+export function pointsOfNames(
+  dir: string,
+  names: string[],
+  raw: ReadonlySet<string> = new Set(),
+): RestorePoint[] {
+  const ordered = orderByName(dir, names);
+  if (ordered.length === 0) throw new UsageError(`There are no backups in "${dir}"`);
+  const chains = new Map<string, Layer[]>();
+  return ordered.map(({ name, level, unixSeconds, parent }) => {
+    const timeMs = unixSeconds * 1000;
+    const below = parent === null ? [] : chains.get(parent) ?? [];
+    const isRaw = raw.has(parseImageName(name)?.diskFileName ?? name);
+    const layer: Layer = {
+      path: join(dir, name),
+      parent: below.at(-1)?.path ?? null,
+      timeMs,
+      ...(isRaw ? { isRaw } : {}),
+    };
+    const layers = [...below, layer];
+    chains.set(name, layers);
+    return {
+      name,
+      folder: basename(dir),
+      disk: basename(dir),
+      timeMs,
+      level,
+      runId: null,
+      target: null,
+      layers: () => {
+        if (isRaw && level === "inc") throw new ChainError(rawIncrement(layer));
+        return layers;
+      },
+      // Of what has no records nothing says so.
+      layersNow: () => Promise.resolve(layers),
+    };
+  });
+}
+
+function rawIncrement({ path }: Layer): string {
+  return `"${path}" is a raw increment, which can't tell a zero from what did not change: the full ` +
+    "backup before it can be restored, with --until";
+}
+
+/** The disks whose images are raw, as the reference's `.config` says: an image's own bytes may lie. */
+async function rawDisks(dir: string, names: string[]): Promise<Set<string>> {
+  const disks = new Set(names.map((name) => parseImageName(name)?.diskFileName ?? name));
+  const raw = new Set<string>();
+  for (const disk of disks) {
+    for (const folder of [dirname(dir), dir]) {
+      if (await configFormat(join(folder, `${disk}.config`)) === "raw") raw.add(disk);
+    }
+  }
+  return raw;
+}
+
+async function configFormat(path: string): Promise<string | null> {
+  try {
+    const config = v.safeParse(
+      v.object({ format: v.string() }),
+      parseJson(await readSmall(path)),
+    );
+    return config.success ? config.output.format : null;
+  } catch {
+    return null;
+  }
+}
+
+/** The points of all disks at one moment: those of the run that a point belongs to. */
+export function pointsOfRun(points: RestorePoint[], { runId }: RestorePoint): RestorePoint[] {
+  return points.filter((point) => point.runId === runId);
+}
+
+/**
+ * Picks the point a user means.
+ *
+ * @param until A file's name, a run's id or a time; null is the newest.
+ * @throws {UsageError} If there is none.
+ */
+export function pickPoint(points: RestorePoint[], until: string | null): RestorePoint {
+  const newest = points.at(-1);
+  if (!newest) throw new UsageError("There is no restore point");
+  if (until === null) return newest;
+  const named = points.findLast(({ name, runId }) => name === basename(until) || runId === until);
+  if (named) return named;
+  const timeMs = parseTime(until);
+  if (timeMs === null) {
+    throw new UsageError(
+      `--until "${until}" is no image here, no run and no time (such as "2026-11-22 23:00"); ` +
+        `the newest image is "${newest.name}"`,
+    );
+  }
+  const point = points.findLast((point) => point.timeMs <= timeMs);
+  if (point) return point;
+  throw new UsageError(
+    `There is no restore point before "${until}": the first is of ${
+      new Date(points[0]?.timeMs ?? 0).toISOString()
+    }`,
+  );
+}
+
+/**
+ * Reads a time as people write it, and as `info` prints it: local, unless it ends in a zone; a day
+ * means its end, and so does a second.
+ *
+ * @returns UTC milliseconds, or null if it is no time.
+ */
+export function parseTime(text: string): number | null {
+  const match =
+    /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(?: ?(Z|[+-]\d\d:?\d\d))?)?$/.exec(
+      text,
+    );
+  if (!match) return null;
+  const [, day = "", time = "23:59:59", zone = ""] = match;
+  // The 31st of November would be read as the 1st of December.
+  const midnight = Date.parse(`${day}T00:00Z`);
+  if (Number.isNaN(midnight) || !new Date(midnight).toISOString().startsWith(day)) return null;
+  const end = /^\d\d:\d\d:\d\d$/.test(time) ? ".999" : "";
+  const timeMs = Date.parse(`${day}T${time}${end}${zone}`);
+  return Number.isNaN(timeMs) ? null : timeMs;
+}
+
+async function refusePartials(dir: string, ours: string[]) {
+  const partial = (await listFiles(dir)).find((name) =>
+    name.endsWith(PARTIAL_SUFFIX) && !ours.includes(name)
+  );
+  if (!partial) return;
+  throw new Failure(
+    `"${join(dir, partial)}" is a backup that is not finished: let it end, or remove it if no ` +
+      "backup is running",
+  );
+}
+
+async function listFiles(dir: string): Promise<string[]> {
+  try {
+    const entries = await listFolder(resolve(dir));
+    return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) {
+      throw new UsageError(`The directory "${dir}" does not exist`);
+    }
+    throw error;
+  }
+}

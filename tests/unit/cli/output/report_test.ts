@@ -1,0 +1,215 @@
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  backupsText,
+  backupText,
+  bitmapsJson,
+  disksText,
+  type ImageStates,
+  jsonLine,
+  PRESENT,
+  restoreText,
+  runJson,
+} from "../../../../src/cli/output/report.ts";
+import { localTime } from "../../../../src/cli/output/text.ts";
+import {
+  aBitmap,
+  aDisk,
+  aDiskRecord,
+  aDiskWithBitmap,
+  aRun,
+  aTarget,
+  CHAIN,
+  OLD_TAG,
+} from "../../_fixtures.ts";
+
+const POINT_IN_TIME = localTime(new Date("2026-11-21T23:00:01Z"));
+const CONTROL = "a\x1b[2Jb\n";
+const SHOWN = "a\\x1b[2Jb\\x0a";
+
+/** The cells of a table's line. */
+const cells = (line = "") => line.split(/ {2,}/);
+
+Deno.test("jsonLine() is one line with its type first", () => {
+  assertEquals(
+    jsonLine("summary", { text: "a\nb", n: 1 }),
+    '{"message_type":"summary","text":"a\\nb","n":1}\n',
+  );
+});
+
+Deno.test("backupText() says what became of each disk", () => {
+  const failed = aDiskRecord("disk1", { result: "failed", error: "No space left", level: "inc" });
+  const text = backupText(aRun([aDiskRecord(), failed], { state: "failed" }));
+  const [head, titles, first, second] = text.split("\n");
+  assertEquals(head, `Backup 20261121T230000Z-${OLD_TAG} of the VM "vm1": failed`);
+  assertEquals(cells(titles), ["DISK", "LEVEL", "RESULT", "WRITTEN", "FILE", "WHY"]);
+  assertEquals(cells(first), [
+    "disk0",
+    "full",
+    "done",
+    "5 MiB",
+    aDiskRecord().file,
+    "asked for",
+  ]);
+  assertEquals(cells(second), ["disk1", "inc", "failed", "-", "-", "No space left"]);
+  const nameless = backupText({ ...aRun([]), vm: { name: "", uuid: "" } });
+  assertMatch(nameless, /^Backup \S+ of a VM without a name: done\n/);
+});
+
+const HOLDS = [
+  [{ kind: "none", pausedMs: 0, frozenMs: null }, "guest not paused"],
+  [{ kind: "stop", pausedMs: 1.5, frozenMs: null }, "guest paused for 1.5 ms"],
+  [{ kind: "already-stopped", pausedMs: 0, frozenMs: null }, "guest was paused already"],
+  [
+    { kind: "stop", pausedMs: 2, frozenMs: 30 },
+    "guest paused for 2 ms, file systems frozen for 30 ms",
+  ],
+] as const;
+for (const [hold, words] of HOLDS) {
+  Deno.test(`backupText() says: ${words}`, () => {
+    assertStringIncludes(
+      backupText(aRun([aDiskRecord()], { hold })),
+      `\nPoint in time: ${POINT_IN_TIME}, ${words}\n`,
+    );
+  });
+}
+
+Deno.test("backupText() says no point in time where none was taken", () => {
+  const text = backupText(aRun([aDiskRecord()], { pointInTime: null }));
+  assertEquals(text.includes("Point in time"), false);
+});
+
+Deno.test("backupText() names what is left out, and warnings", () => {
+  const leftOut = [{ device: "cd0", reason: "read-only" }];
+  const text = backupText(aRun([], { leftOut, warnings: ["Not frozen"] }));
+  assertStringIncludes(text, "\nLeft out: cd0, read-only\nWarning: Not frozen\n");
+});
+
+Deno.test("backupText() obeys no name", () => {
+  const text = backupText(
+    aRun([aDiskRecord("d", { name: CONTROL, error: CONTROL, file: CONTROL })], {
+      vm: { name: CONTROL, uuid: "" },
+      leftOut: [{ device: CONTROL, reason: CONTROL }],
+      warnings: [CONTROL],
+    }),
+  );
+  assertEquals(text.includes("\x1b"), false);
+  assertEquals(text.split(SHOWN).length - 1, 7);
+});
+
+Deno.test("restoreText() says what was restored, and from when", () => {
+  const [titles, row] = restoreText([{
+    disk: "disk0",
+    point: "INC-2000-disk0.qcow2",
+    pointInTime: "2026-11-21T23:00:01.000Z",
+    images: 3,
+    format: "qcow2",
+    virtualSizeBytes: 16 << 20,
+    targetFile: "/vm/new.qcow2",
+  }]).split("\n");
+  assertEquals(cells(titles), ["DISK", "POINT IN TIME", "IMAGES", "SIZE", "FILE"]);
+  assertEquals(cells(row), ["disk0", POINT_IN_TIME, "3", "16 MiB", "/vm/new.qcow2"]);
+});
+
+Deno.test("disksText() shows each disk with its bitmaps' names", () => {
+  const [, row] = disksText([aDiskWithBitmap()], []).split("\n");
+  assertEquals(cells(row), [
+    "disk0",
+    "qcow2",
+    "16 MiB",
+    aDisk().id,
+    "/vm/disk0.qcow2",
+    `qmpbackup-disk0-${OLD_TAG}-${CHAIN}`,
+  ]);
+});
+
+Deno.test("disksText() names what is no disk to back up", () => {
+  const text = disksText([], [{ device: "cd0", reason: "the drive is empty" }]);
+  assertStringIncludes(text, "No disk to back up: cd0, the drive is empty\n");
+});
+
+Deno.test("disksText() obeys no name", () => {
+  const text = disksText([aDisk("d", { source: CONTROL })], [{ device: CONTROL, reason: "" }]);
+  assertEquals(text.includes("\x1b"), false);
+});
+
+Deno.test("bitmapsJson() has what scripts look for", () => {
+  const text = JSON.stringify(bitmapsJson([aDiskWithBitmap()]), null, 2);
+  assertMatch(text, /"recording": true/);
+});
+
+Deno.test("bitmapsJson() calls QEMU's fields by QEMU's names", () => {
+  const disk = aDisk("disk0", { bitmaps: [aBitmap("b", { countBytes: 1, granularityBytes: 2 })] });
+  assertEquals(bitmapsJson([disk])[0]?.bitmaps, [{
+    name: "b",
+    recording: true,
+    busy: false,
+    persistent: true,
+    inconsistent: false,
+    count: 1,
+    granularity: 2,
+  }]);
+});
+
+Deno.test("backupsText() shows each image and what it builds on", () => {
+  const full = aDiskRecord();
+  const inc = aDiskRecord("disk0", { level: "inc", file: "disk0/INC-1-x", parent: full.file });
+  const text = backupsText(aTarget([aRun([full]), aRun([inc], { id: "run2", sequence: 2 })]));
+  const [head, titles, , row] = text.split("\n");
+  assertEquals(head, `Chain ${CHAIN}, 2 runs`);
+  assertEquals(cells(titles)[0], "POINT IN TIME");
+  assertEquals(cells(row), [
+    POINT_IN_TIME,
+    "disk0",
+    "inc",
+    "done",
+    "5 MiB",
+    "disk0/INC-1-x",
+    full.file,
+    "run2",
+  ]);
+});
+
+Deno.test("backupsText() and runJson() say what became of an image that is done", () => {
+  const [full, inc, plain] = [aDiskRecord(), aDiskRecord("disk1"), aDiskRecord("disk2")];
+  const run = aRun([full, inc, plain]);
+  const states: ImageStates = new Map([
+    [full, { state: "missing", reason: "is missing" }],
+    [inc, { state: "changed", reason: "was changed: it has 0 bytes" }],
+    [plain, PRESENT],
+  ]);
+  const text = backupsText(aTarget([run]), states);
+  const rows = text.split("\n").slice(2, 5).map(cells);
+  assertEquals(rows.map((row) => row[3]), ["missing", "changed", "done"]);
+  assertEquals(rows.map((row) => row[8] ?? ""), [
+    "",
+    "the image was changed: it has 0 bytes",
+    "",
+  ]);
+  const { disks } = runJson(run, states);
+  assertEquals(disks.map(({ result, image, imageReason }) => [result, image, imageReason]), [
+    ["done", "missing", "is missing"],
+    ["done", "changed", "was changed: it has 0 bytes"],
+    ["done", "present", null],
+  ]);
+});
+
+Deno.test("backupsText() shows when a run started that took no point in time", () => {
+  const run = aRun([aDiskRecord("disk0", { result: "failed" })], { pointInTime: null });
+  const [, , row] = backupsText(aTarget([run])).split("\n");
+  assertEquals(cells(row)[0], localTime(new Date(run.started)));
+});
+
+Deno.test("backupsText() has a row for a run that failed before it knew its disks, with the reason", () => {
+  const night = aRun([], { id: "night", state: "failed", pointInTime: null, error: "It is off" });
+  const disk = aDiskRecord("disk1", { result: "failed", error: "It is full" });
+  const text = backupsText(aTarget([aRun([aDiskRecord(), disk]), night]));
+  const [, titles, good, bad, row] = text.split("\n").map((line) => cells(line));
+  assertEquals([titles?.at(-1), bad?.at(-1)], ["WHY", "It is full"]);
+  assertEquals(good?.length, 8);
+  const time = localTime(new Date(night.started));
+  assertEquals(row, [time, "-", "auto", "failed", "-", "-", "-", "night", "It is off"]);
+});
+
+Deno.test("backupsText() says that there is no chain", () => {
+  assertStringIncludes(backupsText(aTarget()), "Chain (none), 0 runs\n");
+});
