@@ -129,7 +129,7 @@ function report(error: unknown, io: Io, json: boolean): number {
   return exitCode;
 }
 
-/** What the operating system refuses (it bears a code such as "ENOSPC"), or Deno, is no bug. */
+/** Not a bug: what Deno refuses, and what the operating system refuses (it has a code such as "ENOSPC"). */
 function isBug(error: unknown): error is Error {
   return error instanceof Error && !(error instanceof Failure) &&
     !(error instanceof SuppressedError) && !(error instanceof Deno.errors.NotCapable) &&

@@ -11,7 +11,7 @@ export const MAX_DEPTH = 1_000;
  * As `JSON.parse()`, but what is nested deep is refused at once: V8 takes half a minute, and 700 MB, for
  * 15 MB of "[".
  *
- * @throws {SyntaxError} If it is no JSON, or nested too deep.
+ * @throws {SyntaxError} If it is not JSON, or nested too deep.
  */
 export function parseJson(text: string): unknown {
   if (isTooDeep(text)) throw new SyntaxError(`Nested deeper than ${MAX_DEPTH}`);

@@ -2,8 +2,8 @@
  * Takes passwords and keys out of what QEMU says of disks: their names may hold them, and go into records,
  * logs, and to other programs. Pure.
  *
- * Source: QEMU's manual, "Device URL Syntax", and its drivers' options: what ends in `-secret` names an object
- * and is no secret.
+ * Source: QEMU's manual, "Device URL Syntax", and its drivers' options: what ends in `-secret` names an object,
+ * and is not a secret itself.
  *
  * @module
  */

@@ -77,7 +77,7 @@ export async function createInside(
   if (present === null) {
     await makeFolder(path, fileMode);
     made.push(path);
-  } else if (!present.isDirectory) throw new Failure(`"${path}" is no folder of ours`);
+  } else if (!present.isDirectory) throw new Failure(`"${path}" is not a folder made by qmpbackup`);
   // One that is there may have been made by a run that died before it came to this.
   await syncPath(dirname(path));
 }

@@ -82,7 +82,7 @@ export async function findSharedFolder(
   for (const folder of (await foldersTo(path)).toReversed()) {
     const info = await lookAtAllowed(folder);
     if (!info?.isDirectory || problemFor(folder, info, [ROOT]) === null) continue;
-    // Whoever we are, this can't be ours alone.
+    // No matter who we are, this can't be ours alone.
     const hopeless = problemFor(folder, info, [ROOT, info.uid ?? ROOT, info.gid ?? ROOT]);
     if (hopeless !== null) return hopeless;
     const user = known.get(info.dev) ?? await userThere(folder);

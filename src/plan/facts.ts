@@ -35,7 +35,7 @@ export interface Facts {
   newFingerprints: ReadonlyMap<string, Fingerprint>;
   /** The files in the target that the VM has for disks, or below them: relative to it. */
   inUse: string[];
-  /** Where each disk's fleece may lie beside it, by the disk's id; null where that is no folder. */
+  /** Where each disk's fleece may lie beside it, by the disk's id; null where that is not a folder. */
   besideDisk: Map<string, string | null>;
   startedAt: Date;
   /** Eight random hexadecimal digits: what marks all that this run leaves in QEMU. */

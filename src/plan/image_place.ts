@@ -74,7 +74,7 @@ export function imageOf(
   if (isThere && !isOurs(facts, file)) {
     const path = join(facts.target.path, file);
     throw new Failure(
-      `"${path}" is no backup that is recorded here, and would be replaced: ${remedy}`,
+      `"${path}" is not a backup that is recorded here, and would be replaced: ${remedy}`,
     );
   }
   return {

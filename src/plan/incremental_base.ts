@@ -53,7 +53,7 @@ export function basisOf(
   if (bitmap.granularityBytes !== granularityBytes) {
     return not(
       `its bitmap "${name}" has another granularity (${bitmap.granularityBytes}) than the one of ` +
-        `the last backup (${granularityBytes}): it was made anew`,
+        `the last backup (${granularityBytes}): another program made it again`,
     );
   }
   // QEMU grows a bitmap with its disk; what was cut off it forgets.

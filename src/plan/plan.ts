@@ -64,7 +64,7 @@ export interface Plan {
   features: Features;
   /** No fleece: the jobs read from the disks themselves. */
   direct: boolean;
-  /** Why the guest has to stand still for the point in time; null where it needn't. */
+  /** Why the guest has to be stopped for the point in time; null where it needn't. */
   pause: string | null;
   /** The node that keeps a migration away while the run is on. */
   migrationBlocker: string;

@@ -159,7 +159,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     direct: !facts.features.fleecing,
     pause: pauseReason(request, facts),
     // "The vdi format used by node 'qmpbackup-…-running' does not support live migration": QEMU's words
-    // to whoever tries.
+    // to anybody who tries.
     migrationBlocker: `qmpbackup-${tag}-0-running`,
     nbdSocket: nbdSocket(disks, tag),
     disks,
@@ -221,7 +221,7 @@ function chainIdOf(request: BackupRequest, { target, newChainId }: Facts): strin
 const hasChain = ({ disks }: { disks: { level: DiskLevel }[] }) =>
   disks.some(({ level }) => level !== "copy");
 
-/** This target's bitmaps on a disk. Another target's may bear the same chain id: a copied folder. */
+/** This target's bitmaps on a disk. Another target's may have the same chain id: a copied folder. */
 function spentBitmaps(disk: Disk, { target, pastBitmaps }: Facts): string[] {
   const recorded = new Set([...bitmapsOf(target), ...pastBitmaps]);
   return disk.bitmaps.map(({ name }) => name).filter((name) => recorded.has(name));

@@ -24,7 +24,7 @@ export interface BackupRequest {
   /** 0 is no limit. */
   speedLimitBytesPerSecond: number;
   compress: boolean;
-  /** What `auto` and `inc` do about a disk whose bitmap was lost: all anew, or find what changed. */
+  /** What `auto` and `inc` do about a disk whose bitmap was lost: back up all of it, or find what changed. */
   onLostBitmap: "full" | "compare";
   /** Absolute; null is beside each disk. */
   fleeceDir: string | null;
@@ -40,7 +40,7 @@ export interface BackupRequest {
   targetAio: "threads" | "io_uring" | null;
   /** A folder for each disk. */
   subdir: boolean;
-  /** Full backups and copies bear level and time in their names, not just the name of the disk's file. */
+  /** Full backups and copies have level and time in their names, not just the name of the disk's file. */
   timestamp: boolean;
   /** Beside a full backup without a time, a link `FULL-<name>`. */
   symlink: boolean;

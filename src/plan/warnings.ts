@@ -46,7 +46,7 @@ function reasonAgainstComparing({ hasIothreads, features }: Facts): string | nul
   return "(before 9) ends when a disk in an iothread is compared";
 }
 
-/** Why the guest has to stand still for the point in time; null where it needn't. */
+/** Why the guest has to be stopped for the point in time; null where it needn't. */
 export function pauseReason(
   { pause }: BackupRequest,
   { features, hasIothreads }: Facts,
@@ -91,7 +91,7 @@ function newTargetWarnings(
   if (known === undefined) return [];
   return [
     `The target "${path}" is new, but there are backups of this VM elsewhere (the bitmap "${known}" ` +
-    "is of one): should they be here, then their file system is not mounted",
+    "is of one): if those backups belong here, check that the file system is mounted",
   ];
 }
 
@@ -107,7 +107,7 @@ function timedWarnings({ timestamp }: BackupRequest, disks: DiskPlan[]): string[
   if (timestamp) return [];
   return disks.filter(({ level, file }) => level === "full" && parseImageName(basename(file)))
     .map(({ file, disk }) =>
-      `"${file}" bears a time in its name, since increments build on the full backup of the disk ` +
+      `"${file}" has a time in its name, since increments build on the full backup of the disk ` +
       `"${disk.name}" that has none: --no-timestamp would have replaced that one`
     );
 }

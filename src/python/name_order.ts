@@ -21,7 +21,7 @@ export interface NamedImage {
 /**
  * Orders the images of a folder by the times in their names, oldest first.
  *
- * @param names All names in the folder; what is no image is passed over.
+ * @param names All names in the folder; other files are passed over.
  * @throws {ChainError} If the order can't be told: two of one time, an increment without a full backup
  * before it, or one of a disk whose full backup is not the last one.
  */
@@ -74,7 +74,7 @@ function refuseTie(
 ) {
   if (next?.unixSeconds !== unixSeconds) return;
   throw new ChainError(
-    `"${name}" and "${next.name}" in "${dir}" bear the same time, and no record says which comes ` +
+    `"${name}" and "${next.name}" in "${dir}" have the same time, and no record says which comes ` +
       "first: restore by hand, with the order you know",
   );
 }

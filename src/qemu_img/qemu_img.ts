@@ -246,7 +246,7 @@ function decoded<Output>(
  * Reads an image's header (`qemu-img info`), as qcow2 and nothing else: probing would take what a
  * guest wrote into a raw image for a header.
  *
- * @throws {QemuImgError} If it can't be read or is no qcow2 image.
+ * @throws {QemuImgError} If it can't be read or is not a qcow2 image.
  */
 export async function imageFacts(path: string, options: RunOptions = {}): Promise<ImageFacts> {
   // From a pipe qemu-img would wait for ever.
@@ -254,7 +254,7 @@ export async function imageFacts(path: string, options: RunOptions = {}): Promis
     if (error instanceof HangingError) throw error;
     return null;
   });
-  if (info && !info.isFile) throw new QemuImgError(`"${path}" is no regular file`);
+  if (info && !info.isFile) throw new QemuImgError(`"${path}" is not a regular file`);
   const text = await qemuImg(["info", "--output=json", "-f", "qcow2", path], options);
   return parseImageFacts(text);
 }
@@ -296,7 +296,7 @@ function alone(path: string): string {
 }
 
 /**
- * Checks an image's metadata (`qemu-img check`). Leaked clusters only waste space and are no error.
+ * Checks an image's metadata (`qemu-img check`). Leaked clusters only waste space: they are not an error.
  *
  * @throws {QemuImgError} If it is damaged, with what `qemu-img` says.
  */

@@ -321,7 +321,7 @@ export function doubtsOf(frozenCount: number, status: Answer, thawed: Answer): s
 }
 
 /**
- * Thaws the guest's file systems, whoever froze them (`guest-fsfreeze-thaw`). Tried twice, the second
+ * Thaws the guest's file systems, no matter who froze them (`guest-fsfreeze-thaw`). Tried twice, the second
  * time over a new connection where the old one is gone.
  *
  * @throws {StillFrozenError} If the guest may still be frozen.

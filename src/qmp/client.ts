@@ -2,7 +2,7 @@
  * The QMP client: one connection to QEMU's monitor.
  *
  * Guarantees: every call ends within its time-out, whatever the peer does; a peer that closes or
- * talks nonsense fails all that is pending with a sentence; unknown events and fields are no error.
+ * talks nonsense fails all that is pending with a sentence; unknown events and fields are ignored.
  * Source: QEMU's "QEMU Machine Protocol Specification" (docs/interop/qmp-spec).
  *
  * @module
@@ -30,7 +30,7 @@ export interface QmpEvent {
   data: Record<string, unknown>;
 }
 
-/** Of QEMU's words, as many go into messages: they name files, and may repeat what others said. */
+/** So much of QEMU's words goes into a message: they name files, and may repeat what others said. */
 const MAX_WORDS_LENGTH = 800;
 
 /** QEMU refused a command. Don't match `message`: QEMU's words differ between releases. */
@@ -90,7 +90,7 @@ interface Pending {
   timer: ReturnType<typeof setTimeout>;
 }
 
-/** What a dead client leaves is gone with the first that gets it. */
+/** The rest of an answer to a dead client goes to the first client that connects after it. */
 const CONNECT_ATTEMPTS = 3;
 
 export class QmpClient implements AsyncDisposable {
@@ -188,7 +188,7 @@ export class QmpClient implements AsyncDisposable {
       this.#isSilent = true;
       answer.reject(
         new QmpTimeoutError(
-          `QEMU did not answer "${command}" within ${timeoutMs / 1000} s: does it hang`,
+          `QEMU did not answer "${command}" within ${timeoutMs / 1000} s. Check whether it hangs`,
         ),
       );
     }, timeoutMs);
@@ -250,7 +250,9 @@ export class QmpClient implements AsyncDisposable {
       for (let n; (n = await this.conn.read(buffer)) !== null;) {
         for (const message of this.#stream.push(buffer.subarray(0, n))) this.#receive(message);
       }
-      this.#fail(new ConnectionError("QEMU closed the QMP connection: has the VM ended"));
+      this.#fail(
+        new ConnectionError("QEMU closed the QMP connection. Check whether the VM still runs"),
+      );
     } catch (error) {
       this.#lost(error);
     }
@@ -273,7 +275,7 @@ export class QmpClient implements AsyncDisposable {
     const pending = typeof id === "number" ? this.#pending.get(id) : undefined;
     if (!pending) {
       // The late answer to a command that timed out is nothing to complain about; anything before
-      // the greeting is no QMP.
+      // the greeting is not QMP.
       if (this.#version === "") throw new ProtocolError("The peer does not speak QMP");
       return;
     }

@@ -30,7 +30,7 @@ export interface Standing {
 }
 
 /**
- * Looks since when a job has stood still. A job that somebody paused does not count as one. Pure.
+ * Tells since when a job has made no progress. A job that somebody paused is left out. Pure.
  *
  * @param last What the last look said; null at the first.
  */
@@ -114,7 +114,9 @@ async function follow(
       options.signal?.throwIfAborted();
       wake = Promise.withResolvers();
       const job = (await queryJobs(qmp)).find((job) => job.id === id);
-      if (!job) throw new JobError(`The job "${id}" has vanished: did another client end it`);
+      if (!job) {
+        throw new JobError(`The job "${id}" has vanished. Check whether another client ended it`);
+      }
       options.onProgress?.(job);
       if (await isOver(job)) return job;
       standing = standingOf(standing, job, performance.now());

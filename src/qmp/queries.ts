@@ -1,5 +1,5 @@
 /**
- * QMP's read-only commands, decoded. Fields we don't use are not decoded; unknown ones are no error.
+ * QMP's read-only commands, decoded. Fields we don't use are not decoded; unknown ones are ignored.
  *
  * Source: QEMU QMP Reference Manual, "Block devices" and "VM run state".
  *

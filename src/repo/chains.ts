@@ -20,7 +20,7 @@ export interface Point {
 
 /**
  * All restore points of a target, oldest first. Where a later backup took an image's place and name
- * (`--no-timestamp`), the earlier one is no point any more.
+ * (`--no-timestamp`), the earlier one is not a point any more.
  */
 export function restorePoints(runs: RunRecord[]): Point[] {
   const done = images(runs).filter(({ disk }) => disk.result === "done");

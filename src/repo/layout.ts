@@ -45,7 +45,7 @@ const PREFIX = { full: "FULL", inc: "INC", copy: "COPY" } as const;
 const MAX_DISK_FILE_NAME_BYTES = 150;
 
 /**
- * The end of the times that names may bear (the year 2286): what a stray or planted file says beyond
+ * The end of the times that names may have (the year 2286): what a stray or planted file says beyond
  * that is not followed, or the next name would have no room for it.
  */
 export const MAX_NAME_SECONDS = 9_999_999_999;

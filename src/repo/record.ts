@@ -35,7 +35,7 @@ export class RecordError extends Failure {
 }
 
 /** The name of something in a folder. */
-const Name = v.pipe(v.string(), v.check(isName, "is no name"));
+const Name = v.pipe(v.string(), v.check(isName, "is not a name"));
 
 function isName(name: string): boolean {
   return !["", ".", ".."].includes(name) && !/[\0/]/.test(name);
@@ -44,7 +44,7 @@ function isName(name: string): boolean {
 /** An image's path, relative to the target: a name, or a disk's folder and a name. */
 const ImagePath = v.pipe(
   v.string(),
-  v.check(isImagePath, "is no path inside of the target that an image may have"),
+  v.check(isImagePath, "is not a path inside of the target that an image may have"),
 );
 
 function isImagePath(path: string): boolean {
@@ -54,14 +54,14 @@ function isImagePath(path: string): boolean {
 }
 
 /** A run's id is the name of its record's file. */
-const RunId = v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9-]*$/, "is no run's id"));
+const RunId = v.pipe(v.string(), v.regex(/^[A-Za-z0-9][A-Za-z0-9-]*$/, "is not a run's id"));
 
 const sizeBytes = v.pipe(v.number(), v.finite(), v.minValue(0));
 /** What has the form of a time may still be none: its zone may be "+99:99". */
 const time = v.pipe(
   v.string(),
   v.isoTimestamp(),
-  v.check((text) => !Number.isNaN(Date.parse(text)), "is no time"),
+  v.check((text) => !Number.isNaN(Date.parse(text)), "is not a time"),
 );
 
 /** See `Disk.backing`. */
@@ -96,14 +96,14 @@ const DiskRow = v.object({
   reason: v.string(),
   /** The bitmap that counts from this backup on; null for a copy. */
   bitmap: v.nullable(
-    v.pipe(v.string(), v.check((name) => isBackupBitmap(name), "is no bitmap of a backup")),
+    v.pipe(v.string(), v.check((name) => isBackupBitmap(name), "is not a bitmap of a backup")),
   ),
   granularityBytes: v.nullable(sizeBytes),
   /** The bitmap that tells whether the disk was cut after this backup; null where there is none. */
   sentinel: v.optional(v.nullable(Sentinel), null),
   /** The images below the disk's own, from the top down; null where nobody looked. */
   backing: v.optional(v.nullable(v.array(BackingImage)), null),
-  /** The fleece's file while the run is on, for whoever cleans up behind a run that was killed. */
+  /** The fleece's file while the run is on, for the run that cleans up after a killed one. */
   fleece: v.string(),
   /** The image, relative to the target. */
   file: ImagePath,
@@ -120,7 +120,7 @@ const DiskRow = v.object({
   /** What the finished image is told by; of an older program's, and while it is being changed, not known. */
   fingerprint: v.optional(Fingerprint),
   /**
-   * "superseded": the image is no point of its own any more, since an increment was committed into it;
+   * "superseded": the image is not a point of its own any more, since an increment was committed into it;
    * others may build on it.
    */
   result: v.picklist(["pending", "done", "failed", "cancelled", "superseded"]),
@@ -150,7 +150,7 @@ const RunRecord = v.object({
   /** "running" in a record whose run is over means that it was killed. */
   state: v.picklist(["running", "done", "failed", "cancelled"]),
   /** The target's chain id (its `uuid` file). */
-  chain: v.pipe(v.string(), v.check(isChainId, "is no chain id")),
+  chain: v.pipe(v.string(), v.check(isChainId, "is not a chain id")),
   /** Times are UTC. */
   started: time,
   /** The moment whose contents the images hold; null before it was taken. */
@@ -194,7 +194,7 @@ export function parseRecord(name: string, text: string): RunRecord {
   try {
     json = parseJson(text);
   } catch {
-    throw new RecordError(`The record "${name}" is no JSON (${remedy})`);
+    throw new RecordError(`The record "${name}" is not JSON (${remedy})`);
   }
   const head = v.safeParse(
     v.object({ format: v.literal(FORMAT), version: v.number() }),
@@ -274,7 +274,7 @@ export function adoptedId(unixSeconds: number, runTag: string): string {
 }
 
 /**
- * Finds the records of an adoption that was interrupted, which count for nothing: number 1 is written
+ * Finds the records of an adoption that was interrupted, which are ignored: number 1 is written
  * last. Once a run of ours has recorded the disk, too, an old record may well be gone.
  */
 export function halfAdopted(runs: RunRecord[]): RunRecord[] {
@@ -311,7 +311,7 @@ export function inOrder(runs: RunRecord[]): RunRecord[] {
       places.set(place, id);
     }
   }
-  // Of disks that were adopted later the numbers begin anew: they say nothing of other disks' order.
+  // Of disks that were adopted later the numbers begin again: they say nothing of other disks' order.
   return runs.toSorted((a, b) =>
     a.sequence - b.sequence || Date.parse(a.started) - Date.parse(b.started)
   );

@@ -52,7 +52,7 @@ export interface Target {
   hasRecords: boolean;
   /** In the order of their sequence numbers. */
   runs: RunRecord[];
-  /** Records that count for nothing: see `halfAdopted()`. */
+  /** Records that are ignored: see `halfAdopted()`. */
   halfAdopted: RunRecord[];
 }
 
@@ -60,7 +60,7 @@ export interface Target {
  * Reads a backup directory; one that does not exist is empty.
  *
  * @param path Absolute.
- * @throws {UsageError} If it can't be read or is no directory.
+ * @throws {UsageError} If it can't be read or is not a directory.
  * @throws {RecordError} If what stands in it can't be believed.
  */
 export async function readTarget(path: string): Promise<Target> {
@@ -95,7 +95,7 @@ export async function refuseForeign(target: Target): Promise<void> {
     for (const entry of await entriesOf(target.path)) {
       if (isHarmless(entry) || entry.name === RECORDS_FOLDER) continue;
       throw new UsageError(
-        `The target "${target.path}" holds "${entry.name}" and no backups of ours: ` +
+        `The target "${target.path}" holds "${entry.name}" and no backups made by qmpbackup: ` +
           "name an empty or a new directory",
       );
     }
@@ -274,7 +274,7 @@ export async function writeChainId(path: string, chainId: string, mode?: number)
 
 /**
  * Writes a file that lies beside the disks' folders. What is not whole yet lies among the records: here
- * a disk's image might bear any name.
+ * a disk's image might have any name.
  */
 export async function writeBeside(
   path: string,
@@ -366,7 +366,7 @@ async function readRuns(path: string): Promise<RunRecord[]> {
   } catch (error) {
     const isFolder = async () => (await bounded(path, () => Deno.stat(path))).isDirectory;
     if (error instanceof Deno.errors.NotADirectory && await isFolder()) {
-      throw new RecordError(`"${folder}" is no folder of ours`, { cause: error });
+      throw new RecordError(`"${folder}" is not a folder made by qmpbackup`, { cause: error });
     }
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
@@ -387,14 +387,14 @@ export async function readSmall(path: string): Promise<string> {
   const text = await readUpTo(path, MAX_RECORD_BYTES);
   if (text !== null) return text;
   throw new RecordError(
-    `"${path}" is no file of ours: it is too large, or no regular file (a link, a folder)`,
+    `"${path}" is not a file of qmpbackup: it is too large, or not a regular file (a link, a folder)`,
   );
 }
 
 /** What the operating system refuses is about the directory that the user named. */
 function readable(error: unknown, path: string): unknown {
   if (error instanceof Deno.errors.NotADirectory || error instanceof Deno.errors.AlreadyExists) {
-    return new UsageError(`"${path}" is no directory`);
+    return new UsageError(`"${path}" is not a directory`);
   }
   if (!(error instanceof Error) || !("code" in error) || typeof error.code !== "string") {
     return error;

@@ -157,7 +157,7 @@ function supersede(row: DiskRecord, base: string): boolean {
 /** The full backup holds an increment's contents now: its point lies there, and so does what builds on it. */
 function moveInto(row: DiskRecord, file: string, base: string): boolean {
   if (row.file === base && row.result === "superseded") {
-    // The two change names: the increment's is what is no point any more, and may be removed.
+    // The two change names: the increment's is what is not a point any more, and may be removed.
     row.file = file;
     row.parent = null;
     return true;

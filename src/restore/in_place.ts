@@ -35,7 +35,7 @@ export function planRebase(layers: Layer[]): Step[] {
 /**
  * Commits every increment into the full backup and removes it.
  *
- * @param next The increments that build on the last one, and must be linked anew.
+ * @param next The increments that build on the last one, and must be linked again.
  * @param snapshots The snapshots that the full backup holds, or null for none to be made
  * (`snapshotrebase` makes one of the full backup and one of each increment).
  */

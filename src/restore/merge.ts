@@ -241,7 +241,7 @@ function refuseOtherLink(
   throw new Failure(
     `"${path}" is linked to "${link}", but ${
       parent ? `builds on "${parent}"` : "is a full backup"
-    }: the folder was changed. If its order is right, restore rebase links it anew; else restore by ` +
+    }: the folder was changed. If its order is right, restore rebase links it again; else restore by ` +
       "hand with the order you know",
   );
 }

@@ -230,7 +230,7 @@ export function pickPoint(points: RestorePoint[], until: string | null): Restore
   const timeMs = parseTime(until);
   if (timeMs === null) {
     throw new UsageError(
-      `--until "${until}" is no image here, no run and no time (such as "2026-11-22 23:00"); ` +
+      `--until "${until}" is not an image here, a run or a time (such as "2026-11-22 23:00"); ` +
         `the newest image is "${newest.name}"`,
     );
   }
@@ -247,7 +247,7 @@ export function pickPoint(points: RestorePoint[], until: string | null): Restore
  * Reads a time as people write it, and as `info` prints it: local, unless it ends in a zone; a day
  * means its end, and so does a second.
  *
- * @returns UTC milliseconds, or null if it is no time.
+ * @returns UTC milliseconds, or null if it is not a time.
  */
 export function parseTime(text: string): number | null {
   const match =

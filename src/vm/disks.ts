@@ -75,7 +75,7 @@ export interface LeftOut {
   unasked?: boolean | undefined;
 }
 
-/** Reasons to leave a device out that are no loss. */
+/** Reasons to skip a device without a loss. */
 export const READ_ONLY = "read-only";
 export const EMPTY = "the drive is empty";
 

@@ -5,7 +5,7 @@
  * That socket is in the abstract namespace (unix(7)): it needs no folder that this user may write to, any
  * other user may ask, and it goes with its process. Its name is made of the QMP socket's device and inode,
  * whatever path leads there. It can't be seen from a container with a network of its own. What it says
- * explains a connection that failed, and nothing more: it is no lock.
+ * explains a connection that failed, and nothing more: it is not a lock.
  *
  * @module
  */
@@ -48,7 +48,7 @@ export async function connectVm(address: Address, options: QmpOptions): Promise<
   }
 }
 
-/** Says that this run holds the VM's socket to whoever asks, until disposed; if that can't be said, it is not. */
+/** Tells anybody who asks that this run holds the VM's socket, until disposed; where that can't be done, it goes on without. */
 export async function nameHolder(address: Address, holder: Holder): Promise<AsyncDisposable> {
   try {
     const path = await nameOf(address);
@@ -81,7 +81,7 @@ async function answer(listener: Deno.UnixListener, text: string): Promise<void> 
   }
 }
 
-/** Who holds the socket; null if that is no run of ours, or it can't be told. */
+/** Who holds the socket; null if that is not a run of ours, or it can't be told. */
 async function askHolder(address: Address): Promise<Holder | null> {
   try {
     const path = await nameOf(address);
@@ -102,7 +102,7 @@ async function readAll(conn: Deno.Conn): Promise<string> {
       size += n;
     }
   } catch {
-    // It was given up; what is not whole is no answer.
+    // It was given up; what is not whole is not an answer.
   }
   return new TextDecoder().decode(buffer.subarray(0, size));
 }

@@ -25,7 +25,7 @@ export function parseAddress(text: string): Address {
   const match = /^tcp:(?:\[([^[\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);
   if (!match || port < 1 || port > 65535) {
-    throw new UsageError(`"${text}" is no TCP address: write tcp:HOST:PORT`);
+    throw new UsageError(`"${text}" is not a TCP address: write tcp:HOST:PORT`);
   }
   return { transport: "tcp", hostname: (match[1] ?? match[2]) as string, port };
 }
@@ -81,12 +81,15 @@ function explain(error: unknown, name: string): ConnectionError {
   const options = { cause: error };
   if (error instanceof Deno.errors.NotFound) {
     return new ConnectionError(
-      `The ${name} does not exist: is the VM running, and is this the path it was given`,
+      `The ${name} does not exist. Check whether the VM runs, and whether this is the path it was given`,
       options,
     );
   }
   if (error instanceof Deno.errors.ConnectionRefused) {
-    return new ConnectionError(`Nobody listens on the ${name}: has the VM ended`, options);
+    return new ConnectionError(
+      `Nobody listens on the ${name}. Check whether the VM still runs`,
+      options,
+    );
   }
   // unix(7): EAGAIN, the listener's queue is full; QEMU's has room for one or two.
   if (error instanceof Error && "code" in error && error.code === "EAGAIN") {

@@ -47,7 +47,7 @@ export class JsonStream {
    *
    * @param chunk Bytes as they came; not kept, so that the caller may use its buffer again.
    * @returns The messages that these bytes complete, parsed.
-   * @throws {ProtocolError} If the stream is no sequence of JSON objects, or a message too long.
+   * @throws {ProtocolError} If the stream is not a sequence of JSON objects, or a message is too long.
    */
   push(chunk: Uint8Array): unknown[] {
     const messages: unknown[] = [];

@@ -111,8 +111,8 @@ const WRONG: [words: string, ...args: string[]][] = [
     '--uuid takes letters, digits, ".", "_" and "-", 128 at most, not "../../x"',
     ...backup("--uuid", "../../x"),
   ],
-  ['"tcp:host" is no TCP address', "info", "--show", "blockdev", "--socket", "tcp:host"],
-  ['"tcp:h:99999" is no TCP address', "info", "--show", "bitmaps", "--socket", "tcp:h:99999"],
+  ['"tcp:host" is not a TCP address', "info", "--show", "blockdev", "--socket", "tcp:host"],
+  ['"tcp:h:99999" is not a TCP address', "info", "--show", "bitmaps", "--socket", "tcp:h:99999"],
   ["--show is one of blockdev, bitmaps, backups", "info", "--show", "disks"],
   ["--show backups needs --dir", "info", "--show", "backups"],
   [
@@ -168,10 +168,10 @@ cli(
     const restore = ["restore", "merge", "--dir", dir.join("photos"), "--targetfile"];
     const cases: [words: string, ...args: string[]][] = [
       ['holds "', ...start, dir.join("photos")],
-      [`"${dir.join("file")}" is no directory`, ...start, dir.join("file")],
-      ["is no directory", ...start, dir.join("file", "below")],
-      ["is no directory", "info", "--show", "backups", "--dir", dir.join("file")],
-      ["is no directory", "restore", "merge", "--dir", dir.join("file"), "--targetfile", "out"],
+      [`"${dir.join("file")}" is not a directory`, ...start, dir.join("file")],
+      ["is not a directory", ...start, dir.join("file", "below")],
+      ["is not a directory", "info", "--show", "backups", "--dir", dir.join("file")],
+      ["is not a directory", "restore", "merge", "--dir", dir.join("file"), "--targetfile", "out"],
       ["exists already, and is not overwritten", ...restore, dir.join("file")],
       [dir.join("file"), ...restore, dir.join("file", "below")],
       ["--until", ...restore, dir.join("out"), "--until", "yesterday"],

@@ -240,7 +240,7 @@ Deno.test("`readTarget()` and `createTarget()` refuse a file", async () => {
   await Deno.writeTextFile(dir.join("file"), "");
   for (const path of [dir.join("file"), dir.join("file", "below")]) {
     for (const use of [readTarget, createTarget]) {
-      await assertRejects(() => use(path), UsageError, `"${path}" is no directory`);
+      await assertRejects(() => use(path), UsageError, `"${path}" is not a directory`);
     }
   }
 });
@@ -282,7 +282,7 @@ for (const [what, text] of Object.entries(BAD_IDS)) {
   });
 }
 
-/** How something that is no file of ours gets in the place of one. */
+/** How something that is not a file of qmpbackup gets in the place of one. */
 const INTRUDERS: Record<string, (path: string) => Promise<void>> = {
   "a folder": (path) => Deno.mkdir(path),
   "a dangling link": (path) => Deno.symlink("nowhere", path),
@@ -317,9 +317,9 @@ for (const [what, make] of Object.entries(INTRUDERS)) {
 
 const good = () => JSON.parse(formatRecord(runRecord("run-2", 2)));
 const BAD_RECORDS: Record<string, { text: string; says: string }> = {
-  "cut short": { text: formatRecord(runRecord("run-2", 2)).slice(0, 100), says: "is no JSON" },
-  "empty": { text: "", says: "is no JSON" },
-  "zeroed": { text: "\0".repeat(512), says: "is no JSON" },
+  "cut short": { text: formatRecord(runRecord("run-2", 2)).slice(0, 100), says: "is not JSON" },
+  "empty": { text: "", says: "is not JSON" },
+  "zeroed": { text: "\0".repeat(512), says: "is not JSON" },
   "of another kind": { text: "[]", says: "is damaged or not ours" },
   "of a newer version": { text: JSON.stringify({ ...good(), version: 2 }), says: "a newer" },
   "whose name is another's": { text: formatRecord(runRecord("run-3", 3)), says: "a copy" },
@@ -327,15 +327,15 @@ const BAD_RECORDS: Record<string, { text: string; says: string }> = {
     text: formatRecord(runRecord("run-2", 1)),
     says: "both say that they are number 1",
   },
-  "that is deep": { text: "[".repeat(4 << 20), says: "is no JSON" },
+  "that is deep": { text: "[".repeat(4 << 20), says: "is not JSON" },
   "that is deep and whole": {
     text: `{"format":"qmpbackup-run","version":1,"x":${"[".repeat(9999)}${"]".repeat(9999)}}`,
-    says: "is no JSON",
+    says: "is not JSON",
   },
   "that is all one line of 15 MiB": { text: `"${"x".repeat(15 << 20)}"`, says: "too large" },
   "that leads outside": {
     text: JSON.stringify({ ...good(), disks: [{ ...disk(), file: "../../etc/passwd" }] }),
-    says: "no path inside of the target",
+    says: "is not a path inside of the target",
   },
 };
 for (const [what, { text, says }] of Object.entries(BAD_RECORDS)) {

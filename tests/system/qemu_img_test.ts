@@ -178,7 +178,7 @@ Deno.test("`imageFacts()` waits for no pipe, and reads no folder", async () => {
   await using dir = await tempDir();
   await new Deno.Command("mkfifo", { args: [dir.join("pipe")] }).output();
   for (const path of [dir.join("pipe"), dir.path]) {
-    await assertRejects(() => imageFacts(path), QemuImgError, `"${path}" is no regular file`);
+    await assertRejects(() => imageFacts(path), QemuImgError, `"${path}" is not a regular file`);
   }
 });
 

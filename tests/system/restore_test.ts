@@ -221,7 +221,7 @@ const REFUSED: Record<string, Refusal> = {
   "two images of one time": {
     change: (folder) => makeLayer(`${folder}/INC-1700000100-other.qcow2`, SIZE, []),
     error: Failure,
-    says: "bear the same time",
+    says: "have the same time",
   },
   "an increment without a full backup": {
     change: (folder) => Deno.remove(`${folder}/FULL-1700000000-disk.qcow2`),

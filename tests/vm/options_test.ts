@@ -43,7 +43,7 @@ Deno.test("--monthly gives the last month's bitmaps up when the new month has be
     const { code, stderr } = await ended(startTool(monthly, { under }));
     assertEquals(code, 0, stderr);
     // No mount is missing where there are past months.
-    assertEquals(/not mounted/.test(stderr), days === 0 && bitmaps === 2);
+    assertEquals(/check that the file system is mounted/.test(stderr), days === 0 && bitmaps === 2);
     await s.vm.write("vd0", 0x60 + days, days * MIB, MIB);
     // That of the other target stays; a clock that was set back gives up none that is to come.
     await assertNothingLeft(s.vm, bitmaps);
@@ -184,7 +184,7 @@ Deno.test("--no-timestamp gives an auto's full backup a time where increments bu
   await s.vm.write("vd0", 0x47, 2 * MIB, MIB);
   await s.remember("anew");
   const { stderr } = await succeed(s.backupArgs("auto", "--no-timestamp"));
-  assertMatch(stderr, /"disk0\/FULL-\d+-disk0.qcow2" bears a time in its name/);
+  assertMatch(stderr, /"disk0\/FULL-\d+-disk0.qcow2" has a time in its name/);
   await s.vm.write("vd0", 0x48, 3 * MIB, MIB);
   await s.remember("last");
   await succeed(s.backupArgs("inc", "--no-timestamp"));
@@ -201,7 +201,10 @@ Deno.test("--no-timestamp replaces no file but a backup, and none that the VM ru
   await Deno.writeTextFile(file, "somebody's own");
   const own = await tool(s.backupArgs("full", "--no-timestamp"));
   assertEquals(own.code, 1);
-  assertMatch(own.stderr, /disk0.qcow2" is no backup that is recorded here, and would be replaced/);
+  assertMatch(
+    own.stderr,
+    /disk0.qcow2" is not a backup that is recorded here, and would be replaced/,
+  );
   assertEquals(await Deno.readTextFile(file), "somebody's own");
 
   await Deno.remove(file);
@@ -213,7 +216,7 @@ Deno.test("--no-timestamp replaces no file but a backup, and none that the VM ru
   await s.vm.addDisk({ ...disk, format: "qcow2", sizeBytes: 64 * MIB });
   const used = await tool(s.backupArgs("full", "--no-timestamp", "--exclude", "disk9"));
   assertEquals(used.code, 1);
-  assertMatch(used.stderr, /disk0.qcow2" is no backup that is recorded here, and would be/);
+  assertMatch(used.stderr, /disk0.qcow2" is not a backup that is recorded here, and would be/);
   assert((await filesOf(s.target)).includes("disk0/disk0.qcow2"));
 });
 

@@ -70,13 +70,13 @@ const REFUSED: [path: string, kind: "file" | "folder" | "fifo", says: string][] 
   ["_qmpbackup/runs", "folder", IS_LINK],
   ["_qmpbackup/lock", "file", IS_LINK],
   ["disk1", "folder", IS_LINK],
-  ["uuid", "file", "is no file of ours"],
-  ["_qmpbackup/runs/x.json", "file", "is no file of ours"],
+  ["uuid", "file", "is not a file of qmpbackup"],
+  ["_qmpbackup/runs/x.json", "file", "is not a file of qmpbackup"],
   ["_qmpbackup/lock", "fifo", "is in the place of our lock"],
-  ["uuid", "fifo", "is no file of ours"],
-  ["_qmpbackup/runs/x.json", "fifo", "is no file of ours"],
-  ["_qmpbackup/runs", "fifo", "is no folder of ours"],
-  ["disk1", "fifo", "is no folder of ours"],
+  ["uuid", "fifo", "is not a file of qmpbackup"],
+  ["_qmpbackup/runs/x.json", "fifo", "is not a file of qmpbackup"],
+  ["_qmpbackup/runs", "fifo", "is not a folder made by qmpbackup"],
+  ["disk1", "fifo", "is not a folder made by qmpbackup"],
 ];
 for (const [path, kind, says] of REFUSED) {
   Deno.test(`backup refuses a ${kind === "fifo" ? "pipe" : `link to a ${kind}`} in the place of ${path}`, async () => {

@@ -388,7 +388,7 @@ Deno.test("nothing is touched beside a record that was cut off; moved away, it c
   assertEquals(code, 1);
   assertStringIncludes(
     stderr,
-    `The record "${record}" is no JSON (move it away and use --level auto`,
+    `The record "${record}" is not JSON (move it away and use --level auto`,
   );
   assertEquals([await filesOf(s.target), await queryBlock(s.vm)], before);
 
@@ -419,7 +419,10 @@ Deno.test("below a mount point without its file system a run warns, and the chai
   await s.remember("below");
   const { code, stderr } = await tool(s.backupArgs("auto", "--strict"));
   assertEquals(code, 3, stderr);
-  assertMatch(stderr, /is new, but there are backups of this VM elsewhere .* not mounted/);
+  assertMatch(
+    stderr,
+    /is new, but there are backups of this VM elsewhere .* check that the file system is mounted/,
+  );
   assertEquals((await runsOf(s)).map(({ disks }) => disks[0]?.level), ["full"]);
   await s.assertRestores("below");
 

@@ -525,7 +525,10 @@ Deno.test("planBackup() bounds the wait for a fleece that is not beside its disk
 Deno.test("planBackup() warns of a new target where the disks remember backups: is it mounted?", () => {
   const warningsOf = (facts: Facts) => planBackup(aRequest(), facts).warnings;
   assertEquals(warningsOf(someFacts([aDisk()])), []);
-  assertStringIncludes(warningsOf(someFacts([aDiskWithBitmap()])).join(), "is not mounted");
+  assertStringIncludes(
+    warningsOf(someFacts([aDiskWithBitmap()])).join(),
+    "check that the file system is mounted",
+  );
   assertEquals(warningsOf(yesterday()), []);
 });
 
@@ -619,7 +622,7 @@ Deno.test("planBackup() gives a full backup that nobody asked for a time where i
   assertEquals([disk?.level, disk?.file, disk?.replaces, disk?.link], [
     ...["full", `disk0/FULL-${NOW_SECONDS}-disk0.qcow2`, false, null],
   ]);
-  assertStringIncludes(warnings.join(), "bears a time in its name");
+  assertStringIncludes(warnings.join(), "has a time in its name");
 });
 
 Deno.test("planBackup() needs one full backup after an image that no record knows", () => {

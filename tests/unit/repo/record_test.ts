@@ -86,7 +86,7 @@ Deno.test("parseRecord() refuses another program's JSON", () => {
 
 for (const text of ["", "{", formatRecord(run).slice(0, -10), "\0".repeat(100)]) {
   Deno.test(`parseRecord() refuses ${text.length} bytes that are no JSON`, () => {
-    assertThrows(() => parseRecord("r.json", text), RecordError, 'The record "r.json" is no JSON');
+    assertThrows(() => parseRecord("r.json", text), RecordError, 'The record "r.json" is not JSON');
   });
 }
 

@@ -59,7 +59,7 @@ Deno.test("pointsOfNames() passes over what is no image", () => {
 
 Deno.test("pointsOfNames() refuses two images of one time", () => {
   const names = [FULL, INC1, "INC-2000-other.qcow2"];
-  assertThrows(() => pointsOfNames(DIR, names), Failure, "bear the same time");
+  assertThrows(() => pointsOfNames(DIR, names), Failure, "have the same time");
 });
 
 Deno.test("pointsOfNames() refuses an increment without a full backup before it", () => {

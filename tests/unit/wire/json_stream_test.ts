@@ -76,7 +76,7 @@ Deno.test("JsonStream.push() refuses a delimiter where it is strict", () => {
   assertThrows(() => feed(STRICT, new Uint8Array([0xff])), ProtocolError, "byte 0xff");
 });
 
-Deno.test("JsonStream.push() refuses braces around what is no JSON", () => {
+Deno.test("JsonStream.push() refuses braces around what is not JSON", () => {
   assertThrows(() => feed(STRICT, "{nonsense}"), ProtocolError, 'Not JSON: "{nonsense}"');
 });
 
@@ -118,7 +118,7 @@ Deno.test("JsonStream.push() passes over what is outside of objects where it is 
   assertEquals(feed(LENIENT, 'rest"}]\n{"a":1}garbage{"b":2}'), [{ a: 1 }, { b: 2 }]);
 });
 
-Deno.test("JsonStream.push() passes over an object that is no JSON where it is lenient", () => {
+Deno.test("JsonStream.push() passes over an object that is not JSON where it is lenient", () => {
   assertEquals(feed(LENIENT, '{oops}{"a":1}'), [{ a: 1 }]);
 });
 
