@@ -97,7 +97,7 @@ Deno.test("`createInside()` takes a folder that is there, and nothing else", asy
     const error = await assertRejects(() => createInside(path), Failure);
     assertStringIncludes(
       error.message,
-      `"${path}" is ${/link|dang/.test(name) ? "a sym" : "no fol"}`,
+      `"${path}" is ${/link|dang/.test(name) ? "a sym" : "not a folder made by qmpbackup"}`,
     );
   }
   assertEquals(await names(dir.path), ["dangling", "file", "folder", "link", "pipe"]);
