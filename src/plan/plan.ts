@@ -22,7 +22,7 @@ export interface DiskPlan extends LevelPlan, ImagePlace {
   spentBitmaps: string[];
   /** The bitmap that counts from this backup on; null for a copy. */
   nextBitmap: string | null;
-  /** What tells later whether the disk was cut after this backup; null for a copy. See `sentinel.ts`. */
+  /** What tells later whether the disk was cut after this backup; null for a copy. See `vm/sentinel.ts`. */
   sentinel: SentinelRecord | null;
   /** It is not there yet. */
   isNewSentinel: boolean;

@@ -196,7 +196,7 @@ export function bitmapName(disk: string, runTag: string, chainId: string): strin
  */
 const SENTINEL_END = "(end)";
 
-/** The name of the bitmap that tells whether a disk was cut: see `sentinel.ts`. */
+/** The name of the bitmap that tells whether a disk was cut: see `vm/sentinel.ts`. */
 export function sentinelName(disk: string, runTag: string, chainId: string): string {
   return bitmapName(disk, runTag, chainId) + SENTINEL_END;
 }

@@ -73,7 +73,7 @@ const BackingImage = v.object({
   modified: v.nullable(time),
 });
 
-/** See `sentinel.ts`. */
+/** See `vm/sentinel.ts`. */
 const Sentinel = v.object({
   bitmap: v.pipe(v.string(), v.check(isSentinel, "is not a bitmap that watches a disk's end")),
   /** How much it marks for as long as the disk was not cut. */

@@ -83,7 +83,7 @@ Deno.test("each room of `src` is in the table, and imports what the table allows
       .map((to) => `${path} → ${to}`);
   });
   assertEquals(wrong, [
-    // They hand the process's own output and the arguments' errors to `app.ts`.
+    // It hands the process's own output to `app.ts`, and knows which rights a socket needs.
     "main.ts → src/app.ts",
     "main.ts → src/cli/output/io.ts",
     "main.ts → src/wire/address.ts",
