@@ -32,12 +32,13 @@ set -e
 capabilities=$1
 umask "$2"
 shift 2
+places="/ $(awk '$1 == "qmpbackup-tests" { print $2 }' /proc/self/mounts)"
 while [ "$1" != -- ]; do
   mount --bind "$1" "$1"
   shift
 done
 shift
-for place in / $(awk '$1 == "qmpbackup-tests" { print $2; exit }' /proc/self/mounts); do
+for place in $places; do
   mount -o remount,bind,ro "$place"
 done
 mount -t proc -o ro,subset=pid,hidepid=invisible proc /proc
