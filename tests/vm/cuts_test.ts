@@ -158,14 +158,19 @@ function killHard(child: Deno.ChildProcess) {
 }
 
 /**
- * Waits for the guard of a run whose QEMU was gone while the guest was held: it looks for it for a minute,
- * longer than this test may take. It finds it again, and that another run has it by now.
+ * Lets the guard of a run whose QEMU was gone while the guest was held find it again: it looks for it for a
+ * minute, longer than this test may take. It sees that another run has it by now.
  */
-async function letGuardEnd({ scene: { dir, vm } }: Ground, n: number) {
+async function bringBack({ scene: { dir, vm } }: Ground, n: number) {
   const line = linePath(dir, n);
   // Deno 2.9 removes it when the listener closes, 2.4 does not.
   await Deno.remove(line).catch(() => {});
   await Deno.symlink(vm.socket, line);
+}
+
+/** Waits for the guard of a run whose connection was cut: nobody else does, and it takes its own time. */
+async function guardEnded({ scene: { dir } }: Ground, n: number) {
+  const line = linePath(dir, n);
   await until(async () => !(await commandLines()).some((words) => words.includes(line)));
 }
 
@@ -245,7 +250,8 @@ async function tryCut(ground: Ground, scenario: Scenario, n: number): Promise<Cu
     assert(await isRunning(s), "the guest stands still");
     assert(!agent.frozen, "the guest is frozen");
     assertEquals(agent.received.includes("guest-fsfreeze-freeze"), variant === "agent");
-    if (way === "gone") await letGuardEnd(ground, n);
+    if (way === "gone") await bringBack(ground, n);
+    if (way === "gone" || way === "cut") await guardEnded(ground, n);
   };
   try {
     await check();

@@ -15,7 +15,7 @@ const log = getLogger(["qmpbackup", "guard"]);
 const PATIENCE_MS = 60_000;
 const RETRY_MS = 200;
 
-/** `qmpbackup guard`: see `backup/guard.ts`. Signals don't reach it: it ends when its run does. */
+/** `qmpbackup guard`: see `recovery/watchdog.ts`. Signals don't reach it: it ends when its run does. */
 export async function guard({ values, io }: CommandContext): Promise<number> {
   io.stdout(`${GUARD_READY}\n`);
   const told = await new Response(Deno.stdin.readable).text();
