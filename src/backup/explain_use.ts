@@ -16,6 +16,7 @@ import {
   queryJobs,
 } from "../qmp/queries.ts";
 import type { Disk } from "../vm/disks.ts";
+import { isOurJob } from "../vm/names.ts";
 
 /** What QEMU refused, with who is in the way and what to do; the error itself where nobody is. */
 export async function explainUse(qmp: QmpClient, disk: Disk, error: unknown): Promise<unknown> {
@@ -56,7 +57,7 @@ export function usersOf(
 ): string[] {
   const below = idsBelow(disk, graph);
   const atWork = graph.nodes.filter(({ id, type, name }) =>
-    type === "block-job" && !name.startsWith("qmpbackup.") &&
+    type === "block-job" && !isOurJob(name) &&
     graph.edges.some(({ parent, child }) => parent === id && below.has(child))
   );
   const users = atWork.map(({ name }) => {

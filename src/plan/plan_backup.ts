@@ -7,14 +7,12 @@
 import { dirname, join } from "@std/path";
 import { images, restorePoints } from "../repo/chains.ts";
 import {
-  bitmapName,
   diskFileName,
   type DiskLevel,
   fleeceName,
   PARTIAL_SUFFIX,
   RECORDS_FOLDER,
   runId,
-  sentinelName,
 } from "../repo/layout.ts";
 import type { ImageFault } from "../repo/fingerprint.ts";
 import type { Target } from "../repo/repository.ts";
@@ -39,6 +37,15 @@ import type { DiskPlan, Plan } from "./plan.ts";
 import type { BackupRequest } from "./request.ts";
 import { refuseRunState } from "./run_state.ts";
 import { selectDisks } from "./select.ts";
+import {
+  bitmapName,
+  exportId,
+  jobBitmapName,
+  jobId,
+  nodeName,
+  type NodeRole,
+  sentinelName,
+} from "../vm/names.ts";
 import { usableSentinel } from "../vm/sentinel.ts";
 import { reserveBytes } from "./sizes.ts";
 
@@ -100,7 +107,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     const besideDisk = facts.besideDisk.get(disk.id) ?? null;
     const beside = request.fleeceDir ?? besideDisk;
     const isBeside = beside !== null && beside === besideDisk;
-    const node = (role: string) => `qmpbackup-${tag}-${index}-${role}`;
+    const node = (role: NodeRole) => nodeName(tag, index, role);
     const granularityBytes = Math.min(Math.max(disk.clusterSizeBytes ?? 65536, 4096), 65536);
     const usable = usableSentinel(disk, last?.disk);
     const sentinel = usable ??
@@ -119,11 +126,11 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       isNewSentinel: usable === null,
       previousSentinel: level.previousBitmap === null ? null : last?.disk.sentinel ?? null,
       granularityBytes,
-      job: `qmpbackup.${tag}.${disk.name}`,
-      probeJob: `qmpbackup.${tag}.${disk.name}.again`,
+      job: jobId(tag, disk.name, "copy"),
+      probeJob: jobId(tag, disk.name, "probe"),
       reserveBytes: reserveBytes(disk, level.level, level.estimateBytes),
-      jobBitmap: node("job"),
-      exportId: node("export"),
+      jobBitmap: jobBitmapName(tag, index),
+      exportId: exportId(tag, index),
       nodes: {
         target: node("target"),
         file: node("file"),
@@ -160,7 +167,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     pause: pauseReason(request, facts),
     // "The vdi format used by node 'qmpbackup-…-running' does not support live migration": QEMU's words
     // to anybody who tries.
-    migrationBlocker: `qmpbackup-${tag}-0-running`,
+    migrationBlocker: nodeName(tag, 0, "running"),
     nbdSocket: nbdSocket(disks, tag),
     disks,
     leftOut,

@@ -6,9 +6,10 @@
 
 import { basename } from "@std/path";
 import { images } from "../repo/chains.ts";
-import { isBackupBitmap, parseImageName } from "../repo/layout.ts";
+import { parseImageName } from "../repo/layout.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { Disk } from "../vm/disks.ts";
+import { isBackupBitmap } from "../vm/names.ts";
 import type { DiskPlan } from "./plan.ts";
 import type { Facts } from "./facts.ts";
 import type { BackupRequest } from "./request.ts";

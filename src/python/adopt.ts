@@ -11,13 +11,14 @@ import { ChainError } from "../repo/chains.ts";
 import { bounded } from "../fs/deadline.ts";
 import { type Fingerprint, isFault, lookAtImage } from "../repo/fingerprint.ts";
 import { type NamedImage, orderByName } from "./name_order.ts";
-import { diskFileName, parseImageName, referenceBitmaps } from "../repo/layout.ts";
+import { diskFileName, parseImageName } from "../repo/layout.ts";
 import { adoptedId, type DiskRecord, RECORD_HEAD, type RunRecord } from "../repo/record.ts";
 import type { Target } from "../repo/repository.ts";
 import { Failure, messageOf } from "../errors.ts";
 import { type ImageFacts, imageFacts } from "../qemu_img/qemu_img.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk } from "../vm/disks.ts";
+import { referenceBitmaps } from "../vm/names.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
 

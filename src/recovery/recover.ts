@@ -15,7 +15,6 @@ import { images, restorePoints } from "../repo/chains.ts";
 import { lookAt } from "../fs/create.ts";
 import { removeFile } from "../fs/durable.ts";
 import {
-  isBackupBitmap,
   isFleeceOf,
   parseImageName,
   partialName,
@@ -39,7 +38,14 @@ import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
 import { queryExports, queryJobs, queryNodes, queryStatus } from "../qmp/queries.ts";
-import { isOurNode } from "../vm/disks.ts";
+import {
+  inRemovalOrder,
+  isBitmapOfRun,
+  isOurJob,
+  isOurNode,
+  nodeRole,
+  tagIn,
+} from "../vm/names.ts";
 import { findNbdServer, removeExport, stopNbdServer } from "../vm/nbd_server.ts";
 import { clearIoErrorMark, findIoErrorMark, resumeAfterIoError } from "../vm/io_error.ts";
 import {
@@ -132,9 +138,7 @@ export async function refuseHangingRuns(
   const target = dead ? targetOfLock(dead.lockFile) : named;
   if (target === null) return;
   const ours = [...await nodeNames(qmp), ...(await queryJobs(qmp)).map(({ id }) => id)];
-  const tags = new Set(
-    ours.flatMap((name) => /^qmpbackup[.-]([0-9a-f]{8})[.-]/.exec(name)?.[1] ?? []),
-  );
+  const tags = new Set(ours.flatMap((name) => tagIn(name) ?? []));
   if (tags.size === 0) return;
   const runs = await readTarget(target).then(({ runs }) => runs, (error) => {
     if (error instanceof HangingError) throw error;
@@ -148,12 +152,6 @@ export async function refuseHangingRuns(
 }
 
 /**
- * The order in which nodes may go, by the end of their names. "running" keeps a migration away until all
- * others are gone.
- */
-const NODE_ROLES = ["snap", "gate", "cbw", "target", "file", "fleece", "end", "running"];
-
-/**
  * Finds what dead runs left in QEMU's block layer: jobs, exports, filters under disks, nodes. With them
  * gone the guest's writes go straight to its disks again. The caller holds the VM's lock, so that all
  * that bears our names is a dead run's.
@@ -163,24 +161,20 @@ export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
   const found = (what: string, putRight: Leftover["putRight"]) =>
     leftovers.push({ what: `${what} of a run that died`, putRight });
   for (const { id } of await queryJobs(qmp)) {
-    if (/^qmpbackup\.[0-9a-f]{8}\./.test(id)) {
-      found(`Ending the job ${id}`, () => endJob(qmp, id));
-    }
+    if (isOurJob(id)) found(`Ending the job ${id}`, () => endJob(qmp, id));
   }
   const server = await findNbdServer(qmp);
   if (server !== null) found(`Stopping the NBD server on ${server}`, () => stopNbdServer(qmp));
   for (const id of await queryExports(qmp)) {
     if (isOurNode(id)) found(`Removing the export ${id}`, () => removeExport(qmp, id));
   }
-  const nodes = (await nodeNames(qmp)).filter(isOurNode);
-  for (const role of NODE_ROLES) {
-    for (const name of nodes.filter((name) => name.endsWith(`-${role}`))) {
-      found(`Removing the node ${name}`, async () => {
-        if (role === "gate") await takeOffGate(qmp, name);
-        if (role === "cbw") await takeOffFilter(qmp, name);
-        await removeNode(qmp, name);
-      });
-    }
+  for (const name of inRemovalOrder(await nodeNames(qmp))) {
+    found(`Removing the node ${name}`, async () => {
+      const role = nodeRole(name);
+      if (role === "gate") await takeOffGate(qmp, name);
+      if (role === "cbw") await takeOffFilter(qmp, name);
+      await removeNode(qmp, name);
+    });
   }
   if (leftovers.length > 0) {
     // Not looked for before: see `hasLeftovers()`.
@@ -213,10 +207,7 @@ export async function findBitmaps(qmp: QmpClient, dead: VmHolder): Promise<Lefto
   if (!target || !knowsDisks(target)) return [];
   const finished = new Set(restorePoints(target.runs).flatMap(({ disk }) => bitmapsOfRow(disk)));
   return (await queryBitmaps(qmp))
-    .filter(({ name }) =>
-      isBackupBitmap(name) && name.includes(`-${tagOf(dead.run)}-`) && !isOurNode(name) &&
-      !finished.has(name)
-    )
+    .filter(({ name }) => isBitmapOfRun(name, tagOf(dead.run)) && !finished.has(name))
     .map(({ node, name }): Leftover => ({
       what: `Removing the bitmap ${name} of a run that died`,
       // One on a node that is read-only now stays: it counts for nothing.

@@ -17,6 +17,7 @@
 
 import { dirname } from "@std/path";
 import { parseJson } from "../json.ts";
+import { shortName, sizeBytes } from "../short_name.ts";
 
 export const RECORDS_FOLDER = "_qmpbackup";
 export const RUNS_FOLDER = `${RECORDS_FOLDER}/runs`;
@@ -148,17 +149,7 @@ function safeName(path: string): string {
   const base = path.replace(/\/+$/, "").replace(/^.*\//s, "");
   const clean = base.replace(/[\p{Cc}\p{Cs}:\\/\ufffd]/gu, "_").replace(MEANINGFUL_END, "_");
   if (clean === "" || clean === "." || clean === "..") return "disk";
-  return shortName(clean);
-}
-
-/** Cuts a name to what fits into a file's name, from its start: the end is what tells names apart. */
-export function shortName(name: string, maxBytes = MAX_DISK_FILE_NAME_BYTES): string {
-  const letters = [...name];
-  let first = 0;
-  for (let left = sizeBytes(name); left > maxBytes; first++) {
-    left -= sizeBytes(letters[first] ?? "");
-  }
-  return letters.slice(first).join("");
+  return shortName(clean, MAX_DISK_FILE_NAME_BYTES);
 }
 
 /** The name of a disk's file, where the disk's own must tell it from another disk's. */
@@ -166,58 +157,9 @@ export function sharedFileName(disk: string, fileName: string): string {
   return `${disk}.${shortName(fileName, MAX_DISK_FILE_NAME_BYTES - 1 - sizeBytes(disk))}`;
 }
 
-/** The name of a disk after its device, whose name may be of any length. */
-export function deviceName(device: string): string {
-  return shortName(device, MAX_DISK_FILE_NAME_BYTES / 2);
-}
-
-function sizeBytes(text: string): number {
-  return new TextEncoder().encode(text).length;
-}
-
 /** A chain's id as a user may give it: it becomes the end of bitmap names and a file's content. */
 export function isChainId(text: string): boolean {
   return /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(text);
-}
-
-const BITMAP_PREFIX = "qmpbackup-";
-
-/**
- * The name of a dirty bitmap: the reference's `qmpbackup-<disk>-<uuid>` with the run in the middle,
- * so that each backup's is its own.
- */
-export function bitmapName(disk: string, runTag: string, chainId: string): string {
-  return `${BITMAP_PREFIX}${disk}-${runTag}-${chainId}`;
-}
-
-/**
- * What the name of a sentinel ends in. The reference looks for a bitmap whose name ends in the chain's id, and
- * must not take a sentinel for one that counts: no id ends in a bracket.
- */
-const SENTINEL_END = "(end)";
-
-/** The name of the bitmap that tells whether a disk was cut: see `vm/sentinel.ts`. */
-export function sentinelName(disk: string, runTag: string, chainId: string): string {
-  return bitmapName(disk, runTag, chainId) + SENTINEL_END;
-}
-
-/** Whether a bitmap can be a sentinel of ours. */
-export function isSentinel(name: string): boolean {
-  return name.startsWith(BITMAP_PREFIX) && name.endsWith(SENTINEL_END);
-}
-
-/**
- * Whether a bitmap is a backup's: ours, a sentinel too, or the reference's (`qmpbackup-<node>-<uuid>`, since
- * 0.67 `qmpbackup-<uuid>`); of this chain if one is given.
- */
-export function isBackupBitmap(name: string, chainId?: string): boolean {
-  const ends = ["", SENTINEL_END].map((end) => `-${chainId}${end}`);
-  return name.startsWith(BITMAP_PREFIX) && (!chainId || ends.some((end) => name.endsWith(end)));
-}
-
-/** What the reference may call the bitmap of a disk: in 0.47 by node or device, in 0.67 by the chain. */
-export function referenceBitmaps(disks: string[], chainId: string): string[] {
-  return [...disks.map((disk) => `${BITMAP_PREFIX}${disk}-${chainId}`), BITMAP_PREFIX + chainId];
 }
 
 /** The name of the file that keeps what the guest overwrites while a run is on. */

@@ -13,15 +13,8 @@ import { brief, Failure } from "../errors.ts";
 import { parseJson } from "../json.ts";
 import { nameWithoutSecrets } from "../secrets.ts";
 import { Fingerprint } from "./fingerprint.ts";
-import {
-  CONFIG_SUFFIX,
-  isBackupBitmap,
-  isChainId,
-  isSentinel,
-  RECORDS_FOLDER,
-  tagOf,
-  UUID_FILE,
-} from "./layout.ts";
+import { isBackupBitmap, isSentinel } from "../vm/names.ts";
+import { CONFIG_SUFFIX, isChainId, RECORDS_FOLDER, tagOf, UUID_FILE } from "./layout.ts";
 
 /** The first thing wrong is enough: there may be millions. */
 const EARLY = { abortEarly: true } as const;

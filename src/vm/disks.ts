@@ -19,9 +19,10 @@ import {
   queryGraph,
   queryNodes,
 } from "../qmp/queries.ts";
-import { deviceName } from "../repo/layout.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { nameWithoutSecrets, valueWithoutSecrets } from "../secrets.ts";
+import { shortName } from "../short_name.ts";
+import { isOurNode } from "./names.ts";
 
 export interface Disk {
   /** The QOM path of the device: the disk's identity. */
@@ -78,11 +79,6 @@ export interface LeftOut {
 /** Reasons to skip a device without a loss. */
 export const READ_ONLY = "read-only";
 export const EMPTY = "the drive is empty";
-
-/** Whether a node is one of those that a run of ours put into QEMU. */
-export function isOurNode(name: string): boolean {
-  return /^qmpbackup-[0-9a-f]{8}-\d+-[a-z]+$/.test(name);
-}
 
 /** The drivers that pass everything on to the child they stand before. */
 const FILTERS = new Set([
@@ -262,6 +258,14 @@ function diskOf(
     image: valueWithoutSecrets(node.image),
     backing,
   };
+}
+
+/** The name of a disk becomes a part of the names of files, which end at 255 bytes. */
+const MAX_NAME_BYTES = 75;
+
+/** The name of a disk after its device, whose name may be of any length. */
+export function deviceName(device: string): string {
+  return shortName(device, MAX_NAME_BYTES);
 }
 
 /** What QEMU lets a user call a node or a drive, and a folder may be called; what it makes up has "#". */

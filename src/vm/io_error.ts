@@ -12,13 +12,12 @@
 import type { QmpClient } from "../qmp/client.ts";
 import { queryBlock, queryStatus } from "../qmp/queries.ts";
 import { readMark, removeMark, setMark } from "./marks.ts";
-
-const STOPPED_BEFORE = "qmpbackup-io-error";
+import { MARKS } from "./names.ts";
 
 /** Whether a write has failed since our run began. */
 async function isStopped(qmp: QmpClient): Promise<boolean> {
   if ((await queryStatus(qmp)).status !== "io-error") return false;
-  return await readMark(qmp, STOPPED_BEFORE) === null;
+  return await readMark(qmp, MARKS.ioError) === null;
 }
 
 /** Whether the guest was stopped for want of room (`query-block`, io-status "nospace") since our run began. */
@@ -41,11 +40,11 @@ export async function resumeAfterIoError(qmp: QmpClient): Promise<void> {
  */
 export async function markIoError(qmp: QmpClient): Promise<AsyncDisposable> {
   // That of a dead run may be there, and says the same.
-  if (await readMark(qmp, STOPPED_BEFORE) === null) {
-    await setMark(qmp, STOPPED_BEFORE, new Date().toISOString());
+  if (await readMark(qmp, MARKS.ioError) === null) {
+    await setMark(qmp, MARKS.ioError, new Date().toISOString());
   }
   let removal: Promise<void> | null = null;
-  const remove = () => removal ??= removeMark(qmp, STOPPED_BEFORE).catch(() => {});
+  const remove = () => removal ??= removeMark(qmp, MARKS.ioError).catch(() => {});
   const subscription = qmp.subscribe(({ event }) => {
     if (event === "RESUME") remove();
   });
@@ -62,10 +61,10 @@ export async function markIoError(qmp: QmpClient): Promise<AsyncDisposable> {
 
 /** When a guest was marked that was stopped before a run of ours began; null where none was. */
 export async function findIoErrorMark(qmp: QmpClient, marks: string[]): Promise<string | null> {
-  return marks.includes(STOPPED_BEFORE) ? await readMark(qmp, STOPPED_BEFORE) : null;
+  return marks.includes(MARKS.ioError) ? await readMark(qmp, MARKS.ioError) : null;
 }
 
 /** Removes the mark of a dead run. */
 export async function clearIoErrorMark(qmp: QmpClient): Promise<void> {
-  await removeMark(qmp, STOPPED_BEFORE);
+  await removeMark(qmp, MARKS.ioError);
 }

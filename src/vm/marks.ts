@@ -17,12 +17,11 @@ import { Failure, LockedError, messageOf } from "../errors.ts";
 import { parseJson } from "../json.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { qomChildren, qomText, queryStatus } from "../qmp/queries.ts";
+import { MARKS } from "./names.ts";
 
 const log = getLogger(["qmpbackup", "vm"]);
 
-const LOCK = "qmpbackup-lock";
-const PAUSED = "qmpbackup-paused";
-const FROZEN = "qmpbackup-frozen";
+const { lock: LOCK, paused: PAUSED, frozen: FROZEN } = MARKS;
 const SECRET_TEXT = "data";
 
 /** What stands in a VM's lock: who holds it, and the file lock that lives as long as its holder. */

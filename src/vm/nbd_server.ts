@@ -12,9 +12,8 @@ import { Failure } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { queryExports } from "../qmp/queries.ts";
 import { readMark, removeMark, setMark } from "./marks.ts";
+import { MARKS } from "./names.ts";
 import { comesTrue } from "./wait.ts";
-
-const SERVER = "qmpbackup-nbd";
 
 /** unix(7): a socket's path has 108 bytes, with a NUL at the end. */
 const MAX_SOCKET_BYTES = 107;
@@ -31,12 +30,12 @@ export async function startNbdServer(qmp: QmpClient, path: string): Promise<void
       `The socket "${path}" has too long a name: give a shorter folder with --fleece-dir`,
     );
   }
-  await setMark(qmp, SERVER, path);
+  await setMark(qmp, MARKS.nbdServer, path);
   try {
     await qmp.execute("nbd-server-start", { addr: { type: "unix", data: { path } } });
   } catch (error) {
     if (!(error instanceof QmpCommandError)) throw error;
-    await removeMark(qmp, SERVER);
+    await removeMark(qmp, MARKS.nbdServer);
     throw new Failure(
       `QEMU can't serve the disk for the comparison: ${error.desc}. It has one NBD server, which ` +
         "another program may be using: try again later, or leave out --on-lost-bitmap compare",
@@ -47,19 +46,19 @@ export async function startNbdServer(qmp: QmpClient, path: string): Promise<void
 
 /** The path of our server's socket; null where QEMU has none of ours. */
 export function findNbdServer(qmp: QmpClient): Promise<string | null> {
-  return readMark(qmp, SERVER);
+  return readMark(qmp, MARKS.nbdServer);
 }
 
 /** Stops the server and all its exports (`nbd-server-stop`), if it is ours. */
 export async function stopNbdServer(qmp: QmpClient): Promise<void> {
-  const path = await readMark(qmp, SERVER);
+  const path = await readMark(qmp, MARKS.nbdServer);
   if (path === null) return;
   // It may not run: the run died before it started it, or QEMU refused.
   await qmp.execute("nbd-server-stop").catch((error) => {
     if (!(error instanceof QmpCommandError)) throw error;
   });
   await removeFile(path);
-  await removeMark(qmp, SERVER);
+  await removeMark(qmp, MARKS.nbdServer);
 }
 
 /** Lets NBD clients read a node (`block-export-add`), under its own name. */

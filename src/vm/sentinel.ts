@@ -14,7 +14,6 @@
  * @module
  */
 
-import type { DiskRecord } from "../repo/record.ts";
 import { Failure } from "../errors.ts";
 import type { QmpArguments, QmpClient } from "../qmp/client.ts";
 import { type DirtyBitmap, queryNodes } from "../qmp/queries.ts";
@@ -27,7 +26,11 @@ export class SentinelError extends Failure {
 }
 
 /** A sentinel as a record names it. */
-export type SentinelRecord = NonNullable<DiskRecord["sentinel"]>;
+export interface SentinelRecord {
+  bitmap: string;
+  /** How much it marks for as long as the disk was not cut. */
+  countBytes: number;
+}
 
 /**
  * What is wrong with a disk's sentinel, as the end of a sentence; null if the disk was not cut.
@@ -59,7 +62,7 @@ export function sentinelProblem(
  */
 export function usableSentinel(
   { bitmaps, virtualSizeBytes }: Pick<Disk, "bitmaps" | "virtualSizeBytes">,
-  last: Pick<DiskRecord, "sentinel" | "virtualSizeBytes"> | undefined,
+  last: { sentinel: SentinelRecord | null; virtualSizeBytes: number } | undefined,
 ): SentinelRecord | null {
   if (!last?.sentinel || last.virtualSizeBytes !== virtualSizeBytes) return null;
   return sentinelProblem(bitmaps, last.sentinel) === null ? last.sentinel : null;

@@ -12,7 +12,8 @@
 import { Failure } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { queryGraph, queryNodes } from "../qmp/queries.ts";
-import { isOurNode, queryDrive } from "./disks.ts";
+import { queryDrive } from "./disks.ts";
+import { isOurNode } from "./names.ts";
 import { comesTrue } from "./wait.ts";
 
 /** Removes a block node (`blockdev-del`), if it is there. */

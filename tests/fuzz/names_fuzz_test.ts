@@ -1,10 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import {
-  bitmapName,
   diskFileName,
   type DiskLevel,
   imageName,
-  isBackupBitmap,
   isChainId,
   parseImageName,
   PARTIAL_SUFFIX,
@@ -13,6 +11,7 @@ import {
   runId,
   tagOf,
 } from "../../src/repo/layout.ts";
+import { bitmapName, isBackupBitmap } from "../../src/vm/names.ts";
 import { planPasses, rawSource } from "../../src/restore/passes.ts";
 import { Dice, dice, fuzz } from "./_fuzz.ts";
 import { anyJson, jsonText, mutateText, word } from "./_nonsense.ts";

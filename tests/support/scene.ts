@@ -4,7 +4,7 @@
  * @module
  */
 
-import { isSentinel } from "../../src/repo/layout.ts";
+import { isSentinel } from "../../src/vm/names.ts";
 import { compare, convertToRaw, create, qemuIo } from "./qemu_img.ts";
 import { type TempDir, tempDir } from "./temp_dir.ts";
 import { succeed } from "./tool.ts";

@@ -44,7 +44,7 @@ function filesWith(pattern: RegExp): string[] {
 }
 
 /** What every room may import: no room of its own. */
-const COMMON = ["errors.ts", "json.ts", "secrets.ts", "shell.ts"];
+const COMMON = ["errors.ts", "json.ts", "secrets.ts", "shell.ts", "short_name.ts"];
 
 /** What each room may import besides itself and `COMMON`, from the lowest room to the highest. */
 const MAY_IMPORT: Record<string, string[]> = {
@@ -55,8 +55,8 @@ const MAY_IMPORT: Record<string, string[]> = {
   qmp: ["wire"],
   qga: ["wire"],
   qemu_img: ["process", "fs"],
-  repo: ["fs", "qcow2"],
-  vm: ["wire", "fs", "qmp", "repo"],
+  vm: ["wire", "fs", "qmp"],
+  repo: ["fs", "qcow2", "vm"],
   python: ["fs", "qmp", "qemu_img", "repo", "vm"],
   plan: ["fs", "qmp", "repo", "vm", "python"],
   recovery: ["wire", "process", "fs", "qmp", "repo", "vm", "plan"],
@@ -123,6 +123,15 @@ Deno.test("`Deno.exit()` is called by `main.ts` alone", () => {
 
 Deno.test("programs are started in `src/process` alone", () => {
   assertEquals(filesWith(/\bDeno\.Command\b|node:child_process/), ["src/process/spawn.ts"]);
+});
+
+Deno.test("what a run puts into QEMU is named in `src/vm/names.ts` alone", () => {
+  // Of files, and of the program itself.
+  const OTHERS = ["src/cli/", "src/fs/", "src/repo/", "src/plan/gather.ts"];
+  const found = filesWith(/["`]qmpbackup[-.](?!\$\{tag\}\.nbd)|\^qmpbackup/);
+  assertEquals(found.filter((path) => !OTHERS.some((other) => path.startsWith(other))), [
+    "src/vm/names.ts",
+  ]);
 });
 
 /** Deno's calls that ask a file system, which may not answer. */

@@ -6,7 +6,7 @@
  */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { isSentinel } from "../../src/repo/layout.ts";
+import { isSentinel } from "../../src/vm/names.ts";
 import { countingProxy } from "../support/counting_proxy.ts";
 import { compare, create, qemuImg, qemuIo } from "../support/qemu_img.ts";
 import { assertNothingLeft, queryBlock, type Scene, scene } from "../support/scene.ts";

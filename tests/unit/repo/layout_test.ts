@@ -1,23 +1,19 @@
 import { assert, assertEquals } from "@std/assert";
 import {
   backingLink,
-  bitmapName,
-  deviceName,
   diskFileName,
   fleeceName,
   imageName,
-  isBackupBitmap,
   isChainId,
   isFleeceOf,
-  isSentinel,
   parseImageName,
   partialName,
   plainImageName,
   runId,
-  sentinelName,
   sharedFileName,
   tagOf,
 } from "../../../src/repo/layout.ts";
+import { deviceName } from "../../../src/vm/disks.ts";
 import { CHAIN } from "../_fixtures.ts";
 
 Deno.test("imageName() writes the reference's names", () => {
@@ -146,52 +142,6 @@ for (const id of [CHAIN, "a", "0", "My.Chain_1-x", "a".repeat(128)]) {
 for (const id of ["", "-a", ".", "..", "a/b", "a b", "a\n", "ä", "$(x)", "a".repeat(129)]) {
   Deno.test(`isChainId() refuses ${JSON.stringify(id)}`, () => assert(!isChainId(id)));
 }
-
-Deno.test("bitmapName() ends in the chain's id, where the reference looks for it", () => {
-  assertEquals(bitmapName("disk0", "f00dcafe", CHAIN), `qmpbackup-disk0-f00dcafe-${CHAIN}`);
-});
-
-Deno.test("isBackupBitmap() knows our bitmaps and the reference's", () => {
-  const names = [bitmapName("d", "f00dcafe", CHAIN), `qmpbackup-d-${CHAIN}`, `qmpbackup-${CHAIN}`];
-  for (const name of names) assert(isBackupBitmap(name, CHAIN), name);
-});
-
-Deno.test("sentinelName() does not end in any chain's id, as the reference looks for its bitmap", () => {
-  const name = sentinelName("disk0", "f00dcafe", CHAIN);
-  assertEquals(name, `qmpbackup-disk0-f00dcafe-${CHAIN}(end)`);
-  for (let start = 0; start < name.length; start++) assert(!isChainId(name.slice(start)), name);
-});
-
-Deno.test("isBackupBitmap() takes the sentinel of its chain alone", () => {
-  const name = sentinelName("disk0", "f00dcafe", CHAIN);
-  assert(isBackupBitmap(name, CHAIN) && isBackupBitmap(name));
-  assert(!isBackupBitmap(name, "other"));
-});
-
-Deno.test("isSentinel() knows sentinels by their names", () => {
-  assert(isSentinel(sentinelName("disk0", "f00dcafe", CHAIN)));
-  for (const name of [bitmapName("disk0", "f00dcafe", CHAIN), "other(end)", ""]) {
-    assert(!isSentinel(name), name);
-  }
-});
-
-Deno.test("isBackupBitmap() takes any chain's where none is given", () => {
-  assert(isBackupBitmap("qmpbackup-disk0-whatever"));
-});
-
-Deno.test("isBackupBitmap() refuses another chain's", () => {
-  assert(!isBackupBitmap("qmpbackup-disk0-f00dcafe-other", CHAIN));
-});
-
-Deno.test("isBackupBitmap() refuses an id that is only the end of the chain's", () => {
-  assert(!isBackupBitmap("qmpbackup-disk0-f00dcafe-15", "5"));
-});
-
-Deno.test("isBackupBitmap() refuses other programs' bitmaps", () => {
-  for (const name of ["backup-1", "libvirt-qmpbackup-", "", `x-${CHAIN}`]) {
-    assert(!isBackupBitmap(name), name);
-  }
-});
 
 Deno.test("runId() says when the run started, in UTC", () => {
   const startedAt = new Date("2026-11-22T23:05:09.123+01:00");
