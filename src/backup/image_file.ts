@@ -6,9 +6,10 @@
  */
 
 import { basename, dirname, join, relative } from "@std/path";
-import { bounded, boundedRun, boundedWork } from "../fs/deadline.ts";
+import { boundedRun, boundedWork } from "../fs/deadline.ts";
 import { createFile, makeReadOnly } from "../fs/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../fs/durable.ts";
+import { rename, stat } from "../fs/files.ts";
 import { type Fingerprint, isFault, lookAtImage, sealImage } from "../repo/fingerprint.ts";
 import { backingLink, partialName, REPLACED_SUFFIX } from "../repo/layout.ts";
 import { createFolder } from "../repo/repository.ts";
@@ -89,7 +90,7 @@ export class ImageFile {
   }
 
   async #sizeBytes(): Promise<number> {
-    return (await bounded(this.partial, () => Deno.stat(this.partial))).size;
+    return (await stat(this.partial)).size;
   }
 
   /**
@@ -135,11 +136,8 @@ export class ImageFile {
   }
 
   async #setAside() {
-    await bounded(this.path, () => Deno.rename(this.path, this.#aside));
-    this.undo.push(
-      `put "${this.path}" back`,
-      () => bounded(this.path, () => Deno.rename(this.#aside, this.path)),
-    );
+    await rename(this.path, this.#aside);
+    this.undo.push(`put "${this.path}" back`, () => rename(this.#aside, this.path));
   }
 
   async #reserve() {

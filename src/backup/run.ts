@@ -16,7 +16,8 @@ import { getLogger } from "@logtape/logtape";
 import { dirname, join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../repo/record.ts";
 import { UUID_FILE } from "../repo/layout.ts";
-import { bounded, HangingError, refuseHanging } from "../fs/deadline.ts";
+import { HangingError, refuseHanging } from "../fs/deadline.ts";
+import { stat } from "../fs/files.ts";
 import { exists } from "../fs/durable.ts";
 import { recordFingerprints, writeBeside, writeChainId, writeRun } from "../repo/repository.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
@@ -445,6 +446,6 @@ function configText({ disk }: DiskPlan): string {
 
 /** What a file takes on its file system; blocks are of 512 bytes (stat(2)). */
 async function allocatedBytes(path: string): Promise<number> {
-  const { blocks, size } = await bounded(path, () => Deno.stat(path));
+  const { blocks, size } = await stat(path);
   return blocks === null ? size : blocks * 512;
 }

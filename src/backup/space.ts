@@ -4,10 +4,10 @@
  * @module
  */
 
-import { statfs } from "node:fs";
 import { dirname } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
-import { bounded, boundedRun, HangingError } from "../fs/deadline.ts";
+import { boundedRun, HangingError } from "../fs/deadline.ts";
+import { freeBytes, stat } from "../fs/files.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { measure, QemuImgError } from "../qemu_img/qemu_img.ts";
 import type { DiskPlan, Plan } from "../plan/plan.ts";
@@ -136,22 +136,13 @@ async function findRooms(claims: Claim[]): Promise<Room[]> {
 
 async function deviceOf(folder: string): Promise<number> {
   try {
-    return (await bounded(folder, () => Deno.stat(folder))).dev;
+    return (await stat(folder)).dev;
   } catch (error) {
     if (error instanceof HangingError) throw error;
     throw new UsageError(`The folder "${folder}" can't be used: ${messageOf(error)}`, {
       cause: error,
     });
   }
-}
-
-async function freeBytes(folder: string): Promise<number> {
-  return await bounded(folder, () => {
-    // Deno has no statfs of its own; Node's promise kind is missing in Deno 2.4.
-    const { promise, resolve, reject } = Promise.withResolvers<number>();
-    statfs(folder, (error, found) => error ? reject(error) : resolve(found.bavail * found.bsize));
-    return promise;
-  });
 }
 
 /** Less than this, and some of the job's writes under way may have found no room. */

@@ -9,7 +9,8 @@
 
 import { getLogger } from "@logtape/logtape";
 import { resolve } from "@std/path";
-import { bounded, endsWithin } from "../fs/deadline.ts";
+import { endsWithin } from "../fs/deadline.ts";
+import { stat } from "../fs/files.ts";
 import type { RunRecord } from "../repo/record.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { spawn } from "../process/spawn.ts";
@@ -46,7 +47,7 @@ export async function findHook(
   if (path === undefined) return null;
   const program = resolve(path);
   const wrong = (words: string) => new UsageError(`The program "${program}" (${flag}) ${words}`);
-  const { isFile, mode } = await bounded(program, () => Deno.stat(program)).catch((error) => {
+  const { isFile, mode } = await stat(program).catch((error) => {
     throw wrong(`can't be used: ${messageOf(error)}`);
   });
   if (!isFile || ((mode ?? 0) & 0o111) === 0) throw wrong("is not a program that can be run");

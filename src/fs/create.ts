@@ -12,6 +12,7 @@ import { close, fchmod, fstat, open } from "node:fs";
 import { promisify } from "node:util";
 import { Failure } from "../errors.ts";
 import { bounded, HangingError } from "./deadline.ts";
+import { remove } from "./files.ts";
 
 /** What is made is for its owner alone, unless a user says otherwise. */
 export const OWNER_ONLY = 0o600;
@@ -46,7 +47,7 @@ export async function createFile(
       done += await bounded(path, () => file.write(bytes.subarray(done)));
     }
   } catch (error) {
-    await bounded(path, () => Deno.remove(path)).catch(() => {});
+    await remove(path).catch(() => {});
     throw error;
   }
 }

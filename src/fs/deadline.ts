@@ -37,11 +37,6 @@ export async function bounded<T>(path: string, operate: () => Promise<T>): Promi
   return await limited(path, operate());
 }
 
-/** What a folder holds. */
-export async function listFolder(path: string): Promise<Deno.DirEntry[]> {
-  return await bounded(path, () => Array.fromAsync(Deno.readDir(path)));
-}
-
 /**
  * Asks a file system whether it answers at all.
  *

@@ -10,6 +10,7 @@
 import { dirname } from "@std/path";
 import { Failure, messageOf } from "../errors.ts";
 import { bounded, boundedWork } from "./deadline.ts";
+import { remove, rename, stat } from "./files.ts";
 import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create.ts";
 
 /**
@@ -18,12 +19,10 @@ import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create
  * @param sizeBytes How much there may be to write, if that is much.
  */
 export async function syncPath(path: string, sizeBytes = 0): Promise<void> {
-  await boundedWork(path, sizeBytes, () => sync(path));
-}
-
-async function sync(path: string) {
-  using file = await Deno.open(path, { read: true });
-  await file.sync();
+  await boundedWork(path, sizeBytes, async () => {
+    using file = await Deno.open(path, { read: true });
+    await file.sync();
+  });
 }
 
 /** A link that is about to take the place of another one. */
@@ -32,7 +31,7 @@ const FRESH_SUFFIX = ".new";
 /** Renames, and makes the new name last. An existing `to` is replaced. */
 export async function renameDurably(from: string, to: string): Promise<void> {
   await syncPath(from);
-  await bounded(to, () => Deno.rename(from, to));
+  await rename(from, to);
   await syncPath(dirname(to));
 }
 
@@ -56,7 +55,7 @@ export async function writeDurably(
     await createFile(partial, present?.isFile ? (present.mode ?? mode) & 0o777 : mode, text);
     await renameDurably(partial, path);
   } catch (error) {
-    await bounded(path, () => Deno.remove(partial)).catch(() => {});
+    await remove(partial).catch(() => {});
     throw error;
   }
 }
@@ -106,7 +105,7 @@ export async function createFolders(
 export async function removeFolders(made: readonly string[]): Promise<void> {
   for (const path of made.toReversed()) {
     try {
-      await bounded(path, () => Deno.remove(path));
+      await remove(path);
     } catch {
       return;
     }
@@ -123,7 +122,7 @@ export async function syncParent(path: string): Promise<void> {
 
 async function isFolder(path: string): Promise<boolean> {
   try {
-    return (await bounded(path, () => Deno.stat(path))).isDirectory;
+    return (await stat(path)).isDirectory;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;
@@ -137,7 +136,7 @@ export async function exists(path: string): Promise<boolean> {
 
 /** Removes a file, if it is there. */
 export async function removeFile(path: string): Promise<void> {
-  if (await exists(path)) await bounded(path, () => Deno.remove(path));
+  if (await exists(path)) await remove(path);
 }
 
 /**
@@ -171,7 +170,7 @@ export async function replaceSymlink(path: string, to: string): Promise<string |
   try {
     await removeFile(fresh);
     await bounded(path, () => Deno.symlink(to, fresh));
-    await bounded(path, () => Deno.rename(fresh, path));
+    await rename(fresh, path);
     await syncPath(dirname(path));
     return null;
   } catch (error) {

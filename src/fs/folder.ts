@@ -11,6 +11,7 @@
 import { dirname, join, resolve } from "@std/path";
 import { shellText } from "../shell.ts";
 import { bounded, HangingError } from "./deadline.ts";
+import { readLink, remove } from "./files.ts";
 import { lookAt, OWNER_ONLY } from "./create.ts";
 
 const ROOT = 0;
@@ -105,7 +106,7 @@ async function userThere(folder: string): Promise<number | null> {
       () => Deno.open(path, { write: true, createNew: true, mode: OWNER_ONLY }),
     );
     const { uid } = await bounded(path, () => file.stat());
-    await bounded(path, () => Deno.remove(path));
+    await remove(path);
     return uid;
   } catch (error) {
     if (error instanceof HangingError) throw error;
@@ -126,7 +127,7 @@ async function foldersTo(path: string): Promise<string[]> {
     const next = join(folder, rest.shift() as string);
     const info = await lookAtAllowed(next);
     if (info?.isSymlink && links++ < MAX_LINKS) {
-      const to = resolve(dirname(next), await bounded(next, () => Deno.readLink(next)));
+      const to = resolve(dirname(next), await readLink(next));
       rest.unshift(...to.split("/").filter((name) => name !== ""));
       folder = "/";
     } else folder = next;

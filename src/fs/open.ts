@@ -44,6 +44,31 @@ export async function openItself(
   return file;
 }
 
+/** Why something is not the regular file that was looked for. */
+export type NotTheFile = "link" | "not a file" | "replaced";
+
+/**
+ * Works with a regular file itself, all within one deadline: a link is not followed, and a pipe not opened,
+ * which would wait for its writer.
+ *
+ * @param work Gets the open file, or why there is none.
+ * @throws {Deno.errors.NotFound} If there is nothing.
+ */
+export async function withFile<T>(
+  path: string,
+  options: Deno.OpenOptions,
+  work: (file: Deno.FsFile | NotTheFile) => Promise<T>,
+): Promise<T> {
+  return await bounded(path, async () => {
+    const seen = await Deno.lstat(path);
+    if (seen.isSymlink) return await work("link");
+    if (!seen.isFile) return await work("not a file");
+    using file = await Deno.open(path, options);
+    const { dev, ino } = await file.stat();
+    return await work(dev === seen.dev && ino === seen.ino ? file : "replaced");
+  });
+}
+
 /**
  * Reads a regular file, if it is not too large.
  *

@@ -5,7 +5,8 @@
  */
 
 import { basename, dirname, join, relative } from "@std/path";
-import { bounded, HangingError } from "../fs/deadline.ts";
+import { HangingError } from "../fs/deadline.ts";
+import { listFolder, makeTempFile, realPath, remove, stat } from "../fs/files.ts";
 import { ChainError, chainOf, images, type Point, restorePoints } from "../repo/chains.ts";
 import { type Fingerprint, type ImageFault, isFault, lookAtImages } from "../repo/fingerprint.ts";
 import { diskFileName } from "../repo/layout.ts";
@@ -115,7 +116,7 @@ async function withBackingTimes(disks: Disk[]): Promise<Disk[]> {
 /** In whole seconds: not every file system keeps more than that. */
 async function timeOf(path: string, fileBytes: number | null): Promise<string | null> {
   if (!path.startsWith("/")) return null;
-  const info = await orNull(path, () => bounded(path, () => Deno.stat(path)));
+  const info = await orNull(path, () => stat(path));
   // QEMU goes on with the old file when another one takes its name, and counts in sectors.
   const isOpen = info?.isFile && Math.ceil(info.size / 512) * 512 === fileBytes;
   if (!isOpen || info.mtime === null) return null;
@@ -129,25 +130,23 @@ async function timeOf(path: string, fileBytes: number | null): Promise<string | 
 async function filesInUse(target: string, disks: Disk[]): Promise<string[]> {
   const files = disks.flatMap(({ source, image }) => [source, image["full-backing-filename"]])
     .filter((file) => typeof file === "string" && file.startsWith("/")) as string[];
-  const folder = await realPath(target);
-  const paths = await Promise.all(files.map(realPath));
+  const folder = await whereItLeads(target);
+  const paths = await Promise.all(files.map(whereItLeads));
   return paths.filter((path) => path.startsWith(`${folder}/`)).map((path) =>
     relative(folder, path)
   );
 }
 
 /** Where links lead to; what can't be told is taken as it is. */
-async function realPath(path: string): Promise<string> {
-  return await bounded(path, () => Deno.realPath(path)).catch(() => path);
+async function whereItLeads(path: string): Promise<string> {
+  return await realPath(path).catch(() => path);
 }
 
 /** The targets of the months before, in their order: nothing goes on from there by itself. */
 async function pastMonths(target: string): Promise<Target[]> {
   const [folder, month] = [dirname(target), basename(target)];
   // What can't be read, or is no longer there, costs nothing but a bitmap that is left.
-  const entries = await bounded(folder, () => Array.fromAsync(Deno.readDir(folder))).catch(
-    () => [],
-  );
+  const entries = await listFolder(folder).catch(() => []);
   const past = entries.map(({ name }) => name)
     .filter((name) => /^\d{4}-\d{2}$/.test(name) && name < month).sort();
   const targets = past.map((name) => readTarget(join(folder, name)).catch(() => null));
@@ -160,13 +159,13 @@ async function listFolders(target: Target, disks: Disk[]): Promise<Map<string, s
   const named = disks.flatMap(({ name, source }) => [name, diskFileName(source)]);
   const folders = new Set([".", ...recorded, ...named]);
   const files = new Map<string, string[]>();
-  for (const folder of folders) files.set(folder, await listFolder(join(target.path, folder)));
+  for (const folder of folders) files.set(folder, await filesIn(join(target.path, folder)));
   return files;
 }
 
-async function listFolder(path: string): Promise<string[]> {
+async function filesIn(path: string): Promise<string[]> {
   try {
-    const entries = await bounded(path, () => Array.fromAsync(Deno.readDir(path)));
+    const entries = await listFolder(path);
     return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
@@ -184,8 +183,8 @@ async function folderBeside({ source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;
   const folder = dirname(source);
   return await orNull(source, async () => {
-    if (!(await bounded(source, () => Deno.stat(source))).isFile) return null;
-    await bounded(folder, () => tryToWrite(folder));
+    if (!(await stat(source)).isFile) return null;
+    await tryToWrite(folder);
     return folder;
   });
 }
@@ -207,5 +206,5 @@ async function orNull<T>(path: string, look: () => Promise<T>): Promise<T | null
 
 /** Whether a user may write somewhere can't be told before it is done. */
 async function tryToWrite(folder: string): Promise<void> {
-  await Deno.remove(await Deno.makeTempFile({ dir: folder, prefix: "qmpbackup-" }));
+  await remove(await makeTempFile(folder));
 }

@@ -9,7 +9,8 @@
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
 import { brief, Failure, messageOf } from "../errors.ts";
-import { bounded, endsWithin, HangingError } from "../fs/deadline.ts";
+import { endsWithin, HangingError } from "../fs/deadline.ts";
+import { stat } from "../fs/files.ts";
 import { parseJson } from "../json.ts";
 import { spawn } from "../process/spawn.ts";
 
@@ -250,7 +251,7 @@ function decoded<Output>(
  */
 export async function imageFacts(path: string, options: RunOptions = {}): Promise<ImageFacts> {
   // From a pipe qemu-img would wait for ever.
-  const info = await bounded(path, () => Deno.stat(path)).catch((error) => {
+  const info = await stat(path).catch((error) => {
     if (error instanceof HangingError) throw error;
     return null;
   });

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { bounded } from "../fs/deadline.ts";
+import { truncate } from "../fs/files.ts";
 import { imageEnd, qemuImg } from "./qemu_img.ts";
 
 /**
@@ -24,5 +24,5 @@ export async function reserve(path: string, sizeBytes: number): Promise<void> {
 /** Gives back what an image that is closed did not use. */
 export async function giveBack(path: string): Promise<void> {
   const end = await imageEnd(path);
-  await bounded(path, () => Deno.truncate(path, end));
+  await truncate(path, end);
 }

@@ -5,9 +5,9 @@
  */
 
 import { join } from "@std/path";
-import { bounded } from "../fs/deadline.ts";
 import { exists, removeFile } from "../fs/durable.ts";
 import { describeHolder, holderNow, takeDeadLock, takeLock } from "../fs/flock.ts";
+import { makeTempFile } from "../fs/files.ts";
 import { LOCK_FILE, targetOfLock } from "../repo/layout.ts";
 import { readTarget, refuseShared } from "../repo/repository.ts";
 import { LockedError, UsageError } from "../errors.ts";
@@ -117,9 +117,7 @@ async function refuseLockedTarget(target: string): Promise<void> {
 async function lockBoth(qmp: QmpClient, target: string | null): Promise<AsyncDisposable> {
   await using stack = new AsyncDisposableStack();
   // Without a target, a file of our own proves that we live.
-  const lockFile = target === null
-    ? await bounded("/tmp", () => Deno.makeTempFile())
-    : join(target, LOCK_FILE);
+  const lockFile = target === null ? await makeTempFile("/tmp") : join(target, LOCK_FILE);
   if (target === null) stack.defer(() => removeFile(lockFile));
   const holder = holderNow(`cleanup-${crypto.randomUUID().slice(0, 8)}`);
   stack.use(await takeLock(lockFile, holder));

@@ -10,7 +10,8 @@
 
 import { getLogger } from "@logtape/logtape";
 import { basename, dirname, join } from "@std/path";
-import { bounded, HangingError, refuseHanging } from "../fs/deadline.ts";
+import { HangingError, refuseHanging } from "../fs/deadline.ts";
+import { rename } from "../fs/files.ts";
 import { images, restorePoints } from "../repo/chains.ts";
 import { lookAt } from "../fs/create.ts";
 import { removeFile } from "../fs/durable.ts";
@@ -340,7 +341,7 @@ async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
         }
         : {
           what: `Putting ${image} back, which a run that died was about to replace`,
-          putRight: () => bounded(aside, () => Deno.rename(aside, image)),
+          putRight: () => rename(aside, image),
         },
     );
   }

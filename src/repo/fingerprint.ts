@@ -13,7 +13,7 @@
 import { join } from "@std/path";
 import * as v from "valibot";
 import { Failure } from "../errors.ts";
-import { bounded } from "../fs/deadline.ts";
+import { type NotTheFile, withFile } from "../fs/open.ts";
 import {
   AUTOCLEAR_OFFSET,
   firstCluster,
@@ -71,7 +71,12 @@ export async function lookAtImage(
   recorded?: Fingerprint,
 ): Promise<ImageLook | ImageFault> {
   try {
-    return await bounded(path, () => look(path, recorded));
+    return await withFile(
+      path,
+      { read: true },
+      async (file) =>
+        typeof file === "string" ? changed(IN_ITS_PLACE[file]) : await look(file, recorded),
+    );
   } catch (error) {
     const { NotFound, NotADirectory, PermissionDenied } = Deno.errors;
     if (error instanceof NotFound || error instanceof NotADirectory) {
@@ -89,12 +94,13 @@ export function isFault(seen: ImageLook | ImageFault): seen is ImageFault {
   return "state" in seen;
 }
 
-async function look(path: string, recorded?: Fingerprint): Promise<ImageLook | ImageFault> {
-  const present = await Deno.lstat(path);
-  if (present.isSymlink) return changed("is a symbolic link: put the image itself in its place");
-  if (!present.isFile) return changed("is not a regular file");
-  using file = await openSame(path, present, { read: true });
-  if (!file) return changed("was just replaced");
+const IN_ITS_PLACE: Record<NotTheFile, string> = {
+  link: "is a symbolic link: put the image itself in its place",
+  "not a file": "is not a regular file",
+  replaced: "was just replaced",
+};
+
+async function look(file: Deno.FsFile, recorded?: Fingerprint): Promise<ImageLook | ImageFault> {
   const info = await file.stat();
   const { size } = info;
   if (recorded && size !== recorded.sizeBytes) {
@@ -128,24 +134,6 @@ async function look(path: string, recorded?: Fingerprint): Promise<ImageLook | I
 }
 
 const changed = (reason: string): ImageFault => ({ state: "changed", reason });
-
-/** Opens a regular file; to open a pipe would wait for its writer. Null if it is another file by now. */
-async function openSame(
-  path: string,
-  present: Deno.FileInfo,
-  options: Deno.OpenOptions,
-): Promise<Deno.FsFile | null> {
-  const file = await Deno.open(path, options);
-  try {
-    const { dev, ino } = await file.stat();
-    if (dev === present.dev && ino === present.ino) return file;
-  } catch (error) {
-    file.close();
-    throw error;
-  }
-  file.close();
-  return null;
-}
 
 type Read = (offset: number, length: number) => Promise<Uint8Array>;
 
@@ -193,10 +181,8 @@ async function readPiece(
  * @throws {Failure} If something else is in its place.
  */
 export async function sealImage(path: string): Promise<void> {
-  await bounded(path, async () => {
-    const present = await Deno.lstat(path);
-    using file = present.isFile ? await openSame(path, present, { read: true, write: true }) : null;
-    if (!file) throw new Failure(`"${path}" was replaced by another program`);
+  await withFile(path, { read: true, write: true }, async (file) => {
+    if (typeof file === "string") throw new Failure(`"${path}" was replaced by another program`);
     if (parseHeader(await readPiece(file, HEADER_BYTES, 0, HEADER_BYTES))?.version !== 3) return;
     const seal = crypto.getRandomValues(new Uint8Array(SEAL_BYTES));
     await file.seek(AUTOCLEAR_OFFSET, Deno.SeekMode.Start);

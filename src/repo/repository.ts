@@ -6,7 +6,7 @@
 
 import { join } from "@std/path";
 import { brief, Failure, messageOf, UsageError } from "../errors.ts";
-import { bounded } from "../fs/deadline.ts";
+import { listFolder, stat } from "../fs/files.ts";
 import { lookAt, OWNER_ONLY, refuseLink } from "../fs/create.ts";
 import { readUpTo } from "../fs/open.ts";
 import {
@@ -92,7 +92,7 @@ function isHarmless({ name }: Deno.DirEntry): boolean {
 export async function refuseForeign(target: Target): Promise<void> {
   if (target.chainId !== null || target.hasRecords || !await exists(target.path)) return;
   try {
-    for (const entry of await entriesOf(target.path)) {
+    for (const entry of await listFolder(target.path)) {
       if (isHarmless(entry) || entry.name === RECORDS_FOLDER) continue;
       throw new UsageError(
         `The target "${target.path}" holds "${entry.name}" and no backups made by qmpbackup: ` +
@@ -290,7 +290,7 @@ export async function writeBeside(
 export async function temporaries(path: string): Promise<string[]> {
   const found: string[] = [];
   for (const folder of [RECORDS_FOLDER, RUNS_FOLDER]) {
-    for (const { name, isDirectory } of await entriesOf(join(path, folder))) {
+    for (const { name, isDirectory } of await listFolder(join(path, folder))) {
       if (!isDirectory && name.endsWith(TEMPORARY_SUFFIX)) found.push(join(path, folder, name));
     }
   }
@@ -342,7 +342,7 @@ async function readRuns(path: string): Promise<RunRecord[]> {
   const runs: RunRecord[] = [];
   let totalBytes = 0;
   try {
-    for (const { name } of await entriesOf(folder)) {
+    for (const { name } of await listFolder(folder)) {
       if (!name.endsWith(".json")) continue;
       const file = join(folder, name);
       const text = await readSmall(file);
@@ -364,17 +364,13 @@ async function readRuns(path: string): Promise<RunRecord[]> {
       runs.push(run);
     }
   } catch (error) {
-    const isFolder = async () => (await bounded(path, () => Deno.stat(path))).isDirectory;
+    const isFolder = async () => (await stat(path)).isDirectory;
     if (error instanceof Deno.errors.NotADirectory && await isFolder()) {
       throw new RecordError(`"${folder}" is not a folder made by qmpbackup`, { cause: error });
     }
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
   return runs;
-}
-
-async function entriesOf(folder: string): Promise<Deno.DirEntry[]> {
-  return await bounded(folder, () => Array.fromAsync(Deno.readDir(folder)));
 }
 
 /**

@@ -6,7 +6,6 @@
 
 import { getLogger } from "@logtape/logtape";
 import { dirname, resolve } from "@std/path";
-import { bounded } from "../fs/deadline.ts";
 import { createFile, lookAt, OWNER_ONLY } from "../fs/create.ts";
 import {
   createFolders,
@@ -16,6 +15,7 @@ import {
   renameDurably,
   syncPath,
 } from "../fs/durable.ts";
+import { link, stat } from "../fs/files.ts";
 import type { ImageLook } from "../repo/fingerprint.ts";
 import { PARTIAL_SUFFIX } from "../repo/layout.ts";
 import { refuseSharedFolder } from "../repo/repository.ts";
@@ -144,7 +144,7 @@ async function refuseExisting(targetFile: string, mode = OWNER_ONLY) {
   await refuseSharedFolder(folder, mode);
   // What is missing is made later.
   while (!await exists(folder)) folder = dirname(folder);
-  const info = await bounded(folder, () => Deno.stat(folder)).catch(() => null);
+  const info = await stat(folder).catch(() => null);
   if (!info?.isDirectory) throw new UsageError(`"${folder}" is not a folder`);
 }
 
@@ -235,11 +235,11 @@ function refuseOtherLink(
   backing: string | null,
   isRecorded: boolean,
 ) {
-  const link = backing === null ? null : resolve(dirname(path), backing);
-  if (link === null || link === parent) return;
-  if (isRecorded && earlier.some((layer) => layer.path === link)) return;
+  const linked = backing === null ? null : resolve(dirname(path), backing);
+  if (linked === null || linked === parent) return;
+  if (isRecorded && earlier.some((layer) => layer.path === linked)) return;
   throw new Failure(
-    `"${path}" is linked to "${link}", but ${
+    `"${path}" is linked to "${linked}", but ${
       parent ? `builds on "${parent}"` : "is a full backup"
     }: the folder was changed. If its order is right, restore rebase links it again; else restore by ` +
       "hand with the order you know",
@@ -308,7 +308,7 @@ function refuseTouched(layer: Layer | undefined) {
 async function publish(partial: string, targetFile: string) {
   await syncPath(partial);
   try {
-    await bounded(targetFile, () => Deno.link(partial, targetFile));
+    await link(partial, targetFile);
     await syncPath(dirname(targetFile));
   } catch (error) {
     if (error instanceof Deno.errors.AlreadyExists) {

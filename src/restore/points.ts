@@ -8,8 +8,8 @@
 import { basename, dirname, join, resolve } from "@std/path";
 import * as v from "valibot";
 import { ChainError, chainOf, images, restorePoints } from "../repo/chains.ts";
-import { bounded, listFolder } from "../fs/deadline.ts";
 import { exists } from "../fs/durable.ts";
+import { listFolder, realPath } from "../fs/files.ts";
 import type { Fingerprint } from "../repo/fingerprint.ts";
 import { orderByName } from "../python/name_order.ts";
 import {
@@ -84,7 +84,7 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
   }
   // A folder that was copied alone may lie beside anything. The records lie beside the folder itself, where
   // it was named by way of a link; a link in the place of one that they know was planted, and is not followed.
-  const real = await exists(dir) ? await bounded(dir, () => Deno.realPath(dir)) : dir;
+  const real = await exists(dir) ? await realPath(dir) : dir;
   for (const folder of new Set([dir, real])) {
     const above = dirname(folder);
     if (!await exists(join(above, RUNS_FOLDER))) continue;

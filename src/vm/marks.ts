@@ -11,7 +11,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
-import { bounded } from "../fs/deadline.ts";
+import { stat } from "../fs/files.ts";
 import { describeHolder, type Holder, takeDeadLock } from "../fs/flock.ts";
 import { Failure, LockedError, messageOf } from "../errors.ts";
 import { parseJson } from "../json.ts";
@@ -40,7 +40,7 @@ export type VmHolder = v.InferOutput<typeof VmHolder>;
 
 /** This process as the holder of a VM's lock, which has taken a file lock. */
 export async function vmHolder(holder: Holder, lockFile: string): Promise<VmHolder> {
-  const { ino, dev } = await lookUp(lockFile);
+  const { ino, dev } = await stat(lockFile);
   return { ...holder, lockFile, lockInode: ino ?? 0, lockDevice: dev };
 }
 
@@ -148,7 +148,7 @@ async function proveDead(
   try {
     const isOwn = own !== null && await isLockOf(holder, own.lockFile);
     const lockFile = isOwn ? own.lockFile : holder.lockFile;
-    const isSame = isOwn || (await lookUp(lockFile)).ino === holder.lockInode;
+    const isSame = isOwn || (await stat(lockFile)).ino === holder.lockInode;
     const lock = isOwn && own.isHeld
       ? { [Symbol.dispose]: () => {} }
       : isSame
@@ -164,20 +164,16 @@ async function proveDead(
   throw lockedBy(text);
 }
 
-function lookUp(path: string): Promise<Deno.FileInfo> {
-  return bounded(path, () => Deno.stat(path));
-}
-
 /** Whatever it is called: the target may have been renamed, or a link or a mount lead to it. */
 async function isLockOf(
   { lockFile, lockInode, lockDevice }: VmHolder,
   path: string,
 ): Promise<boolean> {
-  const { dev, ino } = await lookUp(path);
+  const { dev, ino } = await stat(path);
   if (ino !== lockInode) return false;
   if (dev === lockDevice) return true;
   // The file system was mounted anew.
-  const there = await lookUp(lockFile);
+  const there = await stat(lockFile);
   return there.dev === dev && there.ino === ino;
 }
 

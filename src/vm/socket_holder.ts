@@ -11,7 +11,8 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { bounded, endsWithin } from "../fs/deadline.ts";
+import { endsWithin } from "../fs/deadline.ts";
+import { stat } from "../fs/files.ts";
 import { describeHolder, type Holder, parseHolder } from "../fs/flock.ts";
 import { LockedError, messageOf } from "../errors.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
@@ -112,7 +113,7 @@ async function nameOf(address: Address): Promise<string> {
   await refusePrompt();
   // sun_path has 108 bytes.
   if (address.transport === "tcp") return `\0qmpbackup/${formatAddress(address)}`.slice(0, 100);
-  const { dev, ino } = await bounded(address.path, () => Deno.stat(address.path));
+  const { dev, ino } = await stat(address.path);
   return `\0qmpbackup/${dev}/${ino}`;
 }
 

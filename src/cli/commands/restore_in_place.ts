@@ -1,5 +1,5 @@
 import { basename, dirname, join, resolve } from "@std/path";
-import { listFolder } from "../../fs/deadline.ts";
+import { listFolder } from "../../fs/files.ts";
 import { holderNow, takeLock } from "../../fs/flock.ts";
 import { lookAt, refuseLink } from "../../fs/create.ts";
 import { requireSymlinks } from "../../fs/durable.ts";

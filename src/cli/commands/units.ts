@@ -1,11 +1,15 @@
 import { dirname, join, resolve } from "@std/path";
-import { bounded } from "../../fs/deadline.ts";
+import { createFile } from "../../fs/create.ts";
 import { exists } from "../../fs/durable.ts";
+import { makeFolders } from "../../fs/files.ts";
 import { UsageError } from "../../errors.ts";
 import { jsonLine } from "../output/report.ts";
 import { UNITS, unitsText } from "../systemd.ts";
 import type { CommandContext } from "./context.ts";
 import { print } from "./print.ts";
+
+/** systemd warns of units that anybody but their owner can change, or not everybody can read. */
+const FOR_ALL_TO_READ = 0o644;
 
 /** `qmpbackup units`. */
 export async function units(context: CommandContext): Promise<number> {
@@ -22,8 +26,8 @@ export async function units(context: CommandContext): Promise<number> {
     }
   }
   for (const { path, text } of files) {
-    await bounded(path, () => Deno.mkdir(dirname(path), { recursive: true }));
-    await bounded(path, () => Deno.writeTextFile(path, text, { createNew: true }));
+    await makeFolders(dirname(path));
+    await createFile(path, FOR_ALL_TO_READ, text);
     if (!values.json) io.stdout(`${path}\n`);
   }
   if (values.json) io.stdout(jsonLine("summary", { files: files.map(({ path }) => path) }));
