@@ -21,6 +21,9 @@ export const EXIT_CODES = {
   143: "stopped by SIGTERM; the same",
 } as const;
 
+/** The exit code of what is done, but with warnings, under `--strict`. */
+export const WARNED = 3;
+
 /** Any failure with a sentence for the user. Whatever else is thrown is a bug of ours. */
 export class Failure extends Error {
   override name = "Failure";

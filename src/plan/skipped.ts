@@ -16,7 +16,8 @@ export type Choice = Pick<BackupRequest, "include" | "exclude">;
 export function afterChoice(leftOut: LeftOut[], { include, exclude }: Choice): LeftOut[] {
   return leftOut.map((item) => {
     const isChosen = include.length > 0 || exclude.includes(item.device);
-    return isChosen ? { device: item.device, reason: item.reason } : item;
+    const { unasked: _, ...chosen } = item;
+    return isChosen ? chosen : item;
   });
 }
 
@@ -55,6 +56,7 @@ export function withMissing(
     device: name,
     reason: "it was in the last backup, but the VM does not have this disk any more",
     unasked: true,
+    gone: true,
   }));
   return [...known, ...gone];
 }

@@ -164,6 +164,8 @@ const RunRecord = v.object({
     reason: v.string(),
     /** A user may count on its data, and did not ask to leave it out. */
     unasked: v.optional(v.boolean()),
+    /** The VM does not have it any more. */
+    gone: v.optional(v.boolean()),
   })),
   warnings: v.array(v.string()),
   /** Why the run as a whole was not done. Absent otherwise, and in the records of older versions. */
@@ -266,12 +268,16 @@ export function adoptedId(unixSeconds: number, runTag: string): string {
   return `adopted-${unixSeconds}-${runTag}`;
 }
 
+/** Whether a run is one of the Python qmpbackup, whose record was made later. */
+export function isAdopted({ id }: RunRecord): boolean {
+  return /^adopted-\d+-[0-9a-f]{8}$/.test(id);
+}
+
 /**
  * Finds the records of an adoption that was interrupted, which are ignored: number 1 is written
  * last. Once a run of ours has recorded the disk, too, an old record may well be gone.
  */
 export function halfAdopted(runs: RunRecord[]): RunRecord[] {
-  const isAdopted = ({ id }: RunRecord) => /^adopted-\d+-[0-9a-f]{8}$/.test(id);
   const ours = new Set(runs.filter((run) => !isAdopted(run)).flatMap(diskIds));
   const isProof = (run: RunRecord) => run.sequence === 1 || diskIds(run).some((id) => ours.has(id));
   const whole = new Set(

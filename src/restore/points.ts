@@ -210,11 +210,6 @@ async function configFormat(path: string): Promise<string | null> {
   }
 }
 
-/** The points of all disks at one moment: those of the run that a point belongs to. */
-export function pointsOfRun(points: RestorePoint[], { runId }: RestorePoint): RestorePoint[] {
-  return points.filter((point) => point.runId === runId);
-}
-
 /**
  * Picks the point a user means.
  *

@@ -74,6 +74,8 @@ export interface LeftOut {
   reason: string;
   /** It may hold data that a user counts on, and nobody asked to leave it out. */
   unasked?: boolean | undefined;
+  /** The VM does not have it any more. */
+  gone?: boolean | undefined;
 }
 
 /** Reasons to skip a device without a loss. */

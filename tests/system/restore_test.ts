@@ -5,9 +5,10 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
+import { join } from "@std/path";
 import { LOCK_FILE, RUNS_FOLDER } from "../../src/repo/layout.ts";
 import { formatRecord, RECORD_HEAD, type RunRecord } from "../../src/repo/record.ts";
-import { createTarget } from "../../src/repo/repository.ts";
+import { createTarget, readTarget, writeRun } from "../../src/repo/repository.ts";
 import { Failure, StoppedError, UsageError } from "../../src/errors.ts";
 import {
   type ImageFormat,
@@ -16,8 +17,7 @@ import {
   type Restored,
 } from "../../src/restore/merge.ts";
 import { LIMITS } from "../../src/restore/passes.ts";
-import { pickPoint, pointsOfDisk, pointsOfRun, pointsOfTarget } from "../../src/restore/points.ts";
-import { readTarget } from "../../src/repo/repository.ts";
+import { pickPoint, pointsOfDisk, pointsOfTarget } from "../../src/restore/points.ts";
 import { qemuImg, qemuIo } from "../support/qemu_img.ts";
 import { mustRun } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
@@ -488,10 +488,46 @@ Deno.test("`merge()` restores all disks of one run", async () => {
   await using dir = await tempDir();
   await ownTarget(dir.join("target"));
   const points = await pointsOfTarget(await readTarget(dir.join("target")));
-  const jobs = pointsOfRun(points, pickPoint(points, "run-a"))
+  const jobs = points.filter(({ runId }) => runId === "run-a")
     .map((point) => ({ point, targetFile: dir.join(point.folder) }));
   assertEquals((await merge(jobs, mergeOptions())).map(({ disk }) => disk), ["disk0", "disk1"]);
   for (const name of ["disk0", "disk1"]) await assertHolds(dir.join(name), "qcow2", SIZE, FULL);
+});
+
+Deno.test("`restore merge` takes the newest run that has all disks", async (t) => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  await ownTarget(target);
+  const [, newer] = (await readTarget(target)).runs;
+  const failed = newer?.disks.find(({ folder }) => folder === "disk1");
+  assert(newer && failed);
+  failed.result = "failed";
+  await writeRun(target, newer);
+  const out = dir.join("out");
+  const restoreAll = (...args: string[]) =>
+    tool(["restore", "merge", "--dir", target, "--target-dir", out, ...args]);
+  await t.step("and refuses a newer one, with the choices", async () => {
+    const { code, stderr } = await restoreAll("--until", "run-b");
+    assertEquals(code, 2);
+    assertStringIncludes(stderr, 'lacks the disk "disk1" (failed): restore the run run-a');
+    assertEquals(await names(dir.path), ["target"]);
+  });
+  await t.step("and names what is newer", async () => {
+    const { code, stderr } = await restoreAll("--strict");
+    assertEquals(code, 3);
+    assertStringIncludes(stderr, 'run-b of 1970-01-01T00:16:40Z, lacks the disk "disk1" (failed)');
+    for (const name of ["disk0", "disk1"]) {
+      await assertHolds(join(out, `${name}.qcow2`), "qcow2", SIZE, FULL);
+    }
+    await Deno.remove(out, { recursive: true });
+  });
+  await t.step("or the disks that a newer one has", async () => {
+    const { code, stdout } = await restoreAll("--allow-missing", "--json");
+    assertEquals(code, 0);
+    const { disks, warnings } = JSON.parse(stdout);
+    assertEquals([disks.length, warnings.length], [1, 1]);
+    await assertHolds(join(out, "disk0.qcow2"), "qcow2", SIZE, [...FULL, ...INC_1]);
+  });
 });
 
 Deno.test("`merge()` names the image that a record promises and that is missing", async () => {

@@ -191,11 +191,16 @@ export const FLAGS = {
     value: "DIR",
     help: "restore all disks of a run into this folder",
   },
+  "allow-missing": {
+    kind: "switch",
+    help: "with --target-dir: restore a run that lacks some of the VM's disks, too",
+  },
   until: {
     kind: "text",
     value: "WHEN",
     help:
-      "an image's name, a run's id, or a local time such as \"2026-11-22 23:00\" (the newest image)",
+      "an image's name, a run's id, or a local time such as \"2026-11-22 23:00\" (the newest image; " +
+      "with --target-dir the newest run that has all disks)",
   },
   format: { kind: "choice", choices: ["qcow2", "raw"], help: "format of the new file (qcow2)" },
   filter: {
@@ -299,7 +304,7 @@ export const COMMANDS = {
     required: ["dir"],
     optional: [
       ...["targetfile", "target-dir", "until", "filter", "format", "rate-limit"] as const,
-      ...["skip-check", "mode"] as const,
+      ...["skip-check", "mode", "allow-missing", "strict"] as const,
     ],
     examples: [
       {

@@ -4,7 +4,7 @@ import { backUp, type BackupContext } from "../../backup/backup.ts";
 import type { BackupRequest } from "../../plan/request.ts";
 import { isChainId } from "../../repo/layout.ts";
 import type { RunRecord } from "../../repo/record.ts";
-import { exitCodeOf, messageOf, StoppedError, UsageError } from "../../errors.ts";
+import { exitCodeOf, messageOf, StoppedError, UsageError, WARNED } from "../../errors.ts";
 import { parseAddress } from "../../wire/address.ts";
 import { fileMode } from "../args/file_mode.ts";
 import { findHook, type Hook, runHook } from "../hooks.ts";
@@ -15,9 +15,6 @@ import { localTime } from "../output/text.ts";
 import { VERSION } from "../version.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget, timeoutMsOf } from "./qmp_target.ts";
-
-/** The exit code of a run with warnings, under `--strict`. */
-const WARNED = 3;
 
 const HOOK_TIMEOUT_SECONDS = 300;
 

@@ -1,12 +1,13 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
+import { restorePoints } from "../../repo/chains.ts";
 import { knowsDisks, readTarget } from "../../repo/repository.ts";
-import { UsageError } from "../../errors.ts";
+import { UsageError, WARNED } from "../../errors.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
+import { chooseRun, type RunChoice } from "../../restore/choose_run.ts";
 import {
   pickPoint,
   pointsOfDisk,
-  pointsOfRun,
   pointsOfTarget,
   type RestorePoint,
 } from "../../restore/points.ts";
@@ -23,7 +24,9 @@ export async function restoreMerge(
 ): Promise<number> {
   const format = values.format ?? "qcow2";
   const mode = fileMode(values.mode);
-  const restored = await merge(await jobsOf(values, format), {
+  const { jobs, warnings } = await jobsOf(values, format);
+  for (const warning of warnings) log.warn("{warning}", { warning });
+  const restored = await merge(jobs, {
     format,
     mode,
     skipCheck: values["skip-check"] ?? false,
@@ -33,12 +36,20 @@ export async function restoreMerge(
   });
   progress.hide();
   io.stdout(
-    values.json ? jsonLine("summary", { state: "done", disks: restored }) : restoreText(restored),
+    values.json
+      ? jsonLine("summary", { state: "done", disks: restored, warnings })
+      : restoreText(restored),
   );
-  return 0;
+  return values.strict && warnings.length > 0 ? WARNED : 0;
 }
 
-async function jobsOf(values: Values, format: ImageFormat): Promise<MergeJob[]> {
+/** What is to be restored, and what the user has to know of it. */
+interface Jobs {
+  jobs: MergeJob[];
+  warnings: string[];
+}
+
+async function jobsOf(values: Values, format: ImageFormat): Promise<Jobs> {
   const { targetfile, "target-dir": targetDir, until = null } = values;
   const dir = resolve(values.dir ?? ".");
   if ((targetfile === undefined) === (targetDir === undefined)) {
@@ -46,19 +57,22 @@ async function jobsOf(values: Values, format: ImageFormat): Promise<MergeJob[]> 
   }
   if (targetfile !== undefined) {
     const point = pickPoint(await pointsOfDisk(dir, values.filter), until);
-    return [{ point, targetFile: resolve(targetfile) }];
+    return { jobs: [{ point, targetFile: resolve(targetfile) }], warnings: [] };
   }
-  return await jobsOfRun(dir, { targetDir: resolve(targetDir ?? "."), until, format });
+  const allowMissing = values["allow-missing"] ?? false;
+  const { points, warnings } = await pointsOfChosenRun(dir, { until, allowMissing });
+  const folder = resolve(targetDir ?? ".");
+  const jobs = points.map((point) => ({
+    point,
+    targetFile: join(folder, `${point.disk}.${format}`),
+  }));
+  return { jobs, warnings };
 }
 
-async function jobsOfRun(
+async function pointsOfChosenRun(
   dir: string,
-  { targetDir, until, format }: {
-    targetDir: string;
-    until: string | null;
-    format: ImageFormat;
-  },
-): Promise<MergeJob[]> {
+  choice: RunChoice,
+): Promise<{ points: RestorePoint[]; warnings: string[] }> {
   const target = await readTarget(dir);
   if (!knowsDisks(target)) {
     throw new UsageError(
@@ -67,33 +81,6 @@ async function jobsOfRun(
     );
   }
   const points = await pointsOfTarget(target);
-  const chosen = pickPoint(points, until);
-  const run = target.runs.find(({ id }) => id === chosen.runId);
-  const missing = run?.disks.filter(({ result }) => result !== "done") ?? [];
-  if (missing.length > 0) {
-    throw new UsageError(
-      `The run ${chosen.runId} did not finish the disks ` +
-        `${missing.map(({ name }) => `"${name}"`).join(", ")}: name another one with --until, ` +
-        "or restore single disks with --targetfile",
-    );
-  }
-  const ofRun = pointsOfRun(points, chosen);
-  warnOfOthers(points, ofRun, chosen);
-  return ofRun.map((point) => ({
-    point,
-    targetFile: join(targetDir, `${point.disk}.${format}`),
-  }));
-}
-
-/** A run may hold some disks only. The others have no state of that moment. */
-function warnOfOthers(points: RestorePoint[], ofRun: RestorePoint[], { runId }: RestorePoint) {
-  const held = new Set(ofRun.map(({ disk }) => disk));
-  const others = new Map(points.filter(({ disk }) => !held.has(disk)).map((p) => [p.disk, p]));
-  for (const { disk, name } of others.values()) {
-    log.warn(
-      "The run {runId} does not hold the disk {disk}, whose newest image is {name}: restore it by " +
-        "itself with --targetfile, or name a run that holds all with --until",
-      { runId, disk, name },
-    );
-  }
+  const { runId, warnings } = chooseRun(restorePoints(target.runs), points, choice);
+  return { points: points.filter((point) => point.runId === runId), warnings };
 }

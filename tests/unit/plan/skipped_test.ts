@@ -36,6 +36,7 @@ Deno.test("withMissing() names a disk of the last run that is gone", () => {
     device: "disk1",
     reason: "it was in the last backup, but the VM does not have this disk any more",
     unasked: true,
+    gone: true,
   }]);
 });
 

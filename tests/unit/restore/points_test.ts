@@ -5,7 +5,6 @@ import {
   parseTime,
   pickPoint,
   pointsOfNames,
-  pointsOfRun,
   type RestorePoint,
 } from "../../../src/restore/points.ts";
 
@@ -149,11 +148,6 @@ for (const until of ["INC-9999-disk0.qcow2", "disk0", "yesterday", "2026-13-01",
 
 Deno.test("pickPoint() refuses where there is no point", () => {
   assertThrows(() => pick(null, []), UsageError, "no restore point");
-});
-
-Deno.test("pointsOfRun() takes the points of one run", () => {
-  const points = [...POINTS, aPoint("other", T0 + HOUR, "run2")];
-  assertEquals(namesOf(pointsOfRun(points, POINTS[1] as RestorePoint)), [INC1, "other"]);
 });
 
 const local = (...parts: [number, number, number, number, number, number?, number?]) =>
