@@ -22,6 +22,7 @@ import type { Fingerprint } from "./fingerprint.ts";
 import { findSharedFolder } from "../fs/folder.ts";
 import { type Holder, takeLock } from "../fs/flock.ts";
 import {
+  DIGESTS_FOLDER,
   isChainId,
   LOCK_FILE,
   RECORDS_FOLDER,
@@ -288,13 +289,23 @@ export async function writeBeside(
 
 /** What runs that died have left of files that were not whole yet. */
 export async function temporaries(path: string): Promise<string[]> {
+  const records = [RECORDS_FOLDER, RUNS_FOLDER].map((folder) => join(path, folder));
+  const folders = [...records, ...await foldersOfDigests(join(path, DIGESTS_FOLDER))];
   const found: string[] = [];
-  for (const folder of [RECORDS_FOLDER, RUNS_FOLDER]) {
-    for (const { name, isDirectory } of await listFolder(join(path, folder))) {
-      if (!isDirectory && name.endsWith(TEMPORARY_SUFFIX)) found.push(join(path, folder, name));
+  for (const folder of folders) {
+    for (const { name, isDirectory } of await listFolder(folder)) {
+      if (!isDirectory && name.endsWith(TEMPORARY_SUFFIX)) found.push(join(folder, name));
     }
   }
   return found;
+}
+
+/** The folder of the digests, and in it one for each disk. Nothing is followed through a link. */
+async function foldersOfDigests(folder: string): Promise<string[]> {
+  if (!(await lookAt(folder))?.isDirectory) return [];
+  const entries = await listFolder(folder);
+  const disks = entries.filter(({ isDirectory }) => isDirectory).map(({ name }) => name);
+  return [folder, ...disks.map((name) => join(folder, name))];
 }
 
 /**

@@ -7,7 +7,19 @@ const ROOT = fromFileUrl(new URL("../../", import.meta.url));
 const PLAIN = [
   "README.md",
   ...["app", "errors", "json", "secrets", "shell", "short_name"].map((name) => `src/${name}.ts`),
-  ...["cli", "process", "python", "qcow2", "qemu_img", "qga", "qmp", "repo", "restore", "wire"]
+  ...[
+    "cli",
+    "digest",
+    "process",
+    "python",
+    "qcow2",
+    "qemu_img",
+    "qga",
+    "qmp",
+    "repo",
+    "restore",
+    "wire",
+  ]
     .map((room) => `src/${room}`),
 ];
 

@@ -1,0 +1,133 @@
+/**
+ * Keeps the digests of a target's images: `_qmpbackup/digests/<image>.json`, one file for each image.
+ *
+ * They name the fingerprint of the state that they are of. So digests that were left of an earlier state, by
+ * a run that was killed while it changed the image, are never taken for those of the present one.
+ *
+ * @module
+ */
+
+import { basename, dirname, join } from "@std/path";
+import { Failure } from "../errors.ts";
+import { createInside, exists, removeFile, syncPath, writeDurably } from "../fs/durable.ts";
+import type { ReadOptions } from "../fs/read.ts";
+import { readUpTo } from "../fs/open.ts";
+import { type Fingerprint, isFault, lookAtImage } from "../repo/fingerprint.ts";
+import { DIGESTS_FOLDER, RECORDS_FOLDER, UUID_FILE } from "../repo/layout.ts";
+import { digestFile } from "./digest.ts";
+import {
+  DigestError,
+  DIGESTS_HEAD,
+  formatDigests,
+  type ImageDigests,
+  MAX_DIGESTS_BYTES,
+  parseDigests,
+  type PartDigests,
+} from "./format.ts";
+
+/** The file that keeps an image's digests. */
+export function digestsFile(target: string, image: string): string {
+  return join(target, DIGESTS_FOLDER, `${image}.json`);
+}
+
+/**
+ * Reads an image and records its digests, in the place of those that are there. The image is finished: nobody
+ * writes to it any more.
+ *
+ * @param target Absolute.
+ * @param image Its path in the target.
+ * @param options `mode` is that of a new file.
+ * @throws {Failure} If it can't be read, or was changed meanwhile.
+ */
+export async function recordDigest(
+  target: string,
+  image: string,
+  options: ReadOptions & { mode?: number } = {},
+): Promise<void> {
+  const path = join(target, image);
+  const before = await look(path);
+  const digests = await digestFile(path, options);
+  const after = await look(path);
+  if (before.stamp !== after.stamp || before.fingerprint.digest !== after.fingerprint.digest) {
+    throw new Failure(`"${path}" was changed while it was read: run again`);
+  }
+  await writeDigests(target, image, after.fingerprint, digests, options.mode);
+}
+
+async function look(path: string) {
+  const seen = await lookAtImage(path);
+  if (isFault(seen)) throw new Failure(`"${path}" ${seen.reason}`);
+  return seen;
+}
+
+/**
+ * Writes the digests of an image that was read already, whole or not at all.
+ *
+ * @param fingerprint Of the state that was read; null for a raw image.
+ * @param mode Of a new file.
+ */
+export async function writeDigests(
+  target: string,
+  image: string,
+  fingerprint: Fingerprint | null,
+  digests: PartDigests,
+  mode?: number,
+): Promise<void> {
+  const file = digestsFile(target, image);
+  const folders = [RECORDS_FOLDER, DIGESTS_FOLDER, ...foldersOf(image)];
+  for (const folder of folders) await createInside(join(target, folder), mode);
+  const recorded = new Date().toISOString();
+  const text = formatDigests({ ...DIGESTS_HEAD, image, recorded, fingerprint, ...digests });
+  await writeDurably(file, text, mode === undefined ? {} : { mode });
+}
+
+function foldersOf(image: string): string[] {
+  const folder = dirname(image);
+  return folder === "." ? [] : [join(DIGESTS_FOLDER, folder)];
+}
+
+/**
+ * Reads the digests of an image.
+ *
+ * @returns Null where there are none.
+ * @throws {DigestError} If they can't be believed.
+ */
+export async function readDigests(target: string, image: string): Promise<ImageDigests | null> {
+  const file = digestsFile(target, image);
+  if (!await exists(file)) return null;
+  const text = await readUpTo(file, MAX_DIGESTS_BYTES);
+  if (text === null) {
+    throw new DigestError(
+      `"${file}" is not a file of digests: it is too large, or not a regular file (a link, a folder)`,
+    );
+  }
+  return parseDigests(file, text, image);
+}
+
+/** Removes the digests of an image that is about to be changed, or that is removed. */
+export async function forgetDigest(target: string, image: string): Promise<void> {
+  const file = digestsFile(target, image);
+  if (!await exists(file)) return;
+  await removeFile(file);
+  await syncPath(dirname(file));
+}
+
+/** Where the digests of the images of a folder are kept, and what the folder is called there. */
+export interface Home {
+  /** Absolute. */
+  target: string;
+  /** "." is the target itself. */
+  folder: string;
+}
+
+/**
+ * Where the digests of images are kept that no record names: in the target that the folder lies in, or in the
+ * folder itself where it was copied alone.
+ *
+ * @param dir A disk's folder; absolute.
+ */
+export async function homeOf(dir: string): Promise<Home> {
+  const above = dirname(dir);
+  const isInTarget = await exists(join(above, UUID_FILE));
+  return isInTarget ? { target: above, folder: basename(dir) } : { target: dir, folder: "." };
+}
