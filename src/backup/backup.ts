@@ -9,10 +9,12 @@ import { setFileTimeout } from "../fs/deadline.ts";
 import { exists, requireSymlinks } from "../fs/durable.ts";
 import { type Holder, holderNow } from "../fs/flock.ts";
 import { runId, tagOf, targetOfLock } from "../repo/layout.ts";
+import { readPastMonths } from "../repo/months.ts";
 import type { RunRecord } from "../repo/record.ts";
 import {
   type ClaimedTarget,
   claimTarget,
+  knowsDisks,
   readTarget,
   refuseForeign,
   refuseShared,
@@ -77,11 +79,17 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const known = await readTarget(request.target);
   await refuseForeign(known);
   await refuseShared(known, request.mode);
-  if (!await exists(request.target)) return await backUpToNew(known, run, request, context);
+  const past = request.monthly && !knowsDisks(known) ? await readPastMonths(request.target) : [];
+  const lastMonth = past.findLast(knowsDisks);
+  // That the next month's folder is not there yet is neither a typing mistake nor a missing mount.
+  if (!lastMonth && !await exists(request.target)) {
+    return await backUpToNew(known, run, request, context);
+  }
   // Locked first: a run that holds it may hold the VM's only socket, too.
   await using target = await claimTarget(request.target, run, request.mode);
   const failed = { id: run.run, startedAt: startOf(run), toolVersion: context.toolVersion };
-  let asked: Pick<FailedRun, "qemu" | "vm"> = { qemu: "", vm: null };
+  const vmThen = lastMonth?.runs.findLast(({ disks }) => disks.length > 0)?.vm ?? null;
+  let asked: Pick<FailedRun, "qemu" | "vm"> = { qemu: "", vm: vmThen };
   try {
     await using qmp = await connectVm(context.socket, context.qmpOptions);
     await using _named = await nameHolder(context.socket, run);

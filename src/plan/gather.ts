@@ -4,14 +4,15 @@
  * @module
  */
 
-import { basename, dirname, join, relative } from "@std/path";
+import { dirname, join, relative } from "@std/path";
 import { HangingError } from "../fs/deadline.ts";
 import { listFolder, makeTempFile, realPath, remove, stat } from "../fs/files.ts";
 import { ChainError, chainOf, images, type Point, restorePoints } from "../repo/chains.ts";
 import { type Fingerprint, type ImageFault, isFault, lookAtImages } from "../repo/fingerprint.ts";
 import { diskFileName } from "../repo/layout.ts";
+import { readPastMonths } from "../repo/months.ts";
 import type { RunRecord } from "../repo/record.ts";
-import { readTarget, type Target } from "../repo/repository.ts";
+import type { Target } from "../repo/repository.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { queryIdentity, queryIothreads, queryStatus, queryTpms } from "../qmp/queries.ts";
 import { queryFeatures } from "../qmp/schema.ts";
@@ -42,7 +43,7 @@ export async function gatherFacts(
   const outside = await queryOutside(qmp);
   const files = await listFolders(target, disks);
   const adopted = await adoptChains(target, disks, files, vm, tag);
-  const past = monthly ? await pastMonths(target.path) : [];
+  const past = monthly ? await readPastMonths(target.path) : [];
   const runs = [...adopted, ...target.runs];
   const looks = level === "full" || level === "copy"
     ? { imageFaults: new Map(), newFingerprints: new Map() }
@@ -140,17 +141,6 @@ async function filesInUse(target: string, disks: Disk[]): Promise<string[]> {
 /** Where links lead to; what can't be told is taken as it is. */
 async function whereItLeads(path: string): Promise<string> {
   return await realPath(path).catch(() => path);
-}
-
-/** The targets of the months before, in their order: nothing goes on from there by itself. */
-async function pastMonths(target: string): Promise<Target[]> {
-  const [folder, month] = [dirname(target), basename(target)];
-  // What can't be read, or is no longer there, costs nothing but a bitmap that is left.
-  const entries = await listFolder(folder).catch(() => []);
-  const past = entries.map(({ name }) => name)
-    .filter((name) => /^\d{4}-\d{2}$/.test(name) && name < month).sort();
-  const targets = past.map((name) => readTarget(join(folder, name)).catch(() => null));
-  return (await Promise.all(targets)).flatMap((target) => target ?? []);
 }
 
 /** Every folder that a disk of this run may use: those of its names, and those in the records. */

@@ -15,7 +15,7 @@ import {
   runId,
 } from "../repo/layout.ts";
 import type { ImageFault } from "../repo/fingerprint.ts";
-import type { Target } from "../repo/repository.ts";
+import { knowsDisks, type Target } from "../repo/repository.ts";
 import { Failure, UsageError } from "../errors.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Disk } from "../vm/disks.ts";
@@ -61,8 +61,8 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
   refuseRunState(facts.runState);
   refuseOtherVm(target, facts.vm);
   const chainId = chainIdOf(request, facts);
-  // In a new month's target the last run is that of the month before.
-  const pastRuns = target.runs.length > 0 ? target.runs : facts.pastRuns;
+  // In a new month's target the last run is that of the month before, also after nights that failed.
+  const pastRuns = knowsDisks(target) ? target.runs : facts.pastRuns;
   const recorded = [...facts.pastRuns, ...target.runs].flatMap(({ disks }) => disks);
   const { selected, leftOut: notSelected } = selectDisks(
     facts.disks,

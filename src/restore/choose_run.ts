@@ -8,6 +8,7 @@ import { UsageError } from "../errors.ts";
 import type { Point } from "../repo/chains.ts";
 import { type Lacking, runsWithPoints } from "../repo/complete_run.ts";
 import type { RunRecord } from "../repo/record.ts";
+import { localTime } from "../time.ts";
 import { pickPoint, type RestorePoint } from "./points.ts";
 
 /** What is asked for. */
@@ -29,16 +30,18 @@ export interface ChosenRun {
  *
  * @param known The target's points as the records have them.
  * @param points The same as what can be restored.
+ * @param all All runs, those that failed too.
  * @throws {UsageError} If the run lacks a disk and that is not allowed, or there is none.
  */
 export function chooseRun(
   known: Point[],
   points: RestorePoint[],
   { until, allowMissing }: RunChoice,
+  all: readonly RunRecord[] = [],
 ): ChosenRun {
   const runs = runsWithPoints(known);
   const complete = runs.findLast(({ lacking }) => lacking.length === 0);
-  const asked = runs.find(({ run }) => run.id === pickPoint(points, until).runId);
+  const asked = runs.find(({ run }) => run.id === pickPoint(points, until, all).runId);
   const chosen = until === null && complete && !allowMissing ? complete : asked;
   if (!chosen) throw new UsageError("There is no restore point");
   if (chosen.lacking.length > 0 && !allowMissing) {
@@ -105,5 +108,5 @@ const namesOf = (lacking: Lacking[]) =>
 
 /** A moment as `--until` takes it back. */
 function timeOf({ pointInTime, started }: RunRecord): string {
-  return (pointInTime ?? started).replace(/\.\d+Z$/, "Z");
+  return localTime(new Date(pointInTime ?? started));
 }

@@ -19,10 +19,12 @@ import {
   partialName,
   RUNS_FOLDER,
 } from "../repo/layout.ts";
+import { readTargets } from "../repo/months.ts";
 import type { DiskRecord, RunRecord } from "../repo/record.ts";
 import { knowsDisks, readSmall, readTarget, type Target } from "../repo/repository.ts";
 import { Failure, UsageError } from "../errors.ts";
 import { parseJson } from "../json.ts";
+import { localTime } from "../time.ts";
 
 /** An image and what it builds on. */
 export interface Layer {
@@ -72,9 +74,9 @@ export interface RestorePoint {
  */
 export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoint[]> {
   const isWanted = (name: string) => name.includes(filter);
-  const own = await readTarget(dir);
-  if (knowsDisks(own)) {
-    const points = (await pointsOfTarget(own)).filter(({ name }) => isWanted(name));
+  const own = await readTargets(dir);
+  if (own.some(knowsDisks)) {
+    const points = (await pointsOfTargets(own)).filter(({ name }) => isWanted(name));
     const disks = new Set(points.map(({ disk }) => disk));
     if (disks.size <= 1) return points;
     throw new UsageError(
@@ -94,7 +96,41 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
   }
   await refusePartials(dir, []);
   const names = (await listFiles(dir)).filter(isWanted);
+  if (own.length > 0 && orderByName(dir, names).length === 0) refuseFailedRuns(dir, own);
   return pointsOfNames(dir, names, await rawDisks(dir, names));
+}
+
+/**
+ * Says why a target with runs has nothing to restore.
+ *
+ * @throws {UsageError} In any case.
+ */
+export function refuseFailedRuns(dir: string, targets: Pick<Target, "runs">[]): never {
+  const last = targets.flatMap(({ runs }) => runs).at(-1);
+  throw new UsageError(
+    `There are no backups in "${dir}": none of its runs is done` +
+      (last ? `. The last one, ${describeRun(last)}` : ""),
+  );
+}
+
+/** When a run was, and why it is not done. */
+function describeRun({ started, state, error, disks }: RunRecord): string {
+  const reason = error ?? disks.find((disk) => disk.error !== null)?.error;
+  return `of ${localTime(new Date(started))} ${BECAME[state]}${reason ? `: ${reason}` : ""}`;
+}
+
+const BECAME = {
+  running: "is still running, or was killed",
+  failed: "failed",
+  cancelled: "was stopped",
+  done: "is done, without this disk",
+};
+
+/** All points of targets that follow each other, oldest first. */
+export async function pointsOfTargets(targets: Target[]): Promise<RestorePoint[]> {
+  const points: RestorePoint[] = [];
+  for (const target of targets) points.push(...await pointsOfTarget(target));
+  return points;
 }
 
 /** All points of a target with records, oldest first. */
@@ -214,14 +250,28 @@ async function configFormat(path: string): Promise<string | null> {
  * Picks the point a user means.
  *
  * @param until A file's name, a run's id or a time; null is the newest.
+ * @param runs All runs, those that failed too: to say what became of the one that is meant.
  * @throws {UsageError} If there is none.
  */
-export function pickPoint(points: RestorePoint[], until: string | null): RestorePoint {
+export function pickPoint(
+  points: RestorePoint[],
+  until: string | null,
+  runs: readonly RunRecord[] = [],
+): RestorePoint {
   const newest = points.at(-1);
   if (!newest) throw new UsageError("There is no restore point");
   if (until === null) return newest;
   const named = points.findLast(({ name, runId }) => name === basename(until) || runId === until);
   if (named) return named;
+  const run = runs.find(({ id }) => id === until);
+  if (run) {
+    throw new UsageError(
+      `The run "${until}" ${
+        describeRun(run)
+      }. It holds nothing to restore here: name another one with ` +
+        `--until; the newest image is "${newest.name}"`,
+    );
+  }
   const timeMs = parseTime(until);
   if (timeMs === null) {
     throw new UsageError(
@@ -233,14 +283,20 @@ export function pickPoint(points: RestorePoint[], until: string | null): Restore
   if (point) return point;
   throw new UsageError(
     `There is no restore point before "${until}": the first is of ${
-      new Date(points[0]?.timeMs ?? 0).toISOString()
+      localTime(new Date(points[0]?.timeMs ?? 0))
     }`,
   );
 }
 
+/** All runs of the targets that these points are of, those that failed too. */
+export async function runsOf(points: RestorePoint[]): Promise<RunRecord[]> {
+  const paths = new Set(points.flatMap(({ target }) => target ?? []));
+  return (await Promise.all([...paths].map(readTarget))).flatMap(({ runs }) => runs);
+}
+
 /**
  * Reads a time as people write it, and as `info` prints it: local, unless it ends in a zone; a day
- * means its end, and so does a second.
+ * means its end, and so do a minute and a second.
  *
  * @returns UTC milliseconds, or null if it is not a time.
  */
@@ -254,7 +310,11 @@ export function parseTime(text: string): number | null {
   // The 31st of November would be read as the 1st of December.
   const midnight = Date.parse(`${day}T00:00Z`);
   if (Number.isNaN(midnight) || !new Date(midnight).toISOString().startsWith(day)) return null;
-  const end = /^\d\d:\d\d:\d\d$/.test(time) ? ".999" : "";
+  const end = time.length === "23:05".length
+    ? ":59.999"
+    : time.length === "23:05:00".length
+    ? ".999"
+    : "";
   const timeMs = Date.parse(`${day}T${time}${end}${zone}`);
   return Number.isNaN(timeMs) ? null : timeMs;
 }

@@ -12,7 +12,7 @@ import {
   type RunRecord,
 } from "../../src/repo/record.ts";
 import { backupsText, backupText } from "../../src/cli/output/report.ts";
-import { localTime } from "../../src/cli/output/text.ts";
+import { localTime } from "../../src/time.ts";
 import { Failure, UsageError } from "../../src/errors.ts";
 import { parseTime, pickPoint, pointsOfNames } from "../../src/restore/points.ts";
 import { aDiskRecord, aRun, aTarget } from "../unit/_fixtures.ts";

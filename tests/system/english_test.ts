@@ -6,7 +6,8 @@ const ROOT = fromFileUrl(new URL("../../", import.meta.url));
 /** What is in plain English by now: folders, and single files. To be added to. */
 const PLAIN = [
   "README.md",
-  ...["app", "errors", "json", "secrets", "shell", "short_name"].map((name) => `src/${name}.ts`),
+  ...["app", "errors", "json", "secrets", "shell", "short_name", "time"]
+    .map((name) => `src/${name}.ts`),
   ...[
     "cli",
     "digest",

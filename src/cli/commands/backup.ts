@@ -11,7 +11,7 @@ import { findHook, type Hook, runHook } from "../hooks.ts";
 import { type RunMetrics, writeMetrics } from "../metrics.ts";
 import type { Values } from "../args/parse.ts";
 import { backupText, jsonLine } from "../output/report.ts";
-import { localTime } from "../output/text.ts";
+import { localTime } from "../../time.ts";
 import { VERSION } from "../version.ts";
 import type { CommandContext } from "./context.ts";
 import { qmpTarget, timeoutMsOf } from "./qmp_target.ts";

@@ -1,15 +1,18 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
 import { restorePoints } from "../../repo/chains.ts";
-import { knowsDisks, readTarget } from "../../repo/repository.ts";
+import { readTargets } from "../../repo/months.ts";
+import { knowsDisks } from "../../repo/repository.ts";
 import { UsageError, WARNED } from "../../errors.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
 import { chooseRun, type RunChoice } from "../../restore/choose_run.ts";
 import {
   pickPoint,
   pointsOfDisk,
-  pointsOfTarget,
+  pointsOfTargets,
+  refuseFailedRuns,
   type RestorePoint,
+  runsOf,
 } from "../../restore/points.ts";
 import { fileMode } from "../args/file_mode.ts";
 import type { Values } from "../args/parse.ts";
@@ -56,7 +59,8 @@ async function jobsOf(values: Values, format: ImageFormat): Promise<Jobs> {
     throw new UsageError('"restore merge" needs either --targetfile or --target-dir');
   }
   if (targetfile !== undefined) {
-    const point = pickPoint(await pointsOfDisk(dir, values.filter), until);
+    const points = await pointsOfDisk(dir, values.filter);
+    const point = pickPoint(points, until, await runsOf(points));
     return { jobs: [{ point, targetFile: resolve(targetfile) }], warnings: [] };
   }
   const allowMissing = values["allow-missing"] ?? false;
@@ -73,14 +77,18 @@ async function pointsOfChosenRun(
   dir: string,
   choice: RunChoice,
 ): Promise<{ points: RestorePoint[]; warnings: string[] }> {
-  const target = await readTarget(dir);
-  if (!knowsDisks(target)) {
+  const targets = await readTargets(dir);
+  const runs = targets.flatMap(({ runs }) => runs);
+  if (runs.length > 0 && !targets.some(knowsDisks)) refuseFailedRuns(dir, targets);
+  if (runs.length === 0) {
     throw new UsageError(
       `"${dir}" holds no records of runs, so it is not known which images belong together: restore ` +
         "each disk's folder by itself, with --targetfile",
     );
   }
-  const points = await pointsOfTarget(target);
-  const { runId, warnings } = chooseRun(restorePoints(target.runs), points, choice);
+  const points = await pointsOfTargets(targets);
+  if (points.length === 0) refuseFailedRuns(dir, targets);
+  const known = targets.flatMap(({ runs }) => restorePoints(runs));
+  const { runId, warnings } = chooseRun(known, points, choice, runs);
   return { points: points.filter((point) => point.runId === runId), warnings };
 }

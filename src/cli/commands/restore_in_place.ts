@@ -15,7 +15,13 @@ import { imageFacts } from "../../qemu_img/qemu_img.ts";
 import { applySteps, removeGivenUp, writtenBy } from "../../restore/apply.ts";
 import { besideOf, commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
 import { type CheckedImage, checkImages } from "../../restore/merge.ts";
-import { type Layer, pickPoint, pointsOfDisk, type RestorePoint } from "../../restore/points.ts";
+import {
+  type Layer,
+  pickPoint,
+  pointsOfDisk,
+  type RestorePoint,
+  runsOf,
+} from "../../restore/points.ts";
 import { jsonLine } from "../output/report.ts";
 import type { CommandContext } from "./context.ts";
 import { shellText } from "../../shell.ts";
@@ -42,7 +48,12 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     }
     // Read again under the lock: a run may have ended between.
     const points = (await pointsOfDisk(dir, values.filter)).filter(({ level }) => level !== "copy");
-    const point = pickPoint(points, values.until ?? null);
+    if (new Set(points.map((point) => point.target)).size > 1) {
+      throw new UsageError(
+        `"${dir}" holds the months of --monthly: name a disk's folder in one of them`,
+      );
+    }
+    const point = pickPoint(points, values.until ?? null, await runsOf(points));
     const layers = point.layers();
     if (layers.length < 2) {
       throw new UsageError(`"${point.name}" in "${dir}" has no increment: there is nothing to do`);

@@ -10,7 +10,8 @@ import { type Appender, openAppending } from "../../fs/append.ts";
 import { messageOf, UsageError } from "../../errors.ts";
 import { withoutSecrets } from "../../secrets.ts";
 import { startSyslog } from "./syslog.ts";
-import { localTime, printable } from "./text.ts";
+import { localTime } from "../../time.ts";
+import { printable } from "./text.ts";
 
 const PAINT: Record<string, (text: string) => string> = {
   debug: dim,

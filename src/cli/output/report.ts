@@ -8,7 +8,8 @@ import type { DiskRecord, RunRecord } from "../../repo/record.ts";
 import type { Target } from "../../repo/repository.ts";
 import type { Disk, LeftOut } from "../../vm/disks.ts";
 import type { Restored } from "../../restore/merge.ts";
-import { localTime, printable, printableJson, size, table } from "./text.ts";
+import { localTime } from "../../time.ts";
+import { printable, printableJson, size, table } from "./text.ts";
 
 /** One line of `--json` output. */
 export function jsonLine(messageType: string, content: object): string {

@@ -11,16 +11,6 @@ export function size(sizeBytes: number): string {
   return formatBytes(sizeBytes, { binary: true });
 }
 
-/** Local time with its zone: "2026-11-22 23:11:35 +0100". */
-export function localTime(date: Date): string {
-  const two = (value: number) => String(value).padStart(2, "0");
-  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");
-  const time = [date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":");
-  const offset = -date.getTimezoneOffset();
-  const zone = two(Math.floor(Math.abs(offset) / 60)) + two(Math.abs(offset) % 60);
-  return `${day} ${time} ${offset < 0 ? "-" : "+"}${zone}`;
-}
-
 /** A time left: "1:02:03", "4:05". */
 export function clock(seconds: number): string {
   const whole = Math.round(seconds);

@@ -89,6 +89,9 @@ Deno.test("planBackup() warns of a disk that was in the last month's last run, u
   assertEquals(plan.leftOut.map(({ device, unasked }) => [device, unasked]), [["disk1", true]]);
   assertEquals(plan.warnings.length, 1);
   assertEquals(planBackup(aRequest({ exclude: ["disk1"] }), facts).warnings, []);
+  // A night that failed before this month's first backup says nothing of the disks.
+  const night = { ...facts, target: aTarget([aRun([], { state: "failed" })]) };
+  assertEquals(planBackup(aRequest(), night).warnings.length, 1);
   // Once this month has a run of its own, that one counts.
   const later = { ...facts, target: aTarget([aRun([aDiskRecord("disk0")])]) };
   assertEquals(planBackup(aRequest({ level: "full" }), later).leftOut, []);

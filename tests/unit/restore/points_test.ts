@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { localTime } from "../../../src/cli/output/text.ts";
+import { localTime } from "../../../src/time.ts";
 import { Failure, UsageError } from "../../../src/errors.ts";
 import {
   parseTime,
@@ -7,6 +7,7 @@ import {
   pointsOfNames,
   type RestorePoint,
 } from "../../../src/restore/points.ts";
+import { aDiskRecord, aRun } from "../_fixtures.ts";
 
 const DIR = "/backup/vm1/disk0";
 const FULL = "FULL-1000-disk0.qcow2", INC1 = "INC-2000-disk0.qcow2", INC2 = "INC-3000-disk0.qcow2";
@@ -136,7 +137,7 @@ Deno.test("pickPoint() refuses a time before the first point, with the first", (
   assertThrows(
     () => pick("2026-11-20T11:00Z"),
     UsageError,
-    'no restore point before "2026-11-20T11:00Z": the first is of 2026-11-20T12:00:00.400Z',
+    'no restore point before "2026-11-20T11:00Z": the first is of ' + localTime(new Date(T0)),
   );
 });
 
@@ -146,6 +147,31 @@ for (const until of ["INC-9999-disk0.qcow2", "disk0", "yesterday", "2026-13-01",
   });
 }
 
+Deno.test("pickPoint() says what became of a run that holds nothing, and why", () => {
+  const runs = [
+    aRun([], { id: "night", state: "failed", error: "It is off" }),
+    aRun([aDiskRecord("disk0", { result: "failed", error: "No space" })], {
+      id: "full",
+      state: "failed",
+    }),
+    aRun([aDiskRecord("disk0", { result: "pending" })], { id: "dead", state: "running" }),
+  ];
+  const time = localTime(new Date("2026-11-21T23:00:00Z"));
+  for (
+    const [id, words] of [
+      ["night", "failed: It is off"],
+      ["full", "failed: No space"],
+      ["dead", "is still running, or was killed"],
+    ] as const
+  ) {
+    assertThrows(
+      () => pickPoint(POINTS, id, runs),
+      UsageError,
+      `The run "${id}" of ${time} ${words}. It holds nothing to restore here: name another one`,
+    );
+  }
+});
+
 Deno.test("pickPoint() refuses where there is no point", () => {
   assertThrows(() => pick(null, []), UsageError, "no restore point");
 });
@@ -154,23 +180,25 @@ const local = (...parts: [number, number, number, number, number, number?, numbe
   new Date(...parts).getTime();
 
 Deno.test("parseTime() reads local time", () => {
-  assertEquals(parseTime("2026-11-22 23:05"), local(2026, 10, 22, 23, 5));
-  assertEquals(parseTime("2026-11-22T23:05"), local(2026, 10, 22, 23, 5));
+  const end = local(2026, 10, 22, 23, 5, 7, 999);
+  assertEquals(parseTime("2026-11-22 23:05:07"), end);
+  assertEquals(parseTime("2026-11-22T23:05:07"), end);
 });
 
-Deno.test("parseTime() takes a day for its end", () => {
+Deno.test("parseTime() takes a day, a minute and a second for their ends", () => {
   assertEquals(parseTime("2026-11-22"), local(2026, 10, 22, 23, 59, 59, 999));
+  assertEquals(parseTime("2026-11-22 23:05"), local(2026, 10, 22, 23, 5, 59, 999));
 });
 
 for (const zone of ["Z", "+00:00", "+0000", "-0000"]) {
   Deno.test(`parseTime() reads the zone "${zone}"`, () => {
-    assertEquals(parseTime(`2026-11-22 23:05${zone}`), Date.UTC(2026, 10, 22, 23, 5));
+    assertEquals(parseTime(`2026-11-22 23:05${zone}`), Date.UTC(2026, 10, 22, 23, 5, 59, 999));
   });
 }
 
 Deno.test("parseTime() reads a zone away from Greenwich", () => {
-  assertEquals(parseTime("2026-11-22T23:05+0530"), Date.UTC(2026, 10, 22, 17, 35));
-  assertEquals(parseTime("2026-11-22T23:05-05:00"), Date.UTC(2026, 10, 23, 4, 5));
+  assertEquals(parseTime("2026-11-22T23:05+0530"), Date.UTC(2026, 10, 22, 17, 35, 59, 999));
+  assertEquals(parseTime("2026-11-22T23:05-05:00"), Date.UTC(2026, 10, 23, 4, 5, 59, 999));
 });
 
 Deno.test("parseTime() reads parts of a second", () => {

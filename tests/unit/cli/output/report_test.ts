@@ -10,7 +10,7 @@ import {
   restoreText,
   runJson,
 } from "../../../../src/cli/output/report.ts";
-import { localTime } from "../../../../src/cli/output/text.ts";
+import { localTime } from "../../../../src/time.ts";
 import {
   aBitmap,
   aDisk,

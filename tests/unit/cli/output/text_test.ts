@@ -1,12 +1,6 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import {
-  clock,
-  localTime,
-  printable,
-  printableJson,
-  size,
-  table,
-} from "../../../../src/cli/output/text.ts";
+import { localTime } from "../../../../src/time.ts";
+import { clock, printable, printableJson, size, table } from "../../../../src/cli/output/text.ts";
 
 Deno.test("size() writes binary units", () => {
   assertEquals([0, 1 << 20, 1.5 * 2 ** 30].map(size), ["0 B", "1 MiB", "1.5 GiB"]);
