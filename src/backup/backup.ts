@@ -35,17 +35,8 @@ import { type FailedRun, recordFailure } from "./failed_run.ts";
 import { startGuard } from "../recovery/watchdog.ts";
 import type { DiskPlan, Plan } from "../plan/plan.ts";
 import { planBackup, refuseOtherVm } from "../plan/plan_backup.ts";
-import {
-  findBitmaps,
-  findHolds,
-  findInTarget,
-  findInVm,
-  findIoError,
-  hasLeftovers,
-  lockTargetOf,
-  putRight,
-  refuseHangingRuns,
-} from "../recovery/recover.ts";
+import { recover } from "../recovery/order.ts";
+import { hasLeftovers } from "../recovery/recover.ts";
 import type { BackupRequest } from "../plan/request.ts";
 import { runBackup } from "./run.ts";
 import { isShutDown, silenceOf } from "../plan/run_state.ts";
@@ -129,10 +120,18 @@ async function backUpTo(
 ): Promise<RunRecord> {
   const holder = await vmHolder(run, lockFile);
   await using vm = await lockVm(qmp, holder);
-  const found = await recoverFrom(qmp, vm.dead, request.target, context) +
-    await recoverTargets(vm.dead, request);
-  if (found > 0) await putRight(await findIoError(qmp));
-
+  await recover(qmp, {
+    dead: vm.dead,
+    target: request.target,
+    mode: request.mode,
+    thaw: thawOf(context),
+    // No reason to take no backup here.
+    onOtherTarget: (error) =>
+      log.error('What a run that died left on "{target}" could not be removed: {words}', {
+        target: vm.dead && targetOfLock(vm.dead.lockFile),
+        words: messageOf(error),
+      }),
+  });
   const target = await readTarget(request.target);
   const facts = await gatherFacts(qmp, target, request, {
     tag: tagOf(run.run),
@@ -188,43 +187,8 @@ function newRun(): Holder {
 
 const startOf = ({ since }: Holder) => new Date(since);
 
-/**
- * We hold the VM's lock: whatever bears our names is a dead run's, whether its lock was left or not.
- *
- * @returns How many things were put right.
- */
-async function recoverFrom(
-  qmp: QmpClient,
-  dead: VmHolder | null,
-  target: string,
-  { agentSocket, agentTimeoutMs }: BackupContext,
-): Promise<number> {
-  let count = await putRight(
-    await findHolds(qmp, agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs))),
-  );
-  await refuseHangingRuns(qmp, dead, target);
-  count += await putRight(await findInVm(qmp));
-  if (dead) count += await putRight(await findBitmaps(qmp, dead));
-  return count;
-}
-
-/** Ours, and that of the dead run; what can't be done there is no reason to take no backup here. */
-async function recoverTargets(
-  dead: VmHolder | null,
-  { target: own, mode }: BackupRequest,
-): Promise<number> {
-  const count = await putRight(await findInTarget(await readTarget(own), mode));
-  try {
-    using other = await lockTargetOf(dead, own);
-    if (!other) return count;
-    return count + await putRight(await findInTarget(await readTarget(other.target)));
-  } catch (error) {
-    log.error('What a run that died left on "{target}" could not be removed: {words}', {
-      target: dead && targetOfLock(dead.lockFile),
-      words: messageOf(error),
-    });
-    return count;
-  }
+function thawOf({ agentSocket, agentTimeoutMs }: BackupContext): (() => Promise<void>) | null {
+  return agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs));
 }
 
 /** The connection broke in the middle of a run: QEMU may live on, with all we put into it. */
@@ -237,10 +201,12 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
       // Ours may live on elsewhere, and write to its files.
       throw new Failure("another QEMU than ours answers there now");
     }
-    await recoverFrom(qmp, holder, target, context);
-    await unlockVm(qmp);
-    await putRight(await findInTarget(await readTarget(target)));
-    await putRight(await findIoError(qmp));
+    await recover(qmp, {
+      dead: holder,
+      target,
+      thaw: thawOf(context),
+      unlock: () => unlockVm(qmp),
+    });
   } catch (error) {
     log.error("What the run left in QEMU could not be put back, the next run will try: {words}", {
       words: messageOf(error),

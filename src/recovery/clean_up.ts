@@ -1,5 +1,5 @@
 /**
- * `cleanup --recover`: puts right what dead runs left, without taking a backup.
+ * `cleanup --recover`: cleans up what dead runs left, without taking a backup.
  *
  * @module
  */
@@ -15,16 +15,8 @@ import type { QmpClient } from "../qmp/client.ts";
 import { queryIdentity } from "../qmp/queries.ts";
 import { lockVm, refuseLockedVm, type VmHolder, vmHolder } from "../vm/marks.ts";
 import { refuseOtherVm } from "../plan/plan_backup.ts";
-import {
-  findBitmaps,
-  findHolds,
-  findInTarget,
-  findInVm,
-  findIoError,
-  type Leftover,
-  lockTargetOf,
-  refuseHangingRuns,
-} from "./recover.ts";
+import { recover } from "./order.ts";
+import type { Leftover } from "./recover.ts";
 
 export interface CleanUpOptions {
   /** Absolute; null is that of the dead run, where the VM tells. */
@@ -37,15 +29,14 @@ export interface CleanUpOptions {
 }
 
 /**
- * Finds what dead runs left in QEMU and on a target, and puts it right, unless it is only to be looked
- * at.
+ * Finds what dead runs left in QEMU and on a target, and cleans it up, unless it is only to be looked at.
  *
  * @returns How many things were found.
  * @throws {LockedError} If a living run is at work on the VM or on the target.
  * @throws {UsageError} If the target holds no backups of ours, or those of another VM.
  */
 export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<number> {
-  // Whoever is alive is refused here, before anything else.
+  // A run that lives is refused here, before anything else.
   const dead = await refuseLockedVm(qmp, await lockOf(options.target));
   const target = await targetOf(options.target, dead);
   if (target !== null) refuseOtherVm(await readTarget(target), await queryIdentity(qmp));
@@ -56,39 +47,20 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
     if (target !== null) await refuseShared(await readTarget(target));
     stack.use(await lockBoth(qmp, target));
   }
-  let count = 0;
-  // What the one finds is gone before the next looks: see `hasLeftovers()`.
-  const stages: (() => Promise<Leftover[]>)[] = [
-    () => Promise.resolve(dead ? [unlocked(dead)] : []),
-    () => findHolds(qmp, options.thaw),
-    async () => {
-      await refuseHangingRuns(qmp, dead, target);
-      return await findInVm(qmp);
-    },
-    async () => dead ? await findBitmaps(qmp, dead) : [],
-    // Read anew: before the lock was ours, a run may have finished.
-    async () => target !== null ? await findInTarget(await readTarget(target)) : [],
-    async () => {
-      const other = stack.use(await lockTargetOf(dead, target));
-      return other ? await findInTarget(await readTarget(other.target)) : [];
-    },
-    async () => count > 0 ? await findIoError(qmp) : [],
-  ];
-  for (const find of stages) {
-    for (const leftover of await find()) {
-      count++;
-      options.onFound(leftover);
-      if (!options.dryRun) await leftover.putRight();
-    }
-  }
-  return count;
+  const handle = async (leftover: Leftover) => {
+    options.onFound(leftover);
+    if (!options.dryRun) await leftover.repair();
+  };
+  if (dead) await handle(unlocked(dead));
+  const count = await recover(qmp, { dead, target, thaw: options.thaw, handle });
+  return dead ? count + 1 : count;
 }
 
 /** The lock itself was taken over before anything else was looked at. */
 function unlocked(dead: VmHolder): Leftover {
   return {
-    what: `Unlocking the VM: ${describeHolder(dead)} died`,
-    putRight: () => Promise.resolve(),
+    description: `Unlocking the VM: ${describeHolder(dead)} died`,
+    repair: () => Promise.resolve(),
   };
 }
 

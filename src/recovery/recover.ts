@@ -2,8 +2,8 @@
  * Cleans up behind a run that died: what it left in QEMU, on the target and beside the disks.
  *
  * All it left bears its tag, and that it is dead is proved by its file lock, which the kernel gave
- * back. Nothing else is touched. First it is found, then put right, in the order in which QEMU lets
- * things go: so that it can be looked at before.
+ * back. Nothing else is touched. First it is found, then cleaned up: so that it can be looked at before. The
+ * order stands in `order.ts`.
  *
  * @module
  */
@@ -68,59 +68,58 @@ import { bitmapsOfRow } from "../plan/last_backup.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
 
-/** Something that a dead run left, in a sentence that says what is done about it. */
+/** Something that a dead run left. */
 export interface Leftover {
-  what: string;
-  putRight(): Promise<unknown>;
+  /** What is done about it, as a sentence. */
+  description: string;
+  repair(): Promise<unknown>;
 }
 
-/** Puts all right, in order, and says so. Returns how many things that were. */
-export async function putRight(leftovers: Leftover[]): Promise<number> {
-  for (const { what, putRight } of leftovers) {
-    log.warn("{what}", { what });
-    await putRight();
-  }
-  return leftovers.length;
+/** Cleans up a leftover, and says so. */
+export async function repair(leftover: Leftover): Promise<void> {
+  log.warn("{description}", { description: leftover.description });
+  await leftover.repair();
 }
 
 /**
- * Finds a guest that is held by a dead run.
+ * Finds a guest that a dead run has stopped or frozen.
  *
  * @param thaw Thaws it through its agent; null where no agent is known.
  */
-export async function findHolds(
+export async function findHeldGuest(
   qmp: QmpClient,
   thaw: (() => Promise<void>) | null,
 ): Promise<Leftover[]> {
-  const holds: Leftover[] = [];
+  const leftovers: Leftover[] = [];
   const marks = await markNames(qmp);
   const paused = await findPause(qmp, marks);
   if (paused !== null) {
     const { running, status } = await queryStatus(qmp);
     const now = running ? "which runs" : `which has the state ${status} by now`;
-    holds.push({
-      what: status === "paused"
+    leftovers.push({
+      description: status === "paused"
         ? `The VM stands still since ${paused}, stopped by a run that died: resuming it`
         : `A run that died meant to stop the VM at ${paused}, ${now}: removing its mark`,
-      putRight: () => resumeIfMarked(qmp),
+      repair: () => resumeIfMarked(qmp),
     });
   }
   const stood = await findIoErrorMark(qmp, marks);
   if (stood !== null && (await queryStatus(qmp)).status !== "io-error") {
-    holds.push({
-      what: `The VM had the state io-error before a run that died, at ${stood}: removing its mark`,
-      putRight: () => clearIoErrorMark(qmp),
+    leftovers.push({
+      description:
+        `The VM had the state io-error before a run that died, at ${stood}: removing its mark`,
+      repair: () => clearIoErrorMark(qmp),
     });
   }
   const frozen = await findFreeze(qmp, marks);
   if (frozen !== null) {
-    holds.push({
-      what:
+    leftovers.push({
+      description:
         `The guest's file systems may be frozen since ${frozen}, by a run that died: thawing them`,
-      putRight: () => thawIfMarked(qmp, thaw),
+      repair: () => thawIfMarked(qmp, thaw),
     });
   }
-  return holds;
+  return leftovers;
 }
 
 /**
@@ -159,8 +158,8 @@ export async function refuseHangingRuns(
  */
 export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
   const leftovers: Leftover[] = [];
-  const found = (what: string, putRight: Leftover["putRight"]) =>
-    leftovers.push({ what: `${what} of a run that died`, putRight });
+  const found = (what: string, repair: Leftover["repair"]) =>
+    leftovers.push({ description: `${what} of a run that died`, repair });
   for (const { id } of await queryJobs(qmp)) {
     if (isOurJob(id)) found(`Ending the job ${id}`, () => endJob(qmp, id));
   }
@@ -210,9 +209,9 @@ export async function findBitmaps(qmp: QmpClient, dead: VmHolder): Promise<Lefto
   return (await queryBitmaps(qmp))
     .filter(({ name }) => isBitmapOfRun(name, tagOf(dead.run)) && !finished.has(name))
     .map(({ node, name }): Leftover => ({
-      what: `Removing the bitmap ${name} of a run that died`,
+      description: `Removing the bitmap ${name} of a run that died`,
       // One on a node that is read-only now stays: it counts for nothing.
-      putRight: () =>
+      repair: () =>
         removeBitmap(qmp, node, name).catch((error) =>
           log.warn("It could not be removed: {words}", { words: messageOf(error) })
         ),
@@ -228,15 +227,16 @@ export async function findIoError(qmp: QmpClient): Promise<Leftover[]> {
   const stood = await findIoErrorMark(qmp, await markNames(qmp));
   if (stood !== null) {
     return [{
-      what:
+      description:
         `The VM had the state io-error before the run that died, at ${stood}, and is left so: ` +
         "mend its storage, and resume it with the QMP command cont",
-      putRight: () => clearIoErrorMark(qmp),
+      repair: () => clearIoErrorMark(qmp),
     }];
   }
   return [{
-    what: "Letting the VM go on, which has the state io-error since a run that died was at work",
-    putRight: () => resumeAfterIoError(qmp),
+    description:
+      "Letting the VM go on, which has the state io-error since a run that died was at work",
+    repair: () => resumeAfterIoError(qmp),
   }];
 }
 
@@ -270,8 +270,8 @@ export async function findInTarget(target: Target, mode?: number): Promise<Lefto
     }
     if (run.state !== "running") continue;
     leftovers.push({
-      what: `Closing the record of the run ${run.id}, which died`,
-      putRight: () => writeRun(target.path, failed(run)),
+      description: `Closing the record of the run ${run.id}, which died`,
+      repair: () => writeRun(target.path, failed(run)),
     });
   }
   return leftovers;
@@ -307,16 +307,16 @@ function failed(run: RunRecord): RunRecord {
 /** What our own writes leave where they are interrupted: they count for nothing. */
 async function findTemporaries({ path }: Target): Promise<Leftover[]> {
   return (await temporaries(path)).map((file) => ({
-    what: `Removing ${file} of a run that died`,
-    putRight: () => removeFile(file),
+    description: `Removing ${file} of a run that died`,
+    repair: () => removeFile(file),
   }));
 }
 
 /** Its next run adopts that chain anew. */
 function findHalfAdopted({ path, halfAdopted }: Target): Leftover[] {
   return halfAdopted.map((run) => ({
-    what: `Removing the record of ${run.id}, of a run that died before it had adopted all`,
-    putRight: () => removeFile(recordFile(path, run)),
+    description: `Removing the record of ${run.id}, of a run that died before it had adopted all`,
+    repair: () => removeFile(recordFile(path, run)),
   }));
 }
 
@@ -336,12 +336,12 @@ async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
     leftovers.push(
       result === "done"
         ? {
-          what: `Removing ${aside}, which a run that died had replaced`,
-          putRight: () => removeFile(aside),
+          description: `Removing ${aside}, which a run that died had replaced`,
+          repair: () => removeFile(aside),
         }
         : {
-          what: `Putting ${image} back, which a run that died was about to replace`,
-          putRight: () => rename(aside, image),
+          description: `Putting ${image} back, which a run that died was about to replace`,
+          repair: () => rename(aside, image),
         },
     );
   }
@@ -359,8 +359,8 @@ async function findFiles(
     if (settled.has(path) || !(await lookAt(path))?.isFile) continue;
     settled.add(path);
     leftovers.push({
-      what: `Removing ${path} of a run that died`,
-      putRight: () => removeFile(path),
+      description: `Removing ${path} of a run that died`,
+      repair: () => removeFile(path),
     });
   }
   return leftovers;

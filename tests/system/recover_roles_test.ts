@@ -7,7 +7,7 @@
 
 import { assertEquals } from "@std/assert";
 import { QmpClient } from "../../src/qmp/client.ts";
-import { findHolds, findInVm, findIoError, putRight } from "../../src/recovery/recover.ts";
+import { recover } from "../../src/recovery/order.ts";
 import * as names from "../../src/vm/names.ts";
 import { serve } from "../support/fake_peer.ts";
 import { answer, Refusal } from "../support/fake_qmp.ts";
@@ -64,14 +64,27 @@ function answersOf({ nodes, jobs, exports, bitmaps, objects }: Contents) {
   };
 }
 
-/** What is left when recovery is done. */
-async function leftAfterRecovery(contents: Contents): Promise<Record<string, string[]>> {
+/** What is left when recovery is done; `told` gets the commands that it sent. */
+async function leftAfterRecovery(
+  contents: Contents,
+  told: string[] = [],
+): Promise<Record<string, string[]>> {
+  const answers = Object.entries(answersOf(contents)).map(([command, answer]) => [
+    command,
+    (args: Record<string, unknown>) => {
+      told.push(command);
+      return answer(args);
+    },
+  ]);
   await using dir = await tempDir();
-  await using fake = serve(dir.join("qmp"), (peer) => answer(peer, answersOf(contents)));
+  await using fake = serve(dir.join("qmp"), (peer) => answer(peer, Object.fromEntries(answers)));
   await using qmp = await QmpClient.connect(fake.address, { timeoutMs: 5_000 });
-  await putRight(await findHolds(qmp, () => Promise.resolve()));
-  await putRight(await findInVm(qmp));
-  await putRight(await findIoError(qmp));
+  await recover(qmp, {
+    dead: null,
+    target: null,
+    thaw: () => Promise.resolve(void told.push("thaw")),
+    unlock: () => Promise.resolve(void told.push("unlock")),
+  });
   return Object.fromEntries(Object.entries(contents).map(([kind, left]) => [kind, [...left]]));
 }
 
@@ -102,6 +115,26 @@ Deno.test("Recovery removes what a run makes in any role, and nothing else", asy
     // The lock is taken over before.
     objects: ["other", names.MARKS.lock],
   });
+});
+
+Deno.test("Recovery lets the guest go on first, and asks for all nodes when ours are gone", async () => {
+  const told: string[] = [];
+  const nodes = ["snap", "gate", "cbw"].map((role) => names.nodeName(TAG, 0, role as never));
+  await leftAfterRecovery({
+    nodes: new Set(["disk0", ...nodes]),
+    jobs: new Set([names.jobId(TAG, "disk0", "copy")]),
+    exports: new Set(),
+    bitmaps: new Set([names.jobBitmapName(TAG, 0)]),
+    objects: new Set([names.MARKS.frozen, names.MARKS.paused]),
+  }, told);
+  const order = ["thaw", "job-dismiss", "blockdev-del", "query-named-block-nodes", "unlock"];
+  assertEquals(told.filter((name) => order.includes(name)), [
+    ...["thaw", "job-dismiss", "blockdev-del", "blockdev-del", "blockdev-del"],
+    ...["query-named-block-nodes", "unlock"],
+  ]);
+  // Resumed before the agent is asked, which may take long.
+  const seen = ["query-status", "thaw", "query-jobs"].map((name) => told.indexOf(name));
+  assertEquals(seen, seen.toSorted((a, b) => a - b));
 });
 
 Deno.test("the test above knows all kinds of what a run puts into QEMU", () => {

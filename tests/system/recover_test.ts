@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { dirname } from "@std/path";
-import { findInTarget, putRight } from "../../src/recovery/recover.ts";
+import { findInTarget, repair } from "../../src/recovery/recover.ts";
 import { restorePoints } from "../../src/repo/chains.ts";
 import type { DiskRecord, RunRecord } from "../../src/repo/record.ts";
 import { createTarget, readTarget, writeRun } from "../../src/repo/repository.ts";
@@ -10,6 +10,10 @@ import { aDiskRecord, aRun, NOW_SECONDS } from "../unit/_fixtures.ts";
 import { names } from "./_images.ts";
 
 type Result = "done" | "failed" | "pending";
+
+async function repairAll(target: string) {
+  for (const leftover of await findInTarget(await readTarget(target))) await repair(leftover);
+}
 
 /** A target whose runs, one after the other, made the same image, and what lies in its folder. */
 async function targetOf(
@@ -28,7 +32,7 @@ async function targetOf(
   for (const [name, text] of Object.entries(files)) {
     await Deno.writeTextFile(dir.join("disk0", name), text);
   }
-  await putRight(await findInTarget(await readTarget(dir.path)));
+  await repairAll(dir.path);
   return dir;
 }
 
@@ -87,8 +91,7 @@ async function targetWith(runs: RunRecord[], files: string[]): Promise<TempDir> 
   return dir;
 }
 
-const recover = async (dir: TempDir) =>
-  await putRight(await findInTarget(await readTarget(dir.join("t"))));
+const recover = async (dir: TempDir) => await repairAll(dir.join("t"));
 
 const NEW = `disk0/INC-${NOW_SECONDS}-d`;
 const OLD = `disk0/FULL-${NOW_SECONDS - 86400}-d`;

@@ -44,9 +44,13 @@ async function recoverAll(
     target: values.target === undefined ? null : resolve(values.target),
     thaw: thawOf(values),
     dryRun,
-    onFound: ({ what }) => {
+    onFound: ({ description }) => {
       try {
-        io.stdout(values.json ? jsonLine("recovered", { what }) : `${printable(what)}\n`);
+        io.stdout(
+          values.json
+            ? jsonLine("recovered", { what: description })
+            : `${printable(description)}\n`,
+        );
       } catch (error) {
         // A stopped guest must not wait until somebody reads this.
         unsaid ??= error;

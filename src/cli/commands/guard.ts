@@ -2,7 +2,7 @@ import { getLogger } from "@logtape/logtape";
 import { delay } from "@std/async/delay";
 import { GUARD_DISMISSED, GUARD_READY } from "../../recovery/watchdog.ts";
 import { QmpClient } from "../../qmp/client.ts";
-import { findHolds, putRight } from "../../recovery/recover.ts";
+import { recoverGuest } from "../../recovery/order.ts";
 import { holderOfVm } from "../../vm/marks.ts";
 import { ConnectionError } from "../../wire/address.ts";
 import type { Values } from "../args/parse.ts";
@@ -41,5 +41,5 @@ async function letGo(values: Values): Promise<void> {
   log.warn("The run {run} ended while it held the guest: letting the guest go on", {
     run: values.run,
   });
-  await putRight(await findHolds(qmp, thawOf(values)));
+  await recoverGuest(qmp, { thaw: thawOf(values) });
 }

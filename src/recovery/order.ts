@@ -1,0 +1,107 @@
+/**
+ * The order of recovery: what a dead run left in QEMU and on its target, and in which order it is cleaned up.
+ * A backup, a run whose connection broke, `cleanup --recover` and the watchdog all go by it.
+ *
+ * ```
+ * guest (resumed, thawed) ─▶ jobs, exports, nodes ─▶ bitmaps ─▶ VM unlocked ─▶ files and records of the target
+ * ─▶ those of the dead run's target ─▶ guest that ran out of room (resumed)
+ * ```
+ *
+ * The guest comes first, and waits for nothing that may hang. Its writes go straight to its disks before a
+ * file is removed that QEMU may have open. What took the room of a guest that is stopped is gone before it is
+ * resumed. Each stage is cleaned up before the next one looks: as long as there are nodes of a dead run, QEMU
+ * is not asked for all of its nodes, since it would hang where the storage of one hangs.
+ *
+ * @module
+ */
+
+import type { QmpClient } from "../qmp/client.ts";
+import { readTarget } from "../repo/repository.ts";
+import type { VmHolder } from "../vm/marks.ts";
+import {
+  findBitmaps,
+  findHeldGuest,
+  findInTarget,
+  findInVm,
+  findIoError,
+  type Leftover,
+  lockTargetOf,
+  refuseHangingRuns,
+  repair,
+} from "./recover.ts";
+
+export interface GuestRecovery {
+  /** Thaws the guest through its agent; null where no agent is known. */
+  thaw: (() => Promise<void>) | null;
+  /** What is done with each leftover; it is repaired, with a warning, where this is not given. */
+  handle?: (leftover: Leftover) => Promise<unknown>;
+}
+
+export interface Recovery extends GuestRecovery {
+  /** The run that left its lock in the VM; null where none did. */
+  dead: VmHolder | null;
+  /** Locked by the caller, as the VM is; null where no target is known. */
+  target: string | null;
+  /** Of files that are made on the target; see `refuseShared()`. */
+  mode?: number | undefined;
+  /** Unlocks the VM, where that is not left to the caller: QEMU is done with then. */
+  unlock?: () => Promise<void>;
+  /** Gets the error of a target that is the dead run's alone: nothing of ours depends on it. */
+  onOtherTarget?: (error: unknown) => void;
+}
+
+/**
+ * The first stage alone: lets a guest go on that a dead run has stopped or frozen.
+ *
+ * @returns How many leftovers there were.
+ */
+export async function recoverGuest(
+  qmp: QmpClient,
+  { thaw, handle = repair }: GuestRecovery,
+): Promise<number> {
+  return await handleAll(await findHeldGuest(qmp, thaw), handle);
+}
+
+/**
+ * All stages. The caller holds the locks of VM and target, so that what has our names there is a dead run's.
+ *
+ * @returns How many leftovers there were.
+ */
+export async function recover(qmp: QmpClient, recovery: Recovery): Promise<number> {
+  const { dead, target, mode, handle = repair } = recovery;
+  let count = await recoverGuest(qmp, recovery);
+  await refuseHangingRuns(qmp, dead, target);
+  count += await handleAll(await findInVm(qmp), handle);
+  if (dead) count += await handleAll(await findBitmaps(qmp, dead), handle);
+  await recovery.unlock?.();
+  if (target !== null) {
+    // Read now: a run may have ended before the lock was ours.
+    count += await handleAll(await findInTarget(await readTarget(target), mode), handle);
+  }
+  count += await recoverOtherTarget(recovery, handle);
+  if (count > 0 || dead) count += await handleAll(await findIoError(qmp), handle);
+  return count;
+}
+
+async function recoverOtherTarget(
+  { dead, target, onOtherTarget }: Recovery,
+  handle: (leftover: Leftover) => Promise<unknown>,
+): Promise<number> {
+  try {
+    using other = await lockTargetOf(dead, target);
+    if (!other) return 0;
+    return await handleAll(await findInTarget(await readTarget(other.target)), handle);
+  } catch (error) {
+    if (!onOtherTarget) throw error;
+    onOtherTarget(error);
+    return 0;
+  }
+}
+
+async function handleAll(
+  leftovers: Leftover[],
+  handle: (leftover: Leftover) => Promise<unknown>,
+): Promise<number> {
+  for (const leftover of leftovers) await handle(leftover);
+  return leftovers.length;
+}
