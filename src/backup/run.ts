@@ -15,10 +15,11 @@
 import { getLogger } from "@logtape/logtape";
 import { dirname, join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../repo/record.ts";
-import { UUID_FILE } from "../repo/layout.ts";
+import { RESTORE_FILE, UUID_FILE } from "../repo/layout.ts";
 import { HangingError, refuseHanging } from "../fs/deadline.ts";
 import { stat } from "../fs/files.ts";
 import { exists } from "../fs/durable.ts";
+import { writeRestoreFile } from "../repo/restore_file.ts";
 import { recordFingerprints, writeBeside, writeChainId, writeRun } from "../repo/repository.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
 import type { GuestAgent } from "../qga/agent.ts";
@@ -372,6 +373,12 @@ async function settle(
     });
   }
   await unwindAll(sessions, whole);
+  const { request: { target, mode }, runs } = plan;
+  await writeRestoreFile(target, [...runs, record], mode).catch((error) => {
+    record.warnings.push(
+      `${RESTORE_FILE} could not be written, and tells of older backups: ${messageOf(error)}`,
+    );
+  });
   if (leftovers.length > 0) record.state = "failed";
   if (leftovers.length === 0 && record.warnings.length === known) return;
   record.warnings.push(...leftovers);
@@ -422,6 +429,7 @@ function draftDisk(disk: DiskPlan): DiskRecord {
     name: disk.disk.name,
     folder: disk.folder,
     source: disk.disk.source,
+    format: disk.disk.format,
     node: disk.disk.node,
     level: disk.level,
     reason: disk.reason,

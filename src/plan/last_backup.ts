@@ -7,7 +7,7 @@
 
 import { basename, dirname } from "@std/path";
 import { ChainError, chainOf, lastInChain, type Point } from "../repo/chains.ts";
-import { parseImageName, UUID_FILE } from "../repo/layout.ts";
+import { parseImageName, RESTORE_FILE, UUID_FILE } from "../repo/layout.ts";
 import { type ImageFault, MISSING } from "../repo/fingerprint.ts";
 import type { DiskRecord } from "../repo/record.ts";
 import type { Target } from "../repo/repository.ts";
@@ -60,7 +60,7 @@ export function foldersOf(
   taken: Iterable<string>,
 ): Map<Disk, string> {
   const folders = new Map<Disk, string>();
-  const names = new Set([UUID_FILE, ...taken]);
+  const names = new Set([UUID_FILE, RESTORE_FILE, ...taken]);
   const known = (disk: Disk) => {
     const folder = lasts.get(disk)?.disk.folder;
     return folder === "." ? undefined : folder;

@@ -3,6 +3,7 @@
  *
  * ```
  * TARGET/uuid                                  the chain's id
+ * TARGET/RESTORE.txt                           how to restore; among the records without subfolders
  * TARGET/<disk file name>.config               what `qemu-img info` says of the source
  * TARGET/<disk>/{FULL,INC,COPY}-<unix seconds>-<disk file name>
  * TARGET/_qmpbackup/runs/<run id>.json         the record of a run
@@ -27,6 +28,8 @@ export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 /** The target whose lock this is. */
 export const targetOfLock = (lockFile: string) => dirname(dirname(lockFile));
 export const UUID_FILE = "uuid";
+/** What the folder is and how to restore, for people: see `restore_file.ts`. */
+export const RESTORE_FILE = "RESTORE.txt";
 /** The link to the newest image that `restore rebase` makes. */
 export const NEWEST_LINK = "image";
 /** What `qemu-img info` said of a disk. */
@@ -60,7 +63,7 @@ export function imageName(level: DiskLevel, unixSeconds: number, diskFileName: s
 
 /** What no image may be called: the target's own files, and what we write first under another name. */
 const TAKEN = new RegExp(
-  `(^(${UUID_FILE}|${NEWEST_LINK}|${RECORDS_FOLDER})|\\.(tmp|new|replaced))_*$`,
+  `(^(${UUID_FILE}|${NEWEST_LINK}|${RECORDS_FOLDER}|${RESTORE_FILE})|\\.(tmp|new|replaced))_*$`,
 );
 
 /**

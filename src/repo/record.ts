@@ -82,6 +82,8 @@ const DiskRow = v.object({
   folder: v.union([v.literal("."), Name]),
   /** The file behind it, as QEMU names it, without its secrets; older records may still hold those. */
   source: v.pipe(v.string(), v.transform(nameWithoutSecrets)),
+  /** The format of that file; older records don't have it. */
+  format: v.optional(v.string()),
   /** The node its bitmap lies on. */
   node: v.string(),
   level: v.picklist(["full", "inc", "copy"]),

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { join } from "@std/path";
+import { basename, join } from "@std/path";
 import { brief, Failure, messageOf, UsageError } from "../errors.ts";
 import { listFolder, stat } from "../fs/files.ts";
 import { lookAt, OWNER_ONLY, refuseLink } from "../fs/create.ts";
@@ -26,6 +26,7 @@ import {
   isChainId,
   LOCK_FILE,
   RECORDS_FOLDER,
+  RESTORE_FILE,
   RUNS_FOLDER,
   TEMPORARY_SUFFIX,
   UUID_FILE,
@@ -82,7 +83,8 @@ export async function readTarget(path: string): Promise<Target> {
 
 /** Names that may lie in a new target without being backups. */
 function isHarmless({ name }: Deno.DirEntry): boolean {
-  return name.startsWith(".") || name === "lost+found" || name.endsWith(".log");
+  return name.startsWith(".") || ["lost+found", RESTORE_FILE].includes(name) ||
+    name.endsWith(".log");
 }
 
 /**
@@ -274,8 +276,8 @@ export async function writeChainId(path: string, chainId: string, mode?: number)
 }
 
 /**
- * Writes a file that lies beside the disks' folders. What is not whole yet lies among the records: here
- * a disk's image might have any name.
+ * Writes a file that lies beside the disks' folders, or among the records. What is not whole yet lies among
+ * the records: here a disk's image might have any name.
  */
 export async function writeBeside(
   path: string,
@@ -283,7 +285,7 @@ export async function writeBeside(
   text: string,
   mode?: number,
 ): Promise<void> {
-  const partial = join(path, RECORDS_FOLDER, name + TEMPORARY_SUFFIX);
+  const partial = join(path, RECORDS_FOLDER, basename(name) + TEMPORARY_SUFFIX);
   await writeDurably(join(path, name), text, mode === undefined ? { partial } : { partial, mode });
 }
 

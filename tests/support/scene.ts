@@ -114,11 +114,11 @@ async function makeOverlay({ path, sizeBytes = 0 }: DiskSpec, index: number): Pr
   await create(path, sizeBytes, { backing: template });
 }
 
-/** The files of a target, relative to it, sorted; the records left out. */
+/** The files of a target, relative to it, sorted; the records and `RESTORE.txt` left out. */
 export async function filesOf(target: string): Promise<string[]> {
   const files: string[] = [];
   for await (const { name, isDirectory } of Deno.readDir(target)) {
-    if (name === "_qmpbackup") continue;
+    if (name === "_qmpbackup" || name === "RESTORE.txt") continue;
     if (!isDirectory) files.push(name);
     else {for await (const file of Deno.readDir(`${target}/${name}`)) {
         files.push(`${name}/${file.name}`);

@@ -10,6 +10,7 @@ import {
 } from "../support/scene.ts";
 import { compare, info } from "../support/qemu_img.ts";
 import { succeed, tool } from "../support/tool.ts";
+import { mustRun } from "../support/run.ts";
 
 const MIB = 1 << 20;
 
@@ -80,7 +81,25 @@ Deno.test("backup writes images that any QEMU tool reads, wherever the folder is
     const { backing } = await info(join(moved, times[2] as string));
     assertEquals(backing, basename(times[1] as string));
   }
+  const out = s.dir.join("by hand");
+  await runByHand(moved, out);
+  for (const disk of [0, 1]) {
+    for (const name of [`disk${disk}.qcow2`, `disk${disk}.overlay.qcow2`]) {
+      await compare(s.dir.join(`m2.vd${disk}.raw`), "raw", join(out, name), "qcow2");
+    }
+  }
 });
+
+/** Runs what `RESTORE.txt` says is to be done without qmpbackup, just as it is written. */
+async function runByHand(target: string, out: string): Promise<void> {
+  const text = await Deno.readTextFile(join(target, "RESTORE.txt"));
+  const byHand = text.slice(text.indexOf("WITHOUT QMPBACKUP"));
+  const commands = byHand.split("\n").filter((line) => line.startsWith("  "))
+    .map((line) => line.replaceAll("/new/folder", `"$OUT"`));
+  assertEquals(commands.length, 5);
+  const script = `set -e; cd "$1"; OUT=$2; ${commands.join("; ")}`;
+  await mustRun("sh", ["-c", script, "sh", target, out]);
+}
 
 Deno.test("backup names files, records and bitmaps as users of the reference know them", async () => {
   await using s = await scene();

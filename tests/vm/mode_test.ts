@@ -66,8 +66,9 @@ for (const mask of [0o000, 0o077, 0o777]) {
       await assertModes(folder, "600", "700");
     }
     const files = Object.keys(await modesIn(s.target));
-    // All that we make: of each disk a folder, two images and its facts; the id, the lock, the records.
-    assertEquals(files.length, 2 * 4 + 1 + 3 + 2, files.join("\n"));
+    // All that we make: of each disk a folder, two images and its facts; the id, the lock, the records,
+    // RESTORE.txt.
+    assertEquals(files.length, 2 * 4 + 1 + 3 + 2 + 1, files.join("\n"));
   });
 }
 

@@ -132,6 +132,13 @@ Deno.test("--no-subdir puts the images of all disks into the target", async () =
   await s.remember("inc");
   const { stdout } = await succeed(s.backupArgs("inc", "--no-subdir", "--json"));
   assertEquals((await filesOf(s.target)).filter((file) => file.includes("/")), []);
+  // The Python qmprestore takes every file beside an image for one.
+  const beside = (await Array.fromAsync(Deno.readDir(s.target))).map(({ name }) => name);
+  assertEquals(beside.includes("RESTORE.txt"), false);
+  assertStringIncludes(
+    await Deno.readTextFile(join(s.target, "_qmpbackup/RESTORE.txt")),
+    "In the folder above this one",
+  );
   await s.assertRestores("inc");
   await s.assertRestores(
     "full",

@@ -10,6 +10,7 @@ import {
   refuseSharedFolder,
 } from "../../repo/repository.ts";
 import { LOCK_FILE } from "../../repo/layout.ts";
+import { writeRestoreFile } from "../../repo/restore_file.ts";
 import { Failure, UsageError } from "../../errors.ts";
 import { imageFacts } from "../../qemu_img/qemu_img.ts";
 import { applySteps, removeGivenUp, writtenBy } from "../../restore/apply.ts";
@@ -78,6 +79,7 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
         images.flatMap(({ seen }, i) => seen ? [[layers[i]?.path ?? "", seen.fingerprint]] : []),
       );
       await applySteps(steps, target, { rateLimitBytesPerSecond, signal, known });
+      if (target !== null) await writeRestoreFile(target, (await readTarget(target)).runs);
     }
     if (values.json) {
       const state = isDryRun ? "planned" : "done";

@@ -304,8 +304,10 @@ Deno.test("planBackup() gives a disk that took another's name a folder of its ow
 });
 
 Deno.test("planBackup() takes no folder of the name of the chain's file", () => {
-  const { folder } = diskOf(someFacts([aDisk("uuid")]));
-  assertEquals(folder === "uuid", false, folder);
+  for (const name of ["uuid", "RESTORE.txt"]) {
+    const { folder } = diskOf(someFacts([aDisk(name)]));
+    assertEquals(folder === name, false, folder);
+  }
 });
 
 Deno.test("planBackup() gives a second run in one second a later name", () => {

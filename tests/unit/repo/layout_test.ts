@@ -103,7 +103,16 @@ for (const level of ["FULL", "INC", "COPY"]) {
   });
 }
 
-for (const name of ["uuid", "image", "_qmpbackup", "uuid.tmp", "FULL.new", "disk.replaced"]) {
+const OURS = [
+  "uuid",
+  "image",
+  "_qmpbackup",
+  "RESTORE.txt",
+  "uuid.tmp",
+  "FULL.new",
+  "disk.replaced",
+];
+for (const name of OURS) {
   Deno.test(`plainImageName() does not take "${name}", which is written by us`, () => {
     assertEquals(plainImageName(name), `${name}_`);
   });
