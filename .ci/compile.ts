@@ -1,6 +1,6 @@
 /**
  * Makes one self-contained binary, `./qmpbackup`: `deno task compile`. Or, with `--all`, one for each
- * kind of machine: `./qmpbackup-x86_64` and `./qmpbackup-aarch64`.
+ * kind of machine: `./qmpbackup-x86_64` and `./qmpbackup-aarch64`. `--to=FOLDER` puts them elsewhere.
  *
  * The program is bundled first, because `deno compile` embeds whole npm packages where a bundle has
  * only what is used. The binary is then put together from the bundle and Deno's runtime, `denort`,
@@ -17,6 +17,7 @@
  * to be of the same version.
  */
 
+import { parseArgs } from "@std/cli/parse-args";
 import { fromFileUrl, join, resolve } from "@std/path";
 import config from "../deno.json" with { type: "json" };
 import { DENO_FROM_NPM, fetchDenort, TARGET_FROM_NPM } from "./denort.ts";
@@ -61,7 +62,8 @@ interface Job {
 }
 
 async function main(args: string[]): Promise<void> {
-  const isAll = args.includes("--all");
+  const { all: isAll, to } = parseArgs(args, { boolean: ["all"], string: ["to"] });
+  const folder = typeof to === "string" ? to : ROOT;
   await using work = await workFolder(CACHE);
   const script = join(work.path, "qmpbackup.js");
   await bundle(script);
@@ -70,7 +72,7 @@ async function main(args: string[]): Promise<void> {
     const binary = join(work.path, target);
     const runtime = await compile({ target, script, binary, work: work.path });
     await tryOut(target, binary, work.path);
-    const output = join(ROOT, isAll ? TARGETS[target]?.output ?? target : "qmpbackup");
+    const output = join(folder, isAll ? TARGETS[target]?.output ?? target : "qmpbackup");
     const data = await Deno.readFile(binary);
     // Under its name it is whole or not there; `.build` may lie on another file system.
     await Deno.writeFile(`${output}-new`, data, { mode: 0o755 });

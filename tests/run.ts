@@ -13,7 +13,9 @@
  * @module
  */
 
-import { basename, join } from "@std/path";
+import { basename, fromFileUrl, join } from "@std/path";
+import { workFolder } from "../.ci/step.ts";
+import { BINARY_FOLDER, compileTo } from "./support/program.ts";
 import { command } from "./support/tmpfs.ts";
 
 /** Those that take longest begin first: else the last one would run alone at the end. */
@@ -35,6 +37,7 @@ const ALONE = ["storage_test.ts"];
 
 /** No file takes so long, on a slow machine either: one that does is held by something. */
 const FILE_TIMEOUT_MS = 25 * 60_000;
+const BUILD = fromFileUrl(new URL("../.build", import.meta.url));
 const MEMORY_BYTES = 8 * 2 ** 30;
 const TEST_ENV = { DENO_TEST_SANITIZE_OPS: "1", DENO_TEST_SANITIZE_RESOURCES: "1" };
 
@@ -74,6 +77,14 @@ async function mountMemory(): Promise<AsyncDisposable & { path: string } | null>
   };
 }
 
+/** Makes the binary once for all files, if one of them asks for it. */
+async function makeBinary(folder: string, paths: string[]): Promise<Record<string, string>> {
+  const texts = await Promise.all(paths.map((path) => Deno.readTextFile(path)));
+  if (!texts.some((text) => text.includes("compileBinary()"))) return {};
+  await compileTo(folder);
+  return { [BINARY_FOLDER]: folder };
+}
+
 /** Runs one file, shows what it printed when it is over, and returns whether all passed. */
 async function runFile(path: string, args: string[], env: Record<string, string>) {
   const started = Date.now();
@@ -98,8 +109,12 @@ const started = Date.now();
 const failed: string[] = [];
 {
   await using memory = await mountMemory();
-  const env: Record<string, string> = memory ? { TMPDIR: memory.path } : {};
   let queue = (await Promise.all(paths.map(filesOf))).flat().sort(byLength);
+  await using binary = await workFolder(BUILD);
+  const env = {
+    ...await makeBinary(binary.path, queue),
+    ...(memory ? { TMPDIR: memory.path } : {}),
+  };
   const work = async () => {
     for (let path; (path = queue.shift()) !== undefined;) {
       if (!await runFile(path, testArgs, env)) failed.push(path);

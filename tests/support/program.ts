@@ -35,26 +35,36 @@ export const asBinary: Program = {
 };
 
 /**
- * Makes the binary, `./qmpbackup`, with the runtime from npm unless the environment names another: that
- * is the one that is tested.
+ * Runs `deno task compile`, with the runtime from npm unless the environment names another: that is the
+ * one that is tested.
  *
+ * @param folder Where the binary is put.
  * @param root Of the repository, or of a copy.
- * @returns What the build printed.
  */
-export async function compileBinary(root = ROOT, env = {}): Promise<string> {
-  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", join(root, ".ci/compile.ts")],
+export async function compileTo(folder: string, root = ROOT, env = {}): Promise<void> {
+  const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", join(root, ".ci/compile.ts"), `--to=${folder}`],
     env: { QMPBACKUP_DENORT: Deno.env.get("QMPBACKUP_DENORT") ?? "npm", ...env },
     stdin: "null",
   }).output();
-  const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
-  if (success) return decode(stdout);
-  throw new Error(`The binary can't be made: ${decode(stderr)}`);
+  if (success) return;
+  throw new Error(`The binary can't be made: ${new TextDecoder().decode(stderr)}`);
 }
 
-export const BINARY = join(ROOT, "qmpbackup");
+/** Names the folder in which `tests/run.ts` has made the binary, once for all test files. */
+export const BINARY_FOLDER = "QMPBACKUP_TEST_BINARY_FOLDER";
+
+const made = Deno.env.get(BINARY_FOLDER);
+let making: Promise<void> | null = null;
+
+/** Makes the binary that is tested, if nobody has yet. */
+export async function compileBinary(): Promise<void> {
+  if (made === undefined) await (making ??= compileTo(ROOT));
+}
 
 /** What {@linkcode compileBinary} has made. */
+export const BINARY = join(made ?? ROOT, "qmpbackup");
+
 export const binary: Program = { name: "binary", argv: (args) => [BINARY, ...args] };
 
 export interface BareRootOptions {
