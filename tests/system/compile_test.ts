@@ -156,35 +156,3 @@ Deno.test("`compile --all` takes each machine's runtime from a mirror's folder",
   b[18] = 62;
   assert(a.length === b.length && a.every((byte, i) => byte === b[i]));
 });
-
-const NETWORK: [command: string, keeps: "never" | "where unix sockets need it" | "always"][] = [
-  ["--version", "never"],
-  ["restore merge --dir d --targetfile f", "never"],
-  ["info --show backups --dir d", "never"],
-  ["backup --socket /run/vm.qmp -l full -t d", "where unix sockets need it"],
-  ["info --show blockdev --socket=/run/vm.qmp", "where unix sockets need it"],
-  ["backup --socket tcp:h:1 -l full -t d", "always"],
-  ["backup --socket=/q --agent-socket=tcp:h:1 -l full -t d", "always"],
-];
-
-Deno.test("`main` gives up the network unless it is asked to connect to it", async (t) => {
-  const isOld = Deno.version.deno.startsWith("2.4.");
-  for (const [line, keeps] of NETWORK) {
-    await t.step(line, async () => {
-      const code = `
-        const { giveUpNetwork } = await import("${new URL("../../main.ts", import.meta.url)}");
-        giveUpNetwork(${JSON.stringify(line.split(" "))});
-        console.log(Deno.permissions.querySync({ name: "net" }).state);`;
-      await using dir = await tempDir();
-      await Deno.writeTextFile(dir.join("ask.ts"), code);
-      const config = join(ROOT, "deno.json");
-      const flags = ["run", "--no-prompt", "--no-check", "--allow-net", "--allow-read"] as const;
-      const { stdout, stderr } = await start([
-        ...[Deno.execPath(), ...flags] as const,
-        ...["--config", config, dir.join("ask.ts")],
-      ]);
-      const granted = keeps === "always" || (keeps !== "never" && !isOld);
-      assertEquals(stdout.trim(), granted ? "granted" : "prompt", stderr);
-    });
-  }
-});
