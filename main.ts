@@ -11,9 +11,14 @@ import { processIo } from "./src/cli/output/io.ts";
 import { STOP_SIGNALS, StoppedError, type StopSignal } from "./src/errors.ts";
 import { isUnixSocketNetwork } from "./src/wire/address.ts";
 
+/** The subcommands that look whether what was attached still lives. */
+const SEES_ATTACHED = "attach|commit|rebase|snapshotrebase|cleanup";
+
 /** Gives up the right to the network, unless the command line names a socket that needs it. */
 export function giveUpNetwork(args: readonly string[]): void {
-  const needs = isUnixSocketNetwork ? /^--(agent-)?socket\b|tcp:/ : /tcp:/;
+  const needs = isUnixSocketNetwork
+    ? new RegExp(`^--(agent-)?socket\\b|tcp:|^(${SEES_ATTACHED})$`)
+    : /tcp:/;
   if (!args.some((arg) => needs.test(arg))) Deno.permissions.revokeSync({ name: "net" });
 }
 

@@ -12,6 +12,7 @@ import type { CommandContext } from "./cli/commands/context.ts";
 import { guard } from "./cli/commands/guard.ts";
 import { info, list } from "./cli/commands/info.ts";
 import { print } from "./cli/commands/print.ts";
+import { restoreAttach } from "./cli/commands/restore_attach.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
 import { units } from "./cli/commands/units.ts";
@@ -34,6 +35,7 @@ const log = getLogger(["qmpbackup"]);
 const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   backup,
   "restore merge": restoreMerge,
+  "restore attach": restoreAttach,
   "restore rebase": restoreInPlace("rebase"),
   "restore commit": restoreInPlace("commit"),
   "restore snapshotrebase": restoreInPlace("snapshotrebase"),

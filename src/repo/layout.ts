@@ -8,6 +8,7 @@
  * TARGET/<disk>/{FULL,INC,COPY}-<unix seconds>-<disk file name>
  * TARGET/_qmpbackup/runs/<run id>.json         the record of a run
  * TARGET/_qmpbackup/digests/<image>.json       the digests of an image
+ * TARGET/_qmpbackup/attached/<name>.json       what `restore attach` has opened and not yet let go
  * TARGET/_qmpbackup/lock
  * ```
  *
@@ -24,6 +25,7 @@ import { shortName, sizeBytes } from "../short_name.ts";
 export const RECORDS_FOLDER = "_qmpbackup";
 export const RUNS_FOLDER = `${RECORDS_FOLDER}/runs`;
 export const DIGESTS_FOLDER = `${RECORDS_FOLDER}/digests`;
+export const ATTACHED_FOLDER = `${RECORDS_FOLDER}/attached`;
 export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 /** The target whose lock this is. */
 export const targetOfLock = (lockFile: string) => dirname(dirname(lockFile));

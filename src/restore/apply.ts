@@ -24,6 +24,8 @@ export interface ApplyOptions {
   /** Of commits; 0 is no limit. */
   rateLimitBytesPerSecond: number;
   signal: AbortSignal;
+  /** Throws if one of the images is open elsewhere. Asked after the records say what is about to change. */
+  refuseOpen?(): Promise<void>;
   /** What tells each image, by its path: it is looked at again when its turn comes. */
   known?: ReadonlyMap<string, Fingerprint>;
 }
@@ -45,6 +47,7 @@ export async function applySteps(
   const now = new Map(options.known);
   // Of what is stopped half way, nobody can say how it is told.
   if (target) await updateRows(target, (row) => forget(row, written.has(join(target, row.file))));
+  await options.refuseOpen?.();
   const modes = new Map<string, number>();
   try {
     for (const path of written) modes.set(path, await makeWritable(path));

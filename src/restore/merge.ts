@@ -196,7 +196,7 @@ export type CheckedImage = Pick<ImageFacts, "virtualSizeBytes" | "backing"> & {
 };
 
 /** @throws {Failure} If it is missing, or not a regular file. */
-async function requireRawImage(path: string): Promise<Deno.FileInfo> {
+export async function requireRawImage(path: string): Promise<Deno.FileInfo> {
   const info = await lookAt(path);
   if (info?.isFile) return info;
   throw new Failure(
@@ -229,7 +229,7 @@ async function stampsOf(layers: Layer[], checked: CheckedImage[]): Promise<strin
  * order. A record outweighs a link to an earlier image than the parent: that is what an interrupted
  * `restore commit` leaves, and that image holds the parent's contents too.
  */
-function refuseOtherLink(
+export function refuseOtherLink(
   earlier: Layer[],
   { path, parent }: Layer,
   backing: string | null,
@@ -282,7 +282,7 @@ async function convert(
  * No lock is held, so that backups can be taken during a restore that lasts for hours. Where something
  * changes images (`restore commit`, `--no-timestamp`), the records say so before it begins.
  */
-async function refuseChanged(point: RestorePoint, layers: Layer[]) {
+export async function refuseChanged(point: RestorePoint, layers: Layer[]) {
   const now = await point.layersNow();
   const isSame = now?.length === layers.length &&
     layers.every(({ path, timeMs, fingerprint }, i) =>

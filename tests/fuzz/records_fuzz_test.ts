@@ -2,6 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { join } from "@std/path";
 import { chainFault } from "../../src/plan/last_backup.ts";
 import { ChainError, chainOf, images, restorePoints } from "../../src/repo/chains.ts";
+import { ATTACHMENT_HEAD, parseAttachment } from "../../src/repo/attachment.ts";
 import { orderByName } from "../../src/python/name_order.ts";
 import { isChainId } from "../../src/repo/layout.ts";
 import {
@@ -43,6 +44,29 @@ fuzz("parseRecord() throws RecordError alone, and what it takes can be used", di
   assert(isChainId(record.chain) && Number.isSafeInteger(record.sequence));
   for (const time of [record.started, record.pointInTime, record.finished]) {
     assert(time === null || !Number.isNaN(Date.parse(time)), `${time}`);
+  }
+});
+
+const ATTACHMENT = {
+  ...ATTACHMENT_HEAD,
+  ...{ name: "0123abcd", host: "h", since: RUN.started, kind: "nbd" },
+  disks: [{
+    ...{ disk: "disk0", point: "INC-2-a", pointInTime: RUN.started, images: ["disk0/FULL-1-a"] },
+    ...{ virtualSizeBytes: 1, open: "/out/disk0.qcow2" },
+  }],
+  files: ["/out/disk0.qcow2"],
+  sockets: { nbd: "/run/a.nbd", qmp: "/run/a.qmp" },
+};
+
+fuzz("parseAttachment() never throws, and names only whole paths to be removed", dice, (seed) => {
+  const dice = new Dice(seed);
+  const text = jsonText(nearlyRight(dice, ATTACHMENT));
+  const found = parseAttachment(dice.once(2) ? text : mutateText(dice, text));
+  for (const path of [...found?.files ?? [], ...Object.values(found?.sockets ?? {})]) {
+    assertEquals(
+      join("/", path).replace(/\/$/, ""),
+      path.replaceAll(/\/+/g, "/").replace(/\/$/, ""),
+    );
   }
 });
 

@@ -39,7 +39,7 @@ Deno.test("the binary has the rights it needs baked in, and nothing from npm", a
     allow_read: [],
     allow_write: [],
     allow_net: [],
-    allow_run: ["qemu-img", "logger", "timeout", "/proc/self/exe"],
+    allow_run: ["qemu-img", "qemu-storage-daemon", "logger", "timeout", "/proc/self/exe"],
     allow_sys: ["hostname", "statfs"],
     allow_env: null,
     allow_ffi: null,

@@ -9,6 +9,7 @@ const PLAIN = [
   ...["app", "errors", "json", "secrets", "shell", "short_name", "time"]
     .map((name) => `src/${name}.ts`),
   ...[
+    "attach",
     "cli",
     "digest",
     "process",

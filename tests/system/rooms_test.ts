@@ -66,9 +66,10 @@ const MAY_IMPORT: Record<string, string[]> = {
     ...["plan", "recovery"],
   ],
   restore: ["fs", "qemu_img", "repo", "python"],
+  attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
   cli: [
     ...["wire", "process", "fs", "qmp", "qga", "qemu_img", "repo", "vm"],
-    ...["plan", "recovery", "backup", "restore"],
+    ...["plan", "recovery", "backup", "restore", "attach"],
   ],
   "app.ts": ["cli"],
 };

@@ -208,6 +208,21 @@ export const FLAGS = {
     value: "TEXT",
     help: "only the images whose name contains TEXT, if disks share a folder",
   },
+  nbd: {
+    kind: "switch",
+    help: "serve the disks read-only by NBD, on a unix socket in --target-dir (/run/qmpbackup)",
+  },
+  list: {
+    kind: "text",
+    value: "PATH",
+    implied: "/",
+    help: "list a folder of the disk (/)",
+  },
+  detach: {
+    kind: "text",
+    value: "NAME",
+    help: "undo an attachment: its name, or all; dead ones too",
+  },
   "rate-limit": {
     kind: "size",
     value: "BYTES",
@@ -318,6 +333,31 @@ export const COMMANDS = {
       },
     ],
   },
+  "restore attach": {
+    summary: "Open a point in time at once, to read it or to start a VM on it",
+    required: ["dir"],
+    optional: [
+      ...["target-dir", "nbd", "until", "filter", "allow-missing", "mode"] as const,
+      ...["list", "detach", "strict"] as const,
+    ],
+    says: {
+      dir: "the backup directory, or one disk's folder",
+      "target-dir": "put thin overlays of all disks into this folder, to start a VM on",
+      list: "show what is attached",
+    },
+    examples: [
+      {
+        does: "All disks as they were last evening, to start a VM on",
+        line: "qmpbackup restore attach --dir /backup/vm1 --target-dir /vm/try " +
+          '--until "2026-11-21 20:00"',
+      },
+      {
+        does: "The newest state of one disk, to read from",
+        line: "qmpbackup restore attach --dir /backup/vm1/disk0 --nbd",
+      },
+      { does: "Let all go", line: "qmpbackup restore attach --dir /backup/vm1 --detach all" },
+    ],
+  },
   "restore rebase": {
     summary: "Link the images of a chain in place, and `image` to the newest",
     required: ["dir"],
@@ -403,7 +443,7 @@ export const COMMANDS = {
     summary: "Print this help, that of a subcommand, or a topic",
     required: [],
     optional: [],
-    examples: [{ does: "The four ways to restore", line: "qmpbackup help restore" }],
+    examples: [{ does: "The ways to restore", line: "qmpbackup help restore" }],
   },
   version: {
     summary: "Print the version",

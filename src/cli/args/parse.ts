@@ -46,7 +46,7 @@ const flagEntries = Object.entries(FLAGS) as [FlagName, Flag][];
  */
 export function parse(argv: readonly string[]): Parsed {
   refuseUnreadable(argv);
-  const given = parseArgs(argv.flatMap(spellOut), {
+  const given = parseArgs(joined(argv).flatMap(spellOut), {
     boolean: namesOf((flag) => flag.kind === "switch"),
     string: ["_", ...namesOf((flag) => flag.kind !== "switch")],
     collect: namesOf((flag) => flag.kind === "list"),
@@ -88,6 +88,19 @@ function refuseUnreadable(argv: readonly string[]) {
   throw new UsageError(
     `"${word}" holds bytes that are not UTF-8: name it through a link or a mount`,
   );
+}
+
+/** Makes `--list=/etc` of `--list /etc`: the value of such a flag may be left out, but no subcommand is a path. */
+function joined(argv: readonly string[]): string[] {
+  const isOpen = (word: string | undefined) =>
+    flagEntries.some(([name, { kind, implied }]) =>
+      kind === "text" && implied !== undefined && word === `--${name}`
+    );
+  return argv.flatMap((word, i) => {
+    const next = argv[i + 1];
+    if (isOpen(word) && next?.startsWith("/")) return [`${word}=${next}`];
+    return word.startsWith("/") && isOpen(argv[i - 1]) ? [] : [word];
+  });
 }
 
 /** Makes `--level=full` of `-lfull`, and refuses `--compress=no`, which would mean yes. */

@@ -1,19 +1,9 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
-import { restorePoints } from "../../repo/chains.ts";
-import { readTargets } from "../../repo/months.ts";
-import { knowsDisks } from "../../repo/repository.ts";
 import { UsageError, WARNED } from "../../errors.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
-import { chooseRun, type RunChoice } from "../../restore/choose_run.ts";
-import {
-  pickPoint,
-  pointsOfDisk,
-  pointsOfTargets,
-  refuseFailedRuns,
-  type RestorePoint,
-  runsOf,
-} from "../../restore/points.ts";
+import { pointsOfChosenRun } from "../../restore/choose_points.ts";
+import { pickPoint, pointsOfDisk, runsOf } from "../../restore/points.ts";
 import { fileMode } from "../args/file_mode.ts";
 import type { Values } from "../args/parse.ts";
 import { jsonLine, restoreText } from "../output/report.ts";
@@ -71,24 +61,4 @@ async function jobsOf(values: Values, format: ImageFormat): Promise<Jobs> {
     targetFile: join(folder, `${point.disk}.${format}`),
   }));
   return { jobs, warnings };
-}
-
-async function pointsOfChosenRun(
-  dir: string,
-  choice: RunChoice,
-): Promise<{ points: RestorePoint[]; warnings: string[] }> {
-  const targets = await readTargets(dir);
-  const runs = targets.flatMap(({ runs }) => runs);
-  if (runs.length > 0 && !targets.some(knowsDisks)) refuseFailedRuns(dir, targets);
-  if (runs.length === 0) {
-    throw new UsageError(
-      `"${dir}" holds no records of runs, so it is not known which images belong together: restore ` +
-        "each disk's folder by itself, with --targetfile",
-    );
-  }
-  const points = await pointsOfTargets(targets);
-  if (points.length === 0) refuseFailedRuns(dir, targets);
-  const known = targets.flatMap(({ runs }) => restorePoints(runs));
-  const { runId, warnings } = chooseRun(known, points, choice, runs);
-  return { points: points.filter((point) => point.runId === runId), warnings };
 }

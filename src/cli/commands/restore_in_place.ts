@@ -1,5 +1,7 @@
 import { basename, dirname, join, resolve } from "@std/path";
 import { listFolder } from "../../fs/files.ts";
+import { placeOf } from "../../attach/attach.ts";
+import { refuseAttached } from "../../attach/detach.ts";
 import { holderNow, takeLock } from "../../fs/flock.ts";
 import { lookAt, refuseLink } from "../../fs/create.ts";
 import { requireSymlinks } from "../../fs/durable.ts";
@@ -66,6 +68,9 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     refuseHole(layers, images);
     if (way !== "rebase") refuseShrunk(layers, images);
     const steps = await planSteps(way, points, layers);
+    const refuseOpen = () =>
+      refuseAttached(placeOf(point), layers.map(({ path }) => path), Deno.hostname());
+    await refuseOpen();
     await refuseLinkedImages(layers, steps);
     const rateLimitBytesPerSecond = values["rate-limit"] ?? 0;
     const commands = steps.flatMap((step) => {
@@ -78,7 +83,7 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
       const known = new Map(
         images.flatMap(({ seen }, i) => seen ? [[layers[i]?.path ?? "", seen.fingerprint]] : []),
       );
-      await applySteps(steps, target, { rateLimitBytesPerSecond, signal, known });
+      await applySteps(steps, target, { rateLimitBytesPerSecond, signal, known, refuseOpen });
       if (target !== null) await writeRestoreFile(target, (await readTarget(target)).runs);
     }
     if (values.json) {

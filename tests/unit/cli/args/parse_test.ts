@@ -57,6 +57,21 @@ Deno.test("parse() takes a short flag's value without a space, as the reference 
   });
 });
 
+for (
+  const [words, list] of [
+    [["--list"], "/"],
+    [["--list", "/etc"], "/etc"],
+    [["--list=/a b"], "/a b"],
+    [["--list", "--nbd"], "/"],
+  ] as const
+) {
+  Deno.test(`parse() takes --list with a path or without: ${words.join(" ")}`, () => {
+    for (const argv of [["restore", "attach", ...words], [...words, "restore", "attach"]]) {
+      assertEquals(parse([...argv, "--dir", "/d"]).values.list, list);
+    }
+  });
+}
+
 for (const words of [["-l", "full"], ["-lfull"], ["-l=full"], ["--level=full"]]) {
   Deno.test(`parse() reads ${words.join(" ")}`, () => {
     assertEquals(
@@ -223,13 +238,16 @@ Deno.test("parse() refuses a cleanup that does not say of what", () => {
 });
 
 Deno.test("parse() refuses no subcommand, with all of them", () => {
-  assertRefused([], "Name a subcommand: backup, restore merge, restore rebase,");
+  assertRefused([], "Name a subcommand: backup, restore merge, restore attach, restore rebase,");
 });
 
 const NO_COMMANDS: [string[], string][] = [
   [["007"], 'Unknown subcommand "007"'],
   [["bakup"], 'Unknown subcommand "bakup": did you mean "backup"'],
-  [["restore"], "Say which one: restore merge, restore rebase, restore commit, restore snapsh"],
+  [
+    ["restore"],
+    "Say which one: restore merge, restore attach, restore rebase, restore commit, restore snapsh",
+  ],
   [["completions"], "Say which one: completions bash, completions zsh, completions fish."],
   [["restore", "marge"], 'Unknown subcommand "restore marge": did you mean "restore merge"'],
   [[...BACKUP, "/t2"], 'Unknown subcommand "backup /t2": did you mean "backup"'],

@@ -1,0 +1,178 @@
+/**
+ * Opens points in time without copying them: thin overlays, or an NBD server. The images of the backup are
+ * only read. What is opened is recorded first, so that whatever ends us half way, it can be undone.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { dirname, join, relative, resolve } from "@std/path";
+import { messageOf, UsageError } from "../errors.ts";
+import { createFile, OWNER_ONLY } from "../fs/create.ts";
+import { createFolders, exists, removeFolders } from "../fs/durable.ts";
+import { createQcow2, requireQemuImg } from "../qemu_img/qemu_img.ts";
+import { type Attachment, ATTACHMENT_HEAD, writeAttachment } from "../repo/attachment.ts";
+import { refuseSharedFolder } from "../repo/repository.ts";
+import { refuseChanged, refuseOtherLink, requireRawImage } from "../restore/merge.ts";
+import type { Layer, RestorePoint } from "../restore/points.ts";
+import { requireImage } from "../restore/require_image.ts";
+import { undo } from "./detach.ts";
+import { nbdUri, refuseLongSockets, startServer } from "./nbd.ts";
+import { type Overlay, planOverlays } from "./overlay.ts";
+
+const log = getLogger(["qmpbackup", "attach"]);
+
+export interface AttachOptions {
+  kind: Attachment["kind"];
+  /** Where overlays and sockets go. Absolute. */
+  folder: string;
+  /** Of the new files. */
+  mode?: number;
+  /** This host's name. */
+  host: string;
+  signal: AbortSignal;
+}
+
+/** A chain that was looked at. */
+interface Chain {
+  point: RestorePoint;
+  layers: Layer[];
+  isLinked: boolean;
+  virtualSizeBytes: number;
+  overlays: Overlay[];
+}
+
+/** The folder whose records say what is attached of a point: its target, or its own where there is none. */
+export function placeOf({ target, layers }: RestorePoint): string {
+  return target ?? dirname((layers()[0] as Layer).path);
+}
+
+/**
+ * Attaches points.
+ *
+ * @param points Of disks of one target.
+ * @throws {Failure} If an image is missing, was changed or is linked to another one, or a program fails.
+ * @throws {UsageError} If a file is there already.
+ */
+export async function attach(
+  points: readonly RestorePoint[],
+  { kind, folder, mode = OWNER_ONLY, host, signal }: AttachOptions,
+): Promise<Attachment> {
+  await requireQemuImg();
+  const place = placeOf(points[0] as RestorePoint);
+  const name = crypto.randomUUID().slice(0, 8);
+  const nameOf = (disk: string) => kind === "overlay" ? disk : `${name}-${disk}`;
+  const chains: Chain[] = [];
+  for (const point of points) {
+    chains.push(await lookAtChain(point, kind, join(folder, nameOf(point.disk))));
+  }
+  const sockets = kind === "nbd"
+    ? { nbd: join(folder, `${name}.nbd`), qmp: join(folder, `${name}.qmp`) }
+    : null;
+  if (sockets) refuseLongSockets(sockets);
+  const attachment: Attachment = {
+    ...ATTACHMENT_HEAD,
+    ...{ name, host, since: new Date().toISOString(), kind },
+    disks: chains.map(({ point, layers, overlays, virtualSizeBytes }) => ({
+      disk: point.disk,
+      point: point.name,
+      pointInTime: new Date(point.timeMs).toISOString(),
+      images: layers.map(({ path }) => relative(place, path)),
+      virtualSizeBytes,
+      open: sockets ? nbdUri(sockets.nbd, point.disk) : overlays.at(-1)?.path ?? "",
+    })),
+    files: chains.flatMap(({ overlays }) => overlays.map(({ path }) => path)),
+    sockets,
+  };
+  for (const path of attachment.files) await refuseExisting(path);
+  const made: string[] = [];
+  try {
+    await makeFolder(folder, mode, made);
+    await refuseSharedFolder(folder, mode);
+    await refuseSharedFolder(place, mode);
+    await writeAttachment(place, attachment, mode);
+  } catch (error) {
+    await removeFolders(made);
+    throw error;
+  }
+  try {
+    for (const chain of chains) await makeOverlays(chain, mode, signal);
+    // Not stopped half way: what has gone into the background by then could not be found any more.
+    if (sockets) await startServer(chains.map(servedOf), sockets);
+    signal.throwIfAborted();
+    // A prune or a commit that began before the record was there.
+    for (const { point, layers } of chains) await refuseChanged(point, layers);
+  } catch (error) {
+    await undo(place, attachment).catch((left) => log.warn("{words}", { words: messageOf(left) }));
+    await removeFolders(made);
+    throw error;
+  }
+  return attachment;
+}
+
+/** Looks whether all images are there, and what their links say; costs some kilobytes of each. */
+async function lookAtChain(
+  point: RestorePoint,
+  kind: Attachment["kind"],
+  base: string,
+): Promise<Chain> {
+  const layers = point.layers();
+  let isLinked = true;
+  let virtualSizeBytes = 0;
+  for (const [i, layer] of layers.entries()) {
+    if (layer.isRaw) {
+      virtualSizeBytes = (await requireRawImage(layer.path)).size;
+      continue;
+    }
+    const seen = await requireImage(layer.path, layer.fingerprint);
+    refuseOtherLink(layers.slice(0, i), layer, seen.backing, point.target !== null);
+    const link = seen.backing === null ? null : resolve(dirname(layer.path), seen.backing);
+    isLinked &&= link === layer.parent;
+    virtualSizeBytes = seen.virtualSizeBytes;
+  }
+  // An NBD server opens an image that is linked by itself.
+  const overlays = kind === "nbd" && isLinked ? [] : planOverlays(
+    layers,
+    isLinked,
+    (below) => below === 0 ? `${base}.qcow2` : `${base}.below-${below}.qcow2`,
+  );
+  return { point, layers, isLinked, virtualSizeBytes, overlays };
+}
+
+function servedOf({ point, layers, overlays }: Chain) {
+  const newest = layers.at(-1) as Layer;
+  const path = overlays.at(-1)?.path ?? newest.path;
+  const format = overlays.length === 0 && newest.isRaw ? "raw" as const : "qcow2" as const;
+  return { disk: point.disk, path, format };
+}
+
+async function refuseExisting(path: string) {
+  if (!await exists(path)) return;
+  throw new UsageError(
+    `"${path}" exists already, and is not overwritten: name another --target-dir`,
+  );
+}
+
+async function makeFolder(path: string, mode: number, made: string[]) {
+  try {
+    await createFolders(path, mode, made);
+  } catch (error) {
+    throw new UsageError(
+      `The folder "${path}" can't be made: ${
+        messageOf(error)
+      }. Name one of your own with --target-dir`,
+      { cause: error },
+    );
+  }
+}
+
+async function makeOverlays(
+  { overlays, virtualSizeBytes }: Chain,
+  mode: number,
+  signal: AbortSignal,
+) {
+  for (const { path, backing, backingFormat } of overlays) {
+    await createFile(path, mode);
+    await createQcow2(path, { virtualSizeBytes, backing, backingFormat }, { signal });
+  }
+}

@@ -1,0 +1,177 @@
+/**
+ * What is attached, whether it still lives, and how it is let go.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { dirname, join, relative } from "@std/path";
+import { Failure, messageOf } from "../errors.ts";
+import { listFolder } from "../fs/files.ts";
+import { lookAt } from "../fs/create.ts";
+import { exists, removeFile } from "../fs/durable.ts";
+import { imageFacts } from "../qemu_img/qemu_img.ts";
+import { type Attachment, readAttachments, removeAttachment } from "../repo/attachment.ts";
+import { isFault, lookAtImage } from "../repo/fingerprint.ts";
+import { ATTACHED_FOLDER } from "../repo/layout.ts";
+import { shellText } from "../shell.ts";
+import { isServing, stopServer } from "./nbd.ts";
+
+const log = getLogger(["qmpbackup", "attach"]);
+
+const DETACH = ["qmpbackup", "restore", "attach", "--dir"];
+
+/** How it stands with an attachment. Of one that another host made nothing is known. */
+export type AttachedState = "attached" | "dead" | "on another host";
+
+export interface Attached {
+  /** The folder whose records name it. */
+  place: string;
+  attachment: Attachment;
+  state: AttachedState;
+}
+
+/**
+ * Lists what is attached of the images in a folder.
+ *
+ * @param dir A target, a folder of targets, or a disk's folder. Absolute.
+ */
+export async function listAttached(dir: string, host: string): Promise<Attached[]> {
+  const folders = await exists(dir) ? await listFolder(dir) : [];
+  const places = [
+    ...[dir, dirname(dir)],
+    ...folders.filter(({ isDirectory }) => isDirectory).map(({ name }) => join(dir, name)),
+  ];
+  const found: Attached[] = [];
+  for (const place of places) {
+    if (!await exists(join(place, ATTACHED_FOLDER))) continue;
+    for (const attachment of await readAttachments(place)) {
+      found.push({ place, attachment, state: await stateOf(attachment, host) });
+    }
+  }
+  return found;
+}
+
+async function stateOf(attachment: Attachment, host: string): Promise<AttachedState> {
+  if (attachment.host !== host) return "on another host";
+  const { files, sockets } = attachment;
+  if (sockets) return await isServing(sockets) ? "attached" : "dead";
+  for (const file of files) if (await exists(file)) return "attached";
+  return "dead";
+}
+
+/**
+ * Lets an attachment go: ends its server, removes its files and its record.
+ *
+ * @throws {Failure} If a VM still runs on it, or another host made it.
+ */
+export async function detach({ place, attachment, state }: Attached): Promise<void> {
+  if (state === "on another host") {
+    throw new Failure(
+      `"${attachment.name}" was attached on the host "${attachment.host}": detach it there. If that ` +
+        `host does not exist any more, remove "${
+          join(place, ATTACHED_FOLDER, attachment.name)
+        }.json"`,
+    );
+  }
+  if (attachment.kind === "overlay") await refuseInUse(attachment);
+  await undo(place, attachment);
+}
+
+/** QEMU locks what it writes to, and `qemu-img` respects that. */
+async function refuseInUse({ name, disks }: Attachment) {
+  for (const { open } of disks) {
+    if (isFault(await lookAtImage(open))) continue;
+    await imageFacts(open).catch((error) => {
+      throw new Failure(
+        `"${open}" is in use, so that "${name}" is not detached: end the VM (or qemu-nbd --disconnect), ` +
+          `and run again (${messageOf(error)})`,
+        { cause: error },
+      );
+    });
+  }
+}
+
+/** Removes all that there is of an attachment, its record last. */
+export async function undo(place: string, attachment: Attachment): Promise<void> {
+  const { name, sockets, files } = attachment;
+  if (sockets) {
+    if (await isServing(sockets)) await stopServer(sockets);
+    for (const path of Object.values(sockets)) {
+      if ((await lookAt(path))?.isSocket) await removeFile(path);
+    }
+  }
+  for (const path of files.toReversed()) {
+    const isOurs = await isOverlayOf(path, place, attachment);
+    if (isOurs) await removeFile(path);
+    else if (isOurs === false) {
+      log.warn("{path} is not an overlay of this backup any more, and is left where it is", {
+        path,
+      });
+    }
+  }
+  await removeAttachment(place, name);
+}
+
+/**
+ * Whether a file is the overlay that we made: a record that came with a backup from elsewhere may name any
+ * file. Null where there is nothing.
+ */
+async function isOverlayOf(
+  path: string,
+  place: string,
+  { disks, files }: Attachment,
+): Promise<boolean | null> {
+  const info = await lookAt(path);
+  if (info === null) return null;
+  // We were stopped before it was made.
+  if (info.isFile && info.size === 0) return true;
+  const seen = await lookAtImage(path);
+  if (isFault(seen) || seen.backing === null) return false;
+  const below = [...disks.flatMap(({ images }) => images.map((one) => join(place, one))), ...files];
+  const { backing } = seen;
+  return below.some((one) => backing === one || backing.includes(JSON.stringify(one)));
+}
+
+/**
+ * Refuses to change images that are open, and forgets what is dead.
+ *
+ * @param place Where the records are: see `placeOf()`.
+ * @param paths The images, absolute.
+ * @throws {Failure} If one of them is attached, with what to do.
+ */
+export async function refuseAttached(
+  place: string,
+  paths: readonly string[],
+  host: string,
+): Promise<void> {
+  const attached = await attachedImages(place, host);
+  for (const path of paths) {
+    const name = attached.get(relative(place, path));
+    if (name === undefined) continue;
+    throw new Failure(
+      `"${path}" is attached as "${name}", and would change under what reads it: detach it first ` +
+        `(${shellText([...DETACH, place, "--detach", name])})`,
+    );
+  }
+}
+
+/**
+ * The images that are attached, each with the attachment's name. What is dead is swept.
+ *
+ * @returns By their paths, relative to the place.
+ */
+export async function attachedImages(place: string, host: string): Promise<Map<string, string>> {
+  const images = new Map<string, string>();
+  for (const attachment of await readAttachments(place)) {
+    if (await stateOf(attachment, host) === "dead") {
+      log.info("The attachment {name} is dead: clearing it away", { name: attachment.name });
+      await undo(place, attachment);
+      continue;
+    }
+    for (const { images: files } of attachment.disks) {
+      for (const file of files) images.set(file, attachment.name);
+    }
+  }
+  return images;
+}

@@ -1,0 +1,123 @@
+/**
+ * A read-only NBD server in the background: `qemu-storage-daemon`, on two unix sockets. It is ended over the
+ * second one, by QMP: no process is ever looked for by its number, which may be another's by then.
+ *
+ * Source: QEMU's manual page qemu-storage-daemon(1); the NBD project's "The NBD Uniform Resource Indicator
+ * (URI) specification".
+ *
+ * @module
+ */
+
+import { brief, Failure } from "../errors.ts";
+import { runProgram } from "../process/run.ts";
+import { QmpClient } from "../qmp/client.ts";
+import { BusyError, connect, ConnectionError } from "../wire/address.ts";
+
+const PROGRAM = "qemu-storage-daemon";
+const INSTALL = "Debian: qemu-system-common";
+
+/** A disk that is served: an image, whose backing links are followed. */
+export interface ServedDisk {
+  /** The export's name. */
+  disk: string;
+  path: string;
+  format: "qcow2" | "raw";
+}
+
+export interface Sockets {
+  nbd: string;
+  qmp: string;
+}
+
+/** A unix socket's path ends here (unix(7)). */
+const MAX_SOCKET_BYTES = 107;
+
+/** @throws {Failure} If a socket's path would be too long. */
+export function refuseLongSockets(sockets: Sockets): void {
+  for (const path of Object.values(sockets)) {
+    if (new TextEncoder().encode(path).length <= MAX_SOCKET_BYTES) continue;
+    throw new Failure(
+      `"${path}" is too long for a socket (${MAX_SOCKET_BYTES} bytes): name a shorter --target-dir`,
+    );
+  }
+}
+
+/** The server's arguments. Pure. */
+export function serverArgs(disks: readonly ServedDisk[], { nbd, qmp }: Sockets): string[] {
+  return [
+    ...disks.flatMap(({ path, format }, i) => [
+      "--blockdev",
+      JSON.stringify({
+        driver: format,
+        "node-name": `disk${i}`,
+        "read-only": true,
+        file: { driver: "file", filename: path, "read-only": true },
+      }),
+    ]),
+    ...["--nbd-server", JSON.stringify({ addr: { type: "unix", path: nbd } })],
+    ...disks.flatMap(({ disk }, i) => [
+      "--export",
+      JSON.stringify({
+        type: "nbd",
+        id: `export${i}`,
+        "node-name": `disk${i}`,
+        name: disk,
+        writable: false,
+      }),
+    ]),
+    // In a list of options a comma is written twice.
+    ...["--chardev", `socket,id=qmp,path=${qmp.replaceAll(",", ",,")},server=on,wait=off`],
+    ...["--monitor", "chardev=qmp", "--daemonize"],
+  ];
+}
+
+/** The URI of an export. Pure. */
+export function nbdUri(socket: string, disk: string): string {
+  const path = encodeURIComponent(socket).replaceAll("%2F", "/");
+  return `nbd+unix:///${encodeURIComponent(disk)}?socket=${path}`;
+}
+
+/**
+ * Starts a server, and waits until it serves.
+ *
+ * @throws {Failure} If it is not installed or fails; nothing runs then.
+ */
+export async function startServer(
+  disks: readonly ServedDisk[],
+  sockets: Sockets,
+): Promise<void> {
+  const args = serverArgs(disks, sockets);
+  const { code, stderr } = await runProgram(PROGRAM, args, { install: INSTALL });
+  if (code === 0) return;
+  const words = brief(stderr.trim().replace(/^qemu-storage-daemon: /gm, "")) || `exit code ${code}`;
+  throw new Failure(`${PROGRAM} can't serve the disks (QEMU 6.0 or newer is needed): ${words}`);
+}
+
+const ANSWER_TIMEOUT_MS = 10_000;
+
+/** Whether a server lives. Where that can't be told, it may. Its QMP socket takes one client at a time only. */
+export async function isServing({ nbd }: Sockets): Promise<boolean> {
+  try {
+    const conn = await connect({ transport: "unix", path: nbd }, "socket", ANSWER_TIMEOUT_MS);
+    conn.close();
+    return true;
+  } catch (error) {
+    if (!(error instanceof ConnectionError) || error instanceof BusyError) return true;
+    const { NotFound, ConnectionRefused } = Deno.errors;
+    return !(error.cause instanceof NotFound || error.cause instanceof ConnectionRefused);
+  }
+}
+
+/**
+ * Ends a server, also while something reads from it.
+ *
+ * @throws {Failure} If it does not end.
+ */
+export async function stopServer({ qmp }: Sockets): Promise<void> {
+  await using client = await QmpClient.connect({ transport: "unix", path: qmp }, {
+    timeoutMs: ANSWER_TIMEOUT_MS,
+  });
+  await client.execute("quit");
+  // It closes the images first.
+  await client.closed;
+}
