@@ -333,31 +333,6 @@ export const COMMANDS = {
       },
     ],
   },
-  "restore attach": {
-    summary: "Open a point in time at once, to read it or to start a VM on it",
-    required: ["dir"],
-    optional: [
-      ...["target-dir", "nbd", "until", "filter", "allow-missing", "mode"] as const,
-      ...["list", "detach", "strict"] as const,
-    ],
-    says: {
-      dir: "the backup directory, or one disk's folder",
-      "target-dir": "put thin overlays of all disks into this folder, to start a VM on",
-      list: "show what is attached",
-    },
-    examples: [
-      {
-        does: "All disks as they were last evening, to start a VM on",
-        line: "qmpbackup restore attach --dir /backup/vm1 --target-dir /vm/try " +
-          '--until "2026-11-21 20:00"',
-      },
-      {
-        does: "The newest state of one disk, to read from",
-        line: "qmpbackup restore attach --dir /backup/vm1/disk0 --nbd",
-      },
-      { does: "Let all go", line: "qmpbackup restore attach --dir /backup/vm1 --detach all" },
-    ],
-  },
   "restore rebase": {
     summary: "Link the images of a chain in place, and `image` to the newest",
     required: ["dir"],
@@ -392,6 +367,31 @@ export const COMMANDS = {
         does: "One image that holds every point in time",
         line: "qmpbackup restore snapshotrebase --dir /backup/vm1/disk0",
       },
+    ],
+  },
+  "restore attach": {
+    summary: "Open a point in time at once, to read it or to start a VM on it",
+    required: ["dir"],
+    optional: [
+      ...["target-dir", "nbd", "until", "filter", "allow-missing", "mode"] as const,
+      ...["list", "detach", "strict"] as const,
+    ],
+    says: {
+      dir: "the backup directory, or one disk's folder",
+      "target-dir": "put thin overlays of all disks into this folder, to start a VM on",
+      list: "show what is attached",
+    },
+    examples: [
+      {
+        does: "All disks as they were last evening, to start a VM on",
+        line: "qmpbackup restore attach --dir /backup/vm1 --target-dir /vm/try " +
+          '--until "2026-11-21 20:00"',
+      },
+      {
+        does: "The newest state of one disk, to read from",
+        line: "qmpbackup restore attach --dir /backup/vm1/disk0 --nbd",
+      },
+      { does: "Let all go", line: "qmpbackup restore attach --dir /backup/vm1 --detach all" },
     ],
   },
   info: {

@@ -238,7 +238,7 @@ Deno.test("parse() refuses a cleanup that does not say of what", () => {
 });
 
 Deno.test("parse() refuses no subcommand, with all of them", () => {
-  assertRefused([], "Name a subcommand: backup, restore merge, restore attach, restore rebase,");
+  assertRefused([], "Name a subcommand: backup, restore merge, restore rebase,");
 });
 
 const NO_COMMANDS: [string[], string][] = [
@@ -246,7 +246,7 @@ const NO_COMMANDS: [string[], string][] = [
   [["bakup"], 'Unknown subcommand "bakup": did you mean "backup"'],
   [
     ["restore"],
-    "Say which one: restore merge, restore attach, restore rebase, restore commit, restore snapsh",
+    "Say which one: restore merge, restore rebase, restore commit, restore snapsh",
   ],
   [["completions"], "Say which one: completions bash, completions zsh, completions fish."],
   [["restore", "marge"], 'Unknown subcommand "restore marge": did you mean "restore merge"'],
