@@ -35,6 +35,7 @@ Deno.test("TOPICS are those that the README names", () => {
       "json",
       "layout",
       "many-hypervisors",
+      "open",
       "operations",
     ],
     "permissions",
