@@ -29,6 +29,7 @@ import { queryIdentity } from "../qmp/queries.ts";
 import { holderOfVm, lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/marks.ts";
 import { connectVm, nameHolder } from "../vm/socket_holder.ts";
 import type { Address } from "../wire/address.ts";
+import { describeMachine, type KnownVm } from "../machine/describe.ts";
 import { markIoError } from "../vm/io_error.ts";
 import { gatherFacts } from "../plan/gather.ts";
 import { type FailedRun, recordFailure } from "./failed_run.ts";
@@ -144,11 +145,28 @@ async function backUpTo(
   await using agent = await connectAgent(context, plan, warnings);
   try {
     const startGuardOfRun = () => startGuard({ ...context, run: holder.run });
-    return await runBackup(plan, { ...context, qmp, agent, warnings, startGuard: startGuardOfRun });
+    const machine = await describeMachine(qmp, knownVm(plan, context));
+    return await runBackup(plan, {
+      ...context,
+      qmp,
+      agent,
+      warnings,
+      machine,
+      startGuard: startGuardOfRun,
+    });
   } finally {
     // Whether the run threw or wrote the loss into its rows.
     if (!qmp.isOpen) await recoverOverNewConnection(context, holder);
   }
+}
+
+function knownVm({ vm, disks, tpms }: Plan, { socket }: BackupContext): KnownVm {
+  return {
+    ...vm,
+    socket: socket.transport === "unix" ? socket.path : "",
+    disks: disks.map(({ disk }) => disk),
+    tpms,
+  };
 }
 
 /** What can be refused before anything is written, or put right. */

@@ -19,9 +19,11 @@ import { RESTORE_FILE, UUID_FILE } from "../repo/layout.ts";
 import { HangingError, refuseHanging } from "../fs/deadline.ts";
 import { stat } from "../fs/files.ts";
 import { exists } from "../fs/durable.ts";
+import { removeSaved, saveFiles } from "../repo/saved.ts";
 import { writeRestoreFile } from "../repo/restore_file.ts";
 import { recordFingerprints, writeBeside, writeChainId, writeRun } from "../repo/repository.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
+import type { Machine } from "../machine/machine.ts";
 import type { GuestAgent } from "../qga/agent.ts";
 import { BlockErrors } from "../qmp/block_errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
@@ -55,6 +57,8 @@ export interface RunContext {
   /** What was said before the run and belongs into its record. */
   warnings: string[];
   toolVersion: string;
+  /** What the VM is; null where it can't be told. */
+  machine: Machine | null;
   /** Called before anything is changed; what it throws ends the run. The record is kept up to date. */
   onBegin(record: RunRecord): Promise<void>;
   onProgress(disk: DiskPlan, doneBytes: number, totalBytes: number): void;
@@ -89,6 +93,9 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
     if (plan.direct) await Promise.allSettled(sessions.map((session) => session.endJob()));
     if (record.finished !== null) await takeBack(plan, record, sessions, error);
     await unwindAll(sessions, whole);
+    await removeSaved(plan.request.target, record.id).catch((later) =>
+      leftovers.push(`What --save had saved could not be removed: ${messageOf(later)}`)
+    );
     failAll(record, error, leftovers);
     await writeRun(plan.request.target, record).catch((later) =>
       log.error("The run's record could not be written: {words}", { words: messageOf(later) })
@@ -327,6 +334,7 @@ async function publish(
   if (inChain && !await exists(join(target, UUID_FILE))) {
     await writeChainId(target, plan.chainId, mode);
   }
+  await saveFiles(target, record.id, plan.request.save, mode);
   // The last moment at which a signal can still undo all.
   signal.throwIfAborted();
   record.state = record.disks.some(({ result }) => result === "failed") ? "failed" : "done";
@@ -402,7 +410,8 @@ function failAll(record: RunRecord, error: unknown, leftovers: string[]) {
   }
 }
 
-function draftRecord(plan: Plan, { qmp, toolVersion, warnings }: RunContext): RunRecord {
+function draftRecord(plan: Plan, { qmp, toolVersion, warnings, machine }: RunContext): RunRecord {
+  const { save } = plan.request;
   return {
     ...RECORD_HEAD,
     id: plan.runId,
@@ -420,6 +429,10 @@ function draftRecord(plan: Plan, { qmp, toolVersion, warnings }: RunContext): Ru
     disks: plan.disks.map(draftDisk),
     leftOut: plan.leftOut,
     warnings: [...warnings],
+    ...(machine ? { machine } : {}),
+    ...(save.length > 0
+      ? { saved: save.map(({ name, contents }) => ({ name, sizeBytes: contents.length })) }
+      : {}),
   };
 }
 

@@ -6,7 +6,7 @@
  */
 
 import { Failure } from "../errors.ts";
-import { bounded } from "./deadline.ts";
+import { bounded, boundedWork } from "./deadline.ts";
 import { lookAt, refuseLink } from "./create.ts";
 
 /**
@@ -67,6 +67,18 @@ export async function withFile<T>(
     const { dev, ino } = await file.stat();
     return await work(dev === seen.dev && ino === seen.ino ? file : "replaced");
   });
+}
+
+/**
+ * Reads a regular file that a user named: a link is followed.
+ *
+ * @returns Null where it is too large, or not a regular file.
+ */
+export async function readBytesUpTo(path: string, maxBytes: number): Promise<Uint8Array | null> {
+  const info = await bounded(path, () => Deno.stat(path));
+  if (!info.isFile || info.size > maxBytes) return null;
+  const contents = await boundedWork(path, info.size, () => Deno.readFile(path));
+  return contents.length > maxBytes ? null : contents;
 }
 
 /**

@@ -20,6 +20,8 @@ export interface Facts {
   hasIothreads: boolean;
   disks: Disk[];
   leftOut: LeftOut[];
+  /** The ids of its TPMs, which are left out as well. */
+  tpms: string[];
   /** With the records of `adopted` among its own. */
   target: Target;
   /** The records of the reference's chains, which are not written yet. */

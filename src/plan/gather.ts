@@ -33,7 +33,8 @@ export async function gatherFacts(
   const { disks: found, leftOut } = await queryDisks(qmp);
   const disks = await withBackingTimes(found);
   const vm = await queryIdentity(qmp);
-  const tpms = (await queryTpms(qmp)).map((id) => (
+  const tpms = await queryTpms(qmp);
+  const leftTpms = tpms.map((id) => (
     {
       device: id,
       reason: "a TPM, whose state is no disk: back its directory up by itself",
@@ -54,7 +55,8 @@ export async function gatherFacts(
     features: await queryFeatures(qmp),
     hasIothreads: (await queryIothreads(qmp)).length > 0,
     disks,
-    leftOut: [...leftOut, ...outside, ...tpms],
+    leftOut: [...leftOut, ...outside, ...leftTpms],
+    tpms,
     target: { ...target, runs },
     adopted,
     pastBitmaps: past.flatMap(bitmapsOf),

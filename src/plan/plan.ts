@@ -72,6 +72,8 @@ export interface Plan {
   nbdSocket: string | null;
   disks: DiskPlan[];
   leftOut: LeftOut[];
+  /** The ids of its TPMs. */
+  tpms: string[];
   /** The records of the runs before, those of `adopted` among them. */
   runs: RunRecord[];
   /** The records of the reference's chains that go on, to be written first. */

@@ -171,6 +171,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     nbdSocket: nbdSocket(disks, tag),
     disks,
     leftOut,
+    tpms: facts.tpms,
     runs: target.runs,
     adopted: facts.adopted,
     newFingerprints: facts.newFingerprints,

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { SavedFile } from "../repo/saved.ts";
+
 export type Level = "copy" | "full" | "inc" | "auto";
 
 export interface BackupRequest {
@@ -23,6 +25,8 @@ export interface BackupRequest {
   uuid: string | null;
   /** 0 is no limit. */
   speedLimitBytesPerSecond: number;
+  /** Files to keep beside the run. */
+  save: SavedFile[];
   compress: boolean;
   /** What `auto` and `inc` do about a disk whose bitmap was lost: back up all of it, or find what changed. */
   onLostBitmap: "full" | "compare";

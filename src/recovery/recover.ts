@@ -14,7 +14,8 @@ import { HangingError, refuseHanging } from "../fs/deadline.ts";
 import { rename } from "../fs/files.ts";
 import { images, restorePoints } from "../repo/chains.ts";
 import { lookAt } from "../fs/create.ts";
-import { removeFile } from "../fs/durable.ts";
+import { exists, removeFile } from "../fs/durable.ts";
+import { removeSaved, savedFolder } from "../repo/saved.ts";
 import {
   isFleeceOf,
   parseImageName,
@@ -269,6 +270,12 @@ export async function findInTarget(target: Target, mode?: number): Promise<Lefto
       leftovers.push(...await findFiles(target.path, run, disk, settled));
     }
     if (run.state !== "running") continue;
+    if (await exists(savedFolder(target.path, run.id))) {
+      leftovers.push({
+        description: `Removing the files saved by the run ${run.id}, which died`,
+        repair: () => removeSaved(target.path, run.id),
+      });
+    }
     leftovers.push({
       description: `Closing the record of the run ${run.id}, which died`,
       repair: () => writeRun(target.path, failed(run)),

@@ -11,6 +11,7 @@ import { dirname } from "@std/path";
 import * as v from "valibot";
 import { brief, Failure } from "../errors.ts";
 import { parseJson } from "../json.ts";
+import { Machine } from "../machine/machine.ts";
 import { nameWithoutSecrets } from "../secrets.ts";
 import { Fingerprint } from "./fingerprint.ts";
 import { isBackupBitmap, isSentinel } from "../vm/names.ts";
@@ -170,6 +171,10 @@ const RunRecord = v.object({
     gone: v.optional(v.boolean()),
   })),
   warnings: v.array(v.string()),
+  /** What the VM was; absent in older records, and where it could not be told. */
+  machine: v.optional(v.fallback(v.optional(Machine), undefined)),
+  /** The files that were saved beside it, in `_qmpbackup/saved/<run>`. */
+  saved: v.optional(v.array(v.object({ name: Name, sizeBytes }))),
   /** Why the run as a whole was not done. Absent otherwise, and in the records of older versions. */
   error: v.optional(v.string()),
 });

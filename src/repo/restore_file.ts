@@ -10,6 +10,7 @@ import { brief } from "../errors.ts";
 import { readUpTo } from "../fs/open.ts";
 import { exists, removeFile } from "../fs/durable.ts";
 import { shellText } from "../shell.ts";
+import { localTime } from "../time.ts";
 import { chainOf, images, type Point, restorePoints } from "./chains.ts";
 import { type Lacking, runsWithPoints } from "./complete_run.ts";
 import { RECORDS_FOLDER, RESTORE_FILE } from "./layout.ts";
@@ -66,7 +67,7 @@ export function restoreFileText(runs: RunRecord[], isInside = false): string {
     `${TITLE}`,
     "",
     ...(last?.vm.name ? [`The virtual machine is called ${JSON.stringify(last.vm.name)}.`] : []),
-    "Every backup writes this file again. Times in it are UTC.",
+    "Every backup writes this file again.",
     "",
     complete
       ? `The newest point in time with all disks: ${timeOf(complete.run)} (run ${complete.run.id})`
@@ -159,5 +160,5 @@ const outOf = (disk: DiskRecord) => `${OUT}/${disk.name}.${formatOf(disk)}`;
 const command = (...argv: string[]) => `  ${shellText(["qemu-img", ...argv])}`;
 
 function timeOf({ pointInTime, started }: RunRecord): string {
-  return (pointInTime ?? started).replace("T", " ").replace(/(\.\d+)?Z$/, "");
+  return localTime(new Date(pointInTime ?? started));
 }

@@ -106,7 +106,6 @@ const namesOf = (lacking: Lacking[]) =>
   "the " + (lacking.length === 1 ? "disk " : "disks ") +
   lacking.map(({ disk, why }) => `"${disk}" (${why})`).join(", ");
 
-/** A moment as `--until` takes it back. */
 function timeOf({ pointInTime, started }: RunRecord): string {
   return localTime(new Date(pointInTime ?? started));
 }

@@ -79,6 +79,7 @@ const KINDS: Record<Flag["kind"], (value: unknown, flag: Flag) => boolean> = {
   size: (value) => Number.isSafeInteger(value) && Number(value) >= 0,
   count: (value) => Number.isSafeInteger(value) && Number(value) >= 0,
   choice: (value, { choices = [] }) => choices.some((choice) => choice === value),
+  files: (value) => Array.isArray(value) && value.length > 0 && !value.includes(""),
   list: (value) =>
     Array.isArray(value) && value.length > 0 &&
     value.every((item) => typeof item === "string" && item.trim() === item && item !== ""),

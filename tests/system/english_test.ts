@@ -12,6 +12,7 @@ const PLAIN = [
     "attach",
     "cli",
     "digest",
+    "machine",
     "process",
     "python",
     "qcow2",

@@ -204,7 +204,7 @@ function zshFlag(name: FlagName, does: string): string[] {
     return spelling.startsWith("--") ? `${spelling}=` : `${spelling}+`;
   };
   const optional = flag.implied === undefined ? "" : ":";
-  const isRepeated = flag.kind === "list" ? "*" : "";
+  const isRepeated = flag.kind === "list" || flag.kind === "files" ? "*" : "";
   return spellings(name).map((spelling) =>
     quoted(`${isRepeated}${form(spelling)}[${help}]${action && optional + action}`)
   );

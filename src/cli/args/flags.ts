@@ -6,7 +6,7 @@
  */
 
 /** How a flag's value is read. */
-export type FlagKind = "switch" | "text" | "list" | "count" | "size" | "choice";
+export type FlagKind = "switch" | "text" | "list" | "files" | "count" | "size" | "choice";
 
 export interface Flag {
   kind: FlagKind;
@@ -154,6 +154,13 @@ export const FLAGS = {
     help: "time between two lines of progress if there is no terminal (30)",
   },
   strict: { kind: "switch", help: "exit with code 3 if there were warnings" },
+  save: {
+    kind: "files",
+    value: "FILE",
+    help:
+      "keep a copy of FILE beside the backup: a start script, a domain's XML, an archive of a " +
+      "TPM's state; can be given several times",
+  },
   before: {
     kind: "text",
     value: "FILE",
@@ -300,7 +307,7 @@ export const COMMANDS = {
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
       ...["no-timestamp", "no-symlink", "mode", "strict"] as const,
-      ...["before", "after", "hook-timeout", "metrics-file"] as const,
+      ...["save", "before", "after", "hook-timeout", "metrics-file"] as const,
     ],
     examples: [
       {

@@ -21,7 +21,7 @@ import {
 
 type Spec = typeof FLAGS;
 type ValueOf<F> = F extends { kind: "switch" } ? boolean
-  : F extends { kind: "list" } ? string[]
+  : F extends { kind: "list" | "files" } ? string[]
   : F extends { kind: "count" | "size" } ? number
   : F extends { kind: "choice"; choices: readonly (infer Choice)[] } ? Choice
   : string;
@@ -49,7 +49,7 @@ export function parse(argv: readonly string[]): Parsed {
   const given = parseArgs(joined(argv).flatMap(spellOut), {
     boolean: namesOf((flag) => flag.kind === "switch"),
     string: ["_", ...namesOf((flag) => flag.kind !== "switch")],
-    collect: namesOf((flag) => flag.kind === "list"),
+    collect: namesOf((flag) => flag.kind === "list" || flag.kind === "files"),
     alias: Object.fromEntries(
       flagEntries.map(([name, flag]) => [name, otherNames(flag)]),
     ),
@@ -142,6 +142,11 @@ function refuseUnknown(arg: string, key?: string) {
 
 function valueOf(name: FlagName, flag: Flag, raw: unknown): unknown {
   if (flag.kind === "switch") return true;
+  if (flag.kind === "files") {
+    const paths = (Array.isArray(raw) ? raw : [raw]).map(String);
+    if (paths.includes("")) throw new UsageError(`--${name} needs a value: ${flag.value}`);
+    return paths;
+  }
   if (flag.kind === "list") {
     const items = (Array.isArray(raw) ? raw : [raw]).flatMap((text) => String(text).split(","));
     const names = items.map((item) => item.trim()).filter((item) => item !== "");

@@ -4,6 +4,7 @@ import { backUp, type BackupContext } from "../../backup/backup.ts";
 import type { BackupRequest } from "../../plan/request.ts";
 import { isChainId } from "../../repo/layout.ts";
 import type { RunRecord } from "../../repo/record.ts";
+import { readFilesToSave } from "../../repo/saved.ts";
 import { exitCodeOf, messageOf, StoppedError, UsageError, WARNED } from "../../errors.ts";
 import { parseAddress } from "../../wire/address.ts";
 import { fileMode } from "../args/file_mode.ts";
@@ -56,7 +57,8 @@ async function backUpBetweenHooks(context: CommandContext, begun: Begun): Promis
   if (seconds === 0) throw new UsageError("--hook-timeout must be 1 or more");
   const before = await findHook("--before", values.before, seconds);
   const after = await findHook("--after", values.after, seconds);
-  const request = requestOf(values);
+  const save = await readFilesToSave((values.save ?? []).map((path) => resolve(path)));
+  const request = { ...requestOf(values), save };
   let record: RunRecord;
   try {
     record = await backUp(request, {
@@ -141,7 +143,7 @@ function surroundingsOf(
   };
 }
 
-function requestOf(values: Values): BackupRequest {
+function requestOf(values: Values): Omit<BackupRequest, "save"> {
   const { include = [], exclude = [], uuid = null } = values;
   if (include.length > 0 && exclude.length > 0) {
     throw new UsageError("--include and --exclude don't go together: use one of them");

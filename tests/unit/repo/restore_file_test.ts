@@ -1,4 +1,5 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
+import { localTime } from "../../../src/time.ts";
 import { adoptedId, type DiskRecord } from "../../../src/repo/record.ts";
 import { restoreFileText } from "../../../src/repo/restore_file.ts";
 import { aDiskRecord, aRun } from "../_fixtures.ts";
@@ -26,7 +27,10 @@ Deno.test("restoreFileText() names the newest point and its real files", () => {
     second([inc("disk0"), inc("disk1", { format: "raw" })]),
   ]);
   assertStringIncludes(text, 'The virtual machine is called "vm1".');
-  assertStringIncludes(text, "with all disks: 2026-11-21 23:00:01 (run run2)");
+  assertStringIncludes(
+    text,
+    `with all disks: ${localTime(new Date("2026-11-21T23:00:01Z"))} (run run2)`,
+  );
   assertStringIncludes(text, "disk0: disk0/INC-2-disk0 (16 MiB, builds on 1 more in its folder");
   assertEquals(commandsOf(text, "WITHOUT QMPBACKUP\n").slice(0, 3), [
     "mkdir -p /new/folder",

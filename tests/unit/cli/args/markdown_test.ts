@@ -39,6 +39,7 @@ Deno.test("TOPICS are those that the README names", () => {
       "operations",
     ],
     "permissions",
+    "restore-vm",
   ]);
 });
 

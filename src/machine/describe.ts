@@ -1,0 +1,119 @@
+/**
+ * Asks QEMU what the VM is.
+ *
+ * Source: QEMU QMP Reference Manual, "Machines" and "QOM".
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import * as v from "valibot";
+import { Failure, messageOf } from "../errors.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
+import { decodeAnswer } from "../qmp/queries.ts";
+import type { DiskDevice, Machine, Nic } from "./machine.ts";
+import { readProcess } from "./process.ts";
+
+const log = getLogger(["qmpbackup", "machine"]);
+
+/** What is known of the VM already. */
+export interface KnownVm {
+  name: string;
+  uuid: string;
+  /** The path of its QMP socket; empty if it has none. */
+  socket: string;
+  disks: { name: string; id: string }[];
+  tpms: string[];
+}
+
+/** Describes the VM; null where QEMU can't say it, which must not keep the backup from being taken. */
+export async function describeMachine(qmp: QmpClient, vm: KnownVm): Promise<Machine | null> {
+  try {
+    return await describe(qmp, vm);
+  } catch (error) {
+    if (!(error instanceof Failure) || !qmp.isOpen) throw error;
+    log.warn("What the VM is can't be told, and is not in the record: {words}", {
+      words: messageOf(error),
+    });
+    return null;
+  }
+}
+
+const Cpus = v.array(v.object({ "thread-id": v.optional(v.number()) }));
+const Memory = v.object({
+  "base-memory": v.number(),
+  "plugged-memory": v.optional(v.number(), 0),
+});
+const Children = v.array(v.object({ name: v.string(), type: v.string() }));
+
+async function describe(qmp: QmpClient, vm: KnownVm): Promise<Machine> {
+  const ask = async <S extends v.GenericSchema>(command: string, schema: S) =>
+    decodeAnswer(command, schema, await qmp.execute(command));
+  const { arch } = await ask("query-target", v.object({ arch: v.string() }));
+  const cpus = await ask("query-cpus-fast", Cpus);
+  const memory = await ask("query-memory-size-summary", Memory);
+  const type = await property(qmp, "/machine", "type");
+  const nics: Nic[] = [];
+  for (const folder of ["/machine/peripheral", "/machine/peripheral-anon"]) {
+    const found = decodeAnswer(
+      "qom-list",
+      Children,
+      await qmp.execute("qom-list", { path: folder }),
+    );
+    for (const child of found) nics.push(...await nicAt(qmp, folder, child));
+  }
+  const disks: DiskDevice[] = [];
+  for (const disk of vm.disks) disks.push(await diskAt(qmp, disk));
+  return {
+    arch,
+    type: text(type).replace(/-machine$/, ""),
+    firmware: text(await property(qmp, "/machine", "firmware")),
+    memoryBytes: memory["base-memory"] + memory["plugged-memory"],
+    processors: cpus.length,
+    disks,
+    nics,
+    tpms: vm.tpms,
+    ...await readProcess(cpus[0]?.["thread-id"] ?? null, vm),
+  };
+}
+
+async function nicAt(
+  qmp: QmpClient,
+  folder: string,
+  { name, type }: v.InferOutput<typeof Children>[number],
+): Promise<Nic[]> {
+  const driver = /^child<(.*)>$/.exec(type)?.[1];
+  if (driver === undefined) return [];
+  const path = `${folder}/${name}`;
+  const mac = text(await property(qmp, path, "mac"));
+  if (mac === "") return [];
+  const netdev = text(await property(qmp, path, "netdev"));
+  return [{ path, driver, mac, netdev, bootIndex: place(await property(qmp, path, "bootindex")) }];
+}
+
+/** What has the `drive` may be a part of the device (virtio): that is what a user names. */
+async function diskAt(qmp: QmpClient, { name, id }: KnownVm["disks"][number]): Promise<DiskDevice> {
+  const path = id.replace(/\/virtio-backend$/, "");
+  return {
+    disk: name,
+    path,
+    driver: text(await property(qmp, path, "type")),
+    bus: text(await property(qmp, path, "parent_bus")),
+    serial: text(await property(qmp, path, "serial")),
+    bootIndex: place(await property(qmp, path, "bootindex")),
+  };
+}
+
+/** A property; undefined where the object has none of that name. */
+async function property(qmp: QmpClient, path: string, property: string): Promise<unknown> {
+  try {
+    return await qmp.execute("qom-get", { path, property });
+  } catch (error) {
+    if (error instanceof QmpCommandError) return undefined;
+    throw error;
+  }
+}
+
+const text = (value: unknown) => typeof value === "string" ? value : "";
+/** QEMU says -1 where there is none. */
+const place = (value: unknown) => typeof value === "number" && value >= 0 ? value : null;

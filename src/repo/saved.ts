@@ -1,0 +1,86 @@
+/**
+ * Files that a user keeps beside a run (`--save`): a start script, a domain's XML, an archive of a TPM's state.
+ *
+ * @module
+ */
+
+import { basename, join } from "@std/path";
+import { UsageError } from "../errors.ts";
+import { createFile, lookAt } from "../fs/create.ts";
+import { createInside, removeFile, removeFolders, syncPath } from "../fs/durable.ts";
+import { listFolder } from "../fs/files.ts";
+import { readBytesUpTo } from "../fs/open.ts";
+import { diskFileName, RECORDS_FOLDER } from "./layout.ts";
+
+const SAVED_FOLDER = `${RECORDS_FOLDER}/saved`;
+
+/** They are held in memory: what is larger belongs on a disk. */
+const MAX_TOTAL_BYTES = 64 << 20;
+
+export interface SavedFile {
+  name: string;
+  contents: Uint8Array;
+}
+
+/** Where a run's files are. */
+export function savedFolder(target: string, runId: string): string {
+  return join(target, SAVED_FOLDER, runId);
+}
+
+/**
+ * Reads the files that a user named.
+ *
+ * @throws {UsageError} If one can't be read, is not a regular file, or they are too large.
+ */
+export async function readFilesToSave(paths: string[]): Promise<SavedFile[]> {
+  const files: SavedFile[] = [];
+  let leftBytes = MAX_TOTAL_BYTES;
+  for (const path of paths) {
+    const contents = await readBytesUpTo(path, leftBytes).catch((error) => {
+      throw new UsageError(`"${path}" (--save) can't be read: ${error.message}`, { cause: error });
+    });
+    if (contents === null) {
+      throw new UsageError(
+        `"${path}" (--save) is not a regular file, or the files to save are larger than ` +
+          `${MAX_TOTAL_BYTES >> 20} MiB together: name a smaller file, or back it up by itself`,
+      );
+    }
+    leftBytes -= contents.length;
+    const taken = files.map(({ name }) => name);
+    files.push({ name: freeName(diskFileName(path), taken), contents });
+  }
+  return files;
+}
+
+/** Two files may have one name. Pure. */
+export function freeName(name: string, taken: string[]): string {
+  let free = name;
+  for (let n = 2; taken.includes(free); n++) free = `${n}-${name}`;
+  return free;
+}
+
+/** Writes a run's files. The run's record makes them count. */
+export async function saveFiles(
+  target: string,
+  runId: string,
+  files: SavedFile[],
+  mode: number,
+): Promise<void> {
+  if (files.length === 0) return;
+  const folder = savedFolder(target, runId);
+  await createInside(join(target, SAVED_FOLDER), mode);
+  await createInside(folder, mode);
+  for (const { name, contents } of files) {
+    await createFile(join(folder, name), mode, contents);
+    await syncPath(join(folder, name), contents.length);
+  }
+  await syncPath(folder);
+}
+
+/** Removes what a run saved; where there is nothing, nothing. */
+export async function removeSaved(target: string, runId: string): Promise<void> {
+  const folder = savedFolder(target, basename(runId));
+  if (!(await lookAt(folder))?.isDirectory) return;
+  for (const { name } of await listFolder(folder)) await removeFile(join(folder, name));
+  await removeFolders([folder]);
+}
