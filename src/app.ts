@@ -10,7 +10,8 @@ import { backup } from "./cli/commands/backup.ts";
 import { cleanup } from "./cli/commands/cleanup.ts";
 import type { CommandContext } from "./cli/commands/context.ts";
 import { guard } from "./cli/commands/guard.ts";
-import { info, list } from "./cli/commands/info.ts";
+import { info } from "./cli/commands/info.ts";
+import { list } from "./cli/commands/list.ts";
 import { print } from "./cli/commands/print.ts";
 import { restoreAttach } from "./cli/commands/restore_attach.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
@@ -19,6 +20,7 @@ import { units } from "./cli/commands/units.ts";
 import { bashCompletions, fishCompletions, zshCompletions } from "./cli/args/completions.ts";
 import type { CommandName } from "./cli/args/flags.ts";
 import { commandHelp } from "./cli/args/help.ts";
+import { pluginUnknown } from "./cli/output/fleet.ts";
 import type { Io } from "./cli/output/io.ts";
 import { startLog } from "./cli/output/log.ts";
 import { manualPage } from "./cli/args/manual.ts";
@@ -85,8 +87,16 @@ export async function run(
     }
     return await runCommand(command, parsed, { argv, io, signal });
   } catch (error) {
+    if (argv.includes("--nagios")) return reportToMonitoring(error, io);
     return report(error, io, json);
   }
+}
+
+/** What a plugin says where it can't find out: its line is read from stdout. */
+function reportToMonitoring(error: unknown, io: Io): number {
+  const { line, exitCode } = pluginUnknown(messageOf(error));
+  io.stdout(line);
+  return exitCode;
 }
 
 async function runCommand(

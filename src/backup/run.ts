@@ -17,7 +17,7 @@ import { dirname, join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../repo/record.ts";
 import { RESTORE_FILE, UUID_FILE } from "../repo/layout.ts";
 import { HangingError, refuseHanging } from "../fs/deadline.ts";
-import { stat } from "../fs/files.ts";
+import { allocatedBytes } from "../fs/files.ts";
 import { exists } from "../fs/durable.ts";
 import { removeSaved, saveFiles } from "../repo/saved.ts";
 import { writeRestoreFile } from "../repo/restore_file.ts";
@@ -463,10 +463,4 @@ function draftDisk(disk: DiskPlan): DiskRecord {
 
 function configText({ disk }: DiskPlan): string {
   return JSON.stringify(disk.image, null, 2) + "\n";
-}
-
-/** What a file takes on its file system; blocks are of 512 bytes (stat(2)). */
-async function allocatedBytes(path: string): Promise<number> {
-  const { blocks, size } = await stat(path);
-  return blocks === null ? size : blocks * 512;
 }

@@ -12,6 +12,12 @@ export async function stat(path: string): Promise<Deno.FileInfo> {
   return await bounded(path, () => Deno.stat(path));
 }
 
+/** What a file takes on its file system; blocks are of 512 bytes (stat(2)). */
+export async function allocatedBytes(path: string): Promise<number> {
+  const { blocks, size } = await stat(path);
+  return blocks === null ? size : blocks * 512;
+}
+
 /** Where a path leads to, with no link left in it. */
 export async function realPath(path: string): Promise<string> {
   return await bounded(path, () => Deno.realPath(path));

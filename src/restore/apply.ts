@@ -9,9 +9,10 @@ import { dirname, join, relative, resolve } from "@std/path";
 import { images } from "../repo/chains.ts";
 import { makeWritable, tryMode } from "../fs/create.ts";
 import { exists, removeFile, replaceSymlink, syncPath } from "../fs/durable.ts";
+import { allocatedBytes } from "../fs/files.ts";
 import { type Fingerprint, sealImage } from "../repo/fingerprint.ts";
 import type { DiskRecord } from "../repo/record.ts";
-import { readTarget, recordFingerprints, updateRows } from "../repo/repository.ts";
+import { readTarget, updateRows } from "../repo/repository.ts";
 import { Failure } from "../errors.ts";
 import { qemuImg } from "../qemu_img/qemu_img.ts";
 import { commandOf, type Step } from "./in_place.ts";
@@ -59,7 +60,10 @@ export async function applySteps(
       await applyStep(step, argv ?? [], target, options.signal);
       for (const path of writtenBy(step)) now.set(path, (await requireImage(path)).fingerprint);
     }
-    if (target) await recordFingerprints(target, await sealAll(target, written));
+    if (target) {
+      const sealed = await sealAll(target, written);
+      await updateRows(target, (row) => recordSealed(row, sealed.get(row.file)));
+    }
   } finally {
     for (const [path, mode] of modes) if (await exists(path)) await tryMode(path, mode);
   }
@@ -96,15 +100,25 @@ function forget(row: DiskRecord, isWritten: boolean): boolean {
   return true;
 }
 
-/** @returns What tells those that are still there, by their paths in the target. */
-async function sealAll(target: string, paths: Iterable<string>): Promise<Map<string, Fingerprint>> {
-  const fingerprints = new Map<string, Fingerprint>();
+/** What the record of an image that was written to has to say. */
+type Sealed = Required<Pick<DiskRecord, "fingerprint" | "bytesWritten">>;
+
+/** @returns Those that are still there, by their paths in the target. */
+async function sealAll(target: string, paths: Iterable<string>): Promise<Map<string, Sealed>> {
+  const sealed = new Map<string, Sealed>();
   for (const path of paths) {
     if (!await exists(path)) continue;
     await sealImage(path);
-    fingerprints.set(relative(target, path), (await requireImage(path)).fingerprint);
+    const { fingerprint } = await requireImage(path);
+    sealed.set(relative(target, path), { fingerprint, bytesWritten: await allocatedBytes(path) });
   }
-  return fingerprints;
+  return sealed;
+}
+
+function recordSealed(row: DiskRecord, sealed: Sealed | undefined): boolean {
+  if (!sealed || (row.result !== "done" && row.result !== "superseded")) return false;
+  Object.assign(row, sealed);
+  return true;
 }
 
 /**

@@ -12,7 +12,12 @@ import {
   RecordError,
   type RunRecord,
 } from "../../src/repo/record.ts";
-import { backupsText, backupText } from "../../src/cli/output/report.ts";
+import { backupsText } from "../../src/cli/output/backups.ts";
+import { fleetText, pluginResult } from "../../src/cli/output/fleet.ts";
+import { healthOf } from "../../src/overview/health.ts";
+import { nightsOf } from "../../src/overview/nights.ts";
+import { chainTotals, outlookOf } from "../../src/overview/totals.ts";
+import { backupText, imagesText } from "../../src/cli/output/report.ts";
 import { localTime } from "../../src/time.ts";
 import { Failure, UsageError } from "../../src/errors.ts";
 import { parseTime, pickPoint, pointsOfNames } from "../../src/restore/points.ts";
@@ -35,7 +40,19 @@ fuzz("parseRecord() throws RecordError alone, and what it takes can be used", di
   if (!record) return;
   assertEquals(JSON.stringify(parseRecord("r.json", formatRecord(record))), JSON.stringify(record));
   backupText(record);
-  backupsText(aTarget([record]));
+  imagesText(aTarget([record]));
+  const target = aTarget([RUN, record]);
+  const health = healthOf(
+    { path: "/backup/vm1", name: "vm1", targets: [target], error: null },
+    new Map(),
+    { nowMs: Date.now(), maxAgeMs: 1 },
+  );
+  const nights = nightsOf(target.runs, new Map());
+  const chains = chainTotals([target], new Map());
+  const view = { health, nights, last: null, chains, outlook: outlookOf(nights, 1) };
+  backupsText(view, dice.below(200));
+  fleetText([health], dice.below(200));
+  assert(pluginResult([health], 1).line.split("\n").length === 2);
   for (const { file, folder, parent } of record.disks) {
     for (const path of [file, folder === "." ? file : folder, parent ?? file]) {
       assert(join("/backup/vm1", path).startsWith("/backup/vm1/"), path);

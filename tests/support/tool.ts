@@ -23,6 +23,7 @@ export async function tool(args: string[], signal?: AbortSignal): Promise<ToolRe
     isTerminal: false,
     color: false,
     columns: () => 80,
+    width: () => Infinity,
   }, signal ?? new AbortController().signal);
   return { code, stdout, stderr };
 }

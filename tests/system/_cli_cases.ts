@@ -282,7 +282,7 @@ cli("`info` shows what its other flags are about, as `--show` does", async (qmpb
   await Deno.writeTextFile(dir.join(`_qmpbackup/runs/${run.id}.json`), formatRecord(run));
   const shown = await qmpbackup(["info", "--show", "backups", "--dir", dir.path]);
   assertEquals([shown.code, shown.stderr], [0, ""]);
-  assertMatch(shown.stdout, /^Chain .*, 1 run\n/);
+  assertMatch(shown.stdout, /^The VM "vm1" in ".*": 1 run, 1 done\n/);
   for (const line of ["info --dir", "list --dir"]) {
     assertEquals(await qmpbackup([...line.split(" "), dir.path]), shown);
   }

@@ -13,6 +13,7 @@ const PLAIN = [
     "cli",
     "digest",
     "machine",
+    "overview",
     "process",
     "python",
     "qcow2",

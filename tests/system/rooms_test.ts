@@ -67,10 +67,11 @@ const MAY_IMPORT: Record<string, string[]> = {
     ...["plan", "recovery"],
   ],
   restore: ["fs", "qemu_img", "repo", "python", "machine"],
+  overview: ["fs", "repo"],
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
   cli: [
     ...["wire", "process", "fs", "qmp", "qga", "qemu_img", "repo", "vm"],
-    ...["plan", "recovery", "backup", "restore", "attach"],
+    ...["plan", "recovery", "backup", "restore", "attach", "overview"],
   ],
   "app.ts": ["cli"],
 };

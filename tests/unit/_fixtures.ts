@@ -217,6 +217,7 @@ export function fakeIo(change: Partial<Io> = {}): FakeIo {
     isTerminal: false,
     color: false,
     columns: () => 80,
+    width: () => Infinity,
     ...change,
   };
   return io;

@@ -186,7 +186,7 @@ Deno.test("an older image that was changed is built on by no run, and restored b
       if (keepsSize) assertEquals((await Deno.stat(path)).size, size);
       await s.vm.write("vd0", pattern++, 2 * MIB, MIB);
 
-      const table = await succeed(["info", "--show", "backups", "--dir", s.target]);
+      const table = await succeed(["info", "--show", "backups", "--all", "--dir", s.target]);
       assertMatch(table.stdout, new RegExp(` ${state} .* ${file} `));
       assertEquals((await imageStates(s.target)).get(file), ["done", state]);
       const out = s.dir.join("refused.qcow2");

@@ -13,7 +13,7 @@ async function isThere(path: string): Promise<boolean> {
 
 /** What `info --show backups` says of runs without disks: level, result and reason. */
 async function failuresShown(target: string): Promise<string[][]> {
-  const { stdout } = await succeed(["info", "--show", "backups", "--dir", target]);
+  const { stdout } = await succeed(["info", "--show", "backups", "--all", "--dir", target]);
   return stdout.split("\n").map((line) => line.split(/ {2,}/)).filter(([, disk]) => disk === "-")
     .map(([, , level = "", result = "", , , , , why = ""]) => [level, result, why]);
 }

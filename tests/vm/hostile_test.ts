@@ -162,7 +162,7 @@ for (const layout of [[], ["--no-subdir"], ["--no-subdir", "--no-timestamp"]]) {
     assertEquals(rows.map(({ level }) => level), FILES.map(() => "inc"));
     // Every image has a file of its own, and a terminal is shown none of them as it stands.
     assertEquals(new Set(rows.map(({ file }) => file)).size, FILES.length);
-    const { stdout } = await succeed(["info", "--show", "backups", "--dir", target]);
+    const { stdout } = await succeed(["info", "--all", "--dir", target]);
     assertEquals(/[^\n\P{Cc}]|\u202e/u.exec(stdout), null);
   });
 }

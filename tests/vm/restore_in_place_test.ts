@@ -234,6 +234,11 @@ Deno.test("restore commit of a folder by way of a link keeps the records in step
   await succeed(["restore", "commit", "--dir", link]);
   const { stdout } = await succeed(["info", "--show", "backups", "--dir", s.target, "--json"]);
   assertEquals(stdout.match(/"result":"done"/g)?.length, 1);
+  // And say what the image takes now.
+  const rows = stdout.split("\n").slice(0, -2).flatMap((line) => JSON.parse(line).disks);
+  const [row] = rows.filter(({ result }) => result === "done");
+  const { blocks } = await Deno.stat(join(s.target, row.file));
+  assertEquals(row.bytesWritten, (blocks ?? 0) * 512);
   await newest(s, "m3");
   await goesOn(s);
 });

@@ -255,6 +255,19 @@ export const FLAGS = {
     choices: ["blockdev", "bitmaps", "backups"],
     help: "what to show (blockdev with --socket, backups with --dir)",
   },
+  last: { kind: "count", value: "N", help: "only the last N runs" },
+  disk: { kind: "text", value: "NAME", help: "only what is there of this disk" },
+  all: { kind: "switch", help: "every image, with its file and what it builds on" },
+  "max-age": {
+    kind: "text",
+    value: "TIME",
+    help: "exit with code 1 if a VM's newest backup of all disks is older than this: 26h, 90m, 2d",
+  },
+  nagios: {
+    kind: "switch",
+    help: "print one line for Nagios or Icinga, and exit with 0, 1, 2 or 3 as they expect it " +
+      "(--max-age is 26h then, if not given)",
+  },
   "remove-bitmap": {
     kind: "switch",
     aliases: ["remove-bitmaps"],
@@ -269,7 +282,11 @@ export const GLOBAL_FLAGS = ["logfile", "syslog", "debug", "json", "help", "vers
 const VM_FLAGS = ["socket", "timeout"] as const;
 /** What `--dir` is where one chain is changed in place, and where a backup directory is looked at. */
 const ONE_DISK = { dir: "the disk's folder" } as const;
-const WHOLE_TARGET = { dir: "the backup directory" } as const;
+const BACKUPS = {
+  dir:
+    "the backup directory of a VM, that of its months, or a folder that holds those of several VMs",
+} as const;
+const LIST_FLAGS = ["last", "disk", "all", "max-age", "nagios"] as const;
 const IN_PLACE_FLAGS = ["until", "filter", "rate-limit", "dry-run", "skip-check"] as const;
 
 export interface Command {
@@ -404,18 +421,22 @@ export const COMMANDS = {
   info: {
     summary: "Show a VM's disks and bitmaps, or what a backup directory holds",
     required: [],
-    optional: ["show", ...VM_FLAGS, "dir"],
-    says: WHOLE_TARGET,
+    optional: ["show", ...VM_FLAGS, "dir", ...LIST_FLAGS],
+    says: BACKUPS,
     examples: [
       { does: "The disks", line: "qmpbackup info --socket /run/vm1.qmp --show blockdev" },
       { does: "The restore points", line: "qmpbackup info --show backups --dir /backup/vm1" },
+      {
+        does: "Whether last night worked for all VMs",
+        line: "qmpbackup info --dir /backup --max-age 26h",
+      },
     ],
   },
   list: {
     summary: "Show what a backup directory holds, as info --show backups does",
     required: ["dir"],
-    optional: [],
-    says: WHOLE_TARGET,
+    optional: [...LIST_FLAGS],
+    says: BACKUPS,
     examples: [{ does: "The backups of a VM", line: "qmpbackup list --dir /backup/vm1" }],
   },
   cleanup: {

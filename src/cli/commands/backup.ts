@@ -113,7 +113,7 @@ async function tryToWriteMetrics(path: string, metrics: RunMetrics): Promise<boo
 function report(record: RunRecord, { values, io, progress }: CommandContext): number {
   progress.hide();
   for (const warning of record.warnings) log.warn("{warning}", { warning });
-  io.stdout(values.json ? jsonLine("summary", record) : backupText(record));
+  io.stdout(values.json ? jsonLine("summary", record) : backupText(record, io.width()));
   if (record.state !== "done") return 1;
   return values.strict && record.warnings.length > 0 ? WARNED : 0;
 }

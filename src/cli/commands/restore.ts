@@ -31,7 +31,7 @@ export async function restoreMerge(
   io.stdout(
     values.json
       ? jsonLine("summary", { state: "done", disks: restored, warnings })
-      : restoreText(restored),
+      : restoreText(restored, io.width()),
   );
   return values.strict && warnings.length > 0 ? WARNED : 0;
 }

@@ -13,8 +13,10 @@ export interface Io {
   isTerminal: boolean;
   /** Whether stderr may be coloured. */
   color: boolean;
-  /** The terminal's width. */
+  /** The width of stderr's terminal. */
   columns(): number;
+  /** The width of stdout's terminal; for a file or a pipe there is no limit. */
+  width(): number;
 }
 
 /** The process's own. */
@@ -26,8 +28,14 @@ export function processIo(): Io {
     isTerminal,
     // https://no-color.org: any value that is not empty.
     color: isTerminal && !Deno.env.get("NO_COLOR"),
-    columns: () => isTerminal ? Deno.consoleSize().columns : 80,
+    columns: () => isTerminal ? columnsOf() : 80,
+    width: () => Deno.stdout.isTerminal() ? columnsOf() : Infinity,
   };
+}
+
+/** A terminal that does not know its width says 0. */
+function columnsOf(): number {
+  return Deno.consoleSize().columns || 80;
 }
 
 function writeAll(stream: typeof Deno.stdout | typeof Deno.stderr, text: string) {

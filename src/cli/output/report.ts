@@ -7,6 +7,8 @@
 import type { DiskRecord, RunRecord } from "../../repo/record.ts";
 import type { Target } from "../../repo/repository.ts";
 import type { Disk, LeftOut } from "../../vm/disks.ts";
+import type { VmHealth } from "../../overview/health.ts";
+import { type ImageStates, PRESENT } from "../../overview/image_states.ts";
 import type { Restored } from "../../restore/merge.ts";
 import { localTime } from "../../time.ts";
 import { printable, printableJson, size, table } from "./text.ts";
@@ -22,7 +24,7 @@ function vmText(name: string): string {
 }
 
 /** The result of `backup`. */
-export function backupText(record: RunRecord): string {
+export function backupText(record: RunRecord, columns = Infinity): string {
   const rows = record.disks.map(({ name, level, bytesWritten, file, result, reason, error }) => [
     name,
     level,
@@ -33,7 +35,7 @@ export function backupText(record: RunRecord): string {
   ]);
   return [
     `Backup ${record.id} of ${vmText(record.vm.name)}: ${record.state}\n`,
-    table([["DISK", "LEVEL", "RESULT", "WRITTEN", "FILE", "WHY"], ...rows]),
+    table([["DISK", "LEVEL", "RESULT", "WRITTEN", "FILE", "WHY"], ...rows], columns),
     record.pointInTime === null
       ? ""
       : `Point in time: ${localTime(new Date(record.pointInTime))}, ${holdText(record.hold)}\n`,
@@ -51,7 +53,7 @@ function holdText({ kind, pausedMs, frozenMs }: RunRecord["hold"]): string {
 }
 
 /** The result of `restore merge`. */
-export function restoreText(restored: Restored[]): string {
+export function restoreText(restored: Restored[], columns = Infinity): string {
   const rows = restored.map(({ disk, pointInTime, images, virtualSizeBytes, targetFile }) => [
     disk,
     localTime(new Date(pointInTime)),
@@ -59,11 +61,11 @@ export function restoreText(restored: Restored[]): string {
     size(virtualSizeBytes),
     targetFile,
   ]);
-  return table([["DISK", "POINT IN TIME", "IMAGES", "SIZE", "FILE"], ...rows]);
+  return table([["DISK", "POINT IN TIME", "IMAGES", "SIZE", "FILE"], ...rows], columns);
 }
 
 /** The result of `info --show blockdev`. */
-export function disksText(disks: Disk[], leftOut: LeftOut[]): string {
+export function disksText(disks: Disk[], leftOut: LeftOut[], columns = Infinity): string {
   const rows = disks.map(({ name, format, virtualSizeBytes, id, source, bitmaps }) => [
     name,
     format,
@@ -73,7 +75,7 @@ export function disksText(disks: Disk[], leftOut: LeftOut[]): string {
     bitmaps.map((bitmap) => bitmap.name).join(" ") || "-",
   ]);
   return [
-    table([["DISK", "FORMAT", "SIZE", "DEVICE", "FILE", "BITMAPS"], ...rows]),
+    table([["DISK", "FORMAT", "SIZE", "DEVICE", "FILE", "BITMAPS"], ...rows], columns),
     ...leftOut.map(({ device, reason }) =>
       `No disk to back up: ${printable(device)}, ${printable(reason)}\n`
     ),
@@ -97,19 +99,6 @@ export function bitmapsJson(disks: Disk[]) {
   }));
 }
 
-/** How it stands with an image that a record promises, and why. */
-export interface ImageState {
-  state: "present" | "missing" | "changed" | "unreadable" | "replaced";
-  reason: string | null;
-}
-export type ImageStates = ReadonlyMap<DiskRecord, ImageState>;
-
-export const PRESENT: ImageState = { state: "present", reason: null };
-export const REPLACED: ImageState = {
-  state: "replaced",
-  reason: "was replaced by a later backup (--no-timestamp)",
-};
-
 /** A run as `info --show backups --json` tells it. */
 export function runJson(run: RunRecord, states: ImageStates) {
   const disks = run.disks.map((disk) => {
@@ -117,6 +106,19 @@ export function runJson(run: RunRecord, states: ImageStates) {
     return { ...disk, image: state, imageReason: reason };
   });
   return { ...run, disks };
+}
+
+/** A VM of a list, as `info --json` tells it. */
+export function healthJson({ path, vm, health, ageMs, reason, lastRun, lastComplete }: VmHealth) {
+  return {
+    path,
+    vm,
+    health,
+    reason,
+    ageSeconds: ageMs === null ? null : Math.floor(ageMs / 1000),
+    lastRun: lastRun?.run.id ?? null,
+    lastComplete: lastComplete?.run.id ?? null,
+  };
 }
 
 /** What is there of what is done. */
@@ -131,8 +133,12 @@ function faultOf(disk: DiskRecord, states: ImageStates): string {
   return state === "changed" || state === "unreadable" ? `the image ${reason}` : "";
 }
 
-/** The result of `info --show backups`. */
-export function backupsText({ chainId, runs }: Target, states: ImageStates = new Map()): string {
+/** The result of `info --show backups --all`: every image, with what it builds on. */
+export function imagesText(
+  { chainId, runs }: Pick<Target, "chainId" | "runs">,
+  states: ImageStates = new Map(),
+  columns = Infinity,
+): string {
   const rows = runs.flatMap((run) => {
     const time = localTime(new Date(run.pointInTime ?? run.started));
     // It failed before it knew its disks.
@@ -145,7 +151,8 @@ export function backupsText({ chainId, runs }: Target, states: ImageStates = new
       disk.level,
       resultText(disk, states),
       disk.result === "done" ? size(disk.bytesWritten) : "-",
-      disk.file,
+      // It was committed into a later one, and is no longer there.
+      disk.result === "superseded" ? "-" : disk.file,
       disk.parent ?? "-",
       run.id,
       disk.error ?? faultOf(disk, states),
@@ -167,6 +174,7 @@ export function backupsText({ chainId, runs }: Target, states: ImageStates = new
     `Chain ${chainId ?? "(none)"}, ${runs.length} ${runs.length === 1 ? "run" : "runs"}\n`,
     table(
       hasReasons ? [[...titles, "WHY"], ...rows] : [titles, ...rows.map((r) => r.slice(0, -1))],
+      columns,
     ),
   ].join("");
 }

@@ -38,13 +38,83 @@ export function printableJson(value: unknown, indent = 0): string {
   );
 }
 
-/** Columns as wide as their widest cell. The last one is not padded. */
-export function table(rows: readonly (readonly string[])[]): string {
+/** A column that would be narrower than this goes to a line of its own. */
+const NARROWEST = 24;
+/** How far the second line of a row is indented. */
+const INDENT = 4;
+
+/**
+ * Columns as wide as their widest cell. The last one is not padded.
+ *
+ * @param columns The terminal's width: what does not fit goes on in the next line, below its column, or
+ * indented if there is no room for it.
+ */
+export function table(rows: readonly (readonly string[])[], columns = Infinity): string {
   const cells = rows.map((row) => row.map(printable));
   const widths: number[] = [];
   for (const row of cells) {
-    row.forEach((cell, i) => widths[i] = Math.max(widths[i] ?? 0, [...cell].length));
+    row.forEach((cell, i) => widths[i] = Math.max(widths[i] ?? 0, lengthOf(cell)));
   }
-  const pad = (cell: string, i: number) => cell + " ".repeat((widths[i] ?? 0) - [...cell].length);
-  return cells.map((row) => row.map(pad).join("  ").trimEnd() + "\n").join("");
+  const lines = linesOf(widths, columns);
+  return cells.map((row) => {
+    const parts = lines.map((line, n) => drawLine(line.map((i) => row[i] ?? ""), line, n));
+    return parts.filter((text) => text !== "").join("");
+  }).join("");
+
+  function drawLine(words: string[], line: number[], n: number): string {
+    if (words.every((word) => word === "")) return n === 0 ? "\n" : "";
+    const start = n === 0 ? 0 : INDENT;
+    const last = words.pop() ?? "";
+    const head = " ".repeat(start) +
+      words.map((word, i) => word + " ".repeat((widths[line[i] ?? 0] ?? 0) - lengthOf(word) + 2))
+        .join("");
+    const below = "\n" + " ".repeat(lengthOf(head));
+    return (head + wrapped(last, columns - lengthOf(head)).join(below)).trimEnd() + "\n";
+  }
 }
+
+/** Which columns stand in which line of a row. */
+function linesOf(widths: number[], columns: number): number[][] {
+  const lines: number[][] = [[]];
+  let used = 0;
+  widths.forEach((width, i) => {
+    const isLast = i === widths.length - 1;
+    const needed = isLast ? Math.min(width, NARROWEST) : width;
+    if (used + needed > columns && lines.at(-1)?.length) {
+      lines.push([]);
+      used = INDENT;
+    }
+    lines.at(-1)?.push(i);
+    used += width + 2;
+  });
+  return lines;
+}
+
+/** A text in lines of so many letters, cut between words where that is possible. */
+export function wrapped(text: string, columns: number): string[] {
+  if (lengthOf(text) <= columns || columns < 1) return [text];
+  const lines: string[] = [];
+  let line = "";
+  for (const word of text.split(" ")) {
+    if (line !== "" && lengthOf(line) + 1 + lengthOf(word) > columns) {
+      lines.push(line);
+      line = "";
+    }
+    line = line === "" ? word : `${line} ${word}`;
+    for (let letters = [...line]; letters.length > columns; letters = [...line]) {
+      lines.push(letters.slice(0, columns).join(""));
+      line = letters.slice(columns).join("");
+    }
+  }
+  return line === "" ? lines : [...lines, line];
+}
+
+/** A text of so many letters at most; a cut is marked. */
+export function cut(text: string, columns: number): string {
+  const letters = [...text];
+  return letters.length <= columns
+    ? text
+    : letters.slice(0, Math.max(0, columns - 1)).join("") + "…";
+}
+
+const lengthOf = (text: string) => [...text].length;

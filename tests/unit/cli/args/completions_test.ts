@@ -20,7 +20,11 @@ Deno.test("contexts() leads to every subcommand that is for people, a word at a 
 
 Deno.test("contexts() gives a subcommand the flags that it takes, and others those that all take", () => {
   const flagsAfter = (words: string) => contexts().find((one) => one.words === words)?.flags;
-  assertEquals(flagsAfter("info"), ["show", "socket", "timeout", "dir", ...GLOBAL_FLAGS]);
+  assertEquals(flagsAfter("info"), [
+    ...["show", "socket", "timeout", "dir"] as const,
+    ...["last", "disk", "all", "max-age", "nagios"] as const,
+    ...GLOBAL_FLAGS,
+  ]);
   assertEquals(flagsAfter("restore"), GLOBAL_FLAGS);
   assertEquals(flagsAfter(""), GLOBAL_FLAGS);
 });

@@ -29,6 +29,7 @@ for (const [what, markdown, text] of PAGES) {
 Deno.test("TOPICS are those that the README names", () => {
   assertEquals([...TOPICS.keys()], [
     ...[
+      "day-2",
       "developing",
       "failures",
       "from-python",

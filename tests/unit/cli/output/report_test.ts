@@ -1,15 +1,14 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import {
-  backupsText,
   backupText,
   bitmapsJson,
   disksText,
-  type ImageStates,
+  imagesText,
   jsonLine,
-  PRESENT,
   restoreText,
   runJson,
 } from "../../../../src/cli/output/report.ts";
+import { type ImageStates, PRESENT } from "../../../../src/overview/image_states.ts";
 import { localTime } from "../../../../src/time.ts";
 import {
   aBitmap,
@@ -150,10 +149,10 @@ Deno.test("bitmapsJson() calls QEMU's fields by QEMU's names", () => {
   }]);
 });
 
-Deno.test("backupsText() shows each image and what it builds on", () => {
+Deno.test("imagesText() shows each image and what it builds on", () => {
   const full = aDiskRecord();
   const inc = aDiskRecord("disk0", { level: "inc", file: "disk0/INC-1-x", parent: full.file });
-  const text = backupsText(aTarget([aRun([full]), aRun([inc], { id: "run2", sequence: 2 })]));
+  const text = imagesText(aTarget([aRun([full]), aRun([inc], { id: "run2", sequence: 2 })]));
   const [head, titles, , row] = text.split("\n");
   assertEquals(head, `Chain ${CHAIN}, 2 runs`);
   assertEquals(cells(titles)[0], "POINT IN TIME");
@@ -169,7 +168,7 @@ Deno.test("backupsText() shows each image and what it builds on", () => {
   ]);
 });
 
-Deno.test("backupsText() and runJson() say what became of an image that is done", () => {
+Deno.test("imagesText() and runJson() say what became of an image that is done", () => {
   const [full, inc, plain] = [aDiskRecord(), aDiskRecord("disk1"), aDiskRecord("disk2")];
   const run = aRun([full, inc, plain]);
   const states: ImageStates = new Map([
@@ -177,7 +176,7 @@ Deno.test("backupsText() and runJson() say what became of an image that is done"
     [inc, { state: "changed", reason: "was changed: it has 0 bytes" }],
     [plain, PRESENT],
   ]);
-  const text = backupsText(aTarget([run]), states);
+  const text = imagesText(aTarget([run]), states);
   const rows = text.split("\n").slice(2, 5).map(cells);
   assertEquals(rows.map((row) => row[3]), ["missing", "changed", "done"]);
   assertEquals(rows.map((row) => row[8] ?? ""), [
@@ -193,16 +192,16 @@ Deno.test("backupsText() and runJson() say what became of an image that is done"
   ]);
 });
 
-Deno.test("backupsText() shows when a run started that took no point in time", () => {
+Deno.test("imagesText() shows when a run started that took no point in time", () => {
   const run = aRun([aDiskRecord("disk0", { result: "failed" })], { pointInTime: null });
-  const [, , row] = backupsText(aTarget([run])).split("\n");
+  const [, , row] = imagesText(aTarget([run])).split("\n");
   assertEquals(cells(row)[0], localTime(new Date(run.started)));
 });
 
-Deno.test("backupsText() has a row for a run that failed before it knew its disks, with the reason", () => {
+Deno.test("imagesText() has a row for a run that failed before it knew its disks, with the reason", () => {
   const night = aRun([], { id: "night", state: "failed", pointInTime: null, error: "It is off" });
   const disk = aDiskRecord("disk1", { result: "failed", error: "It is full" });
-  const text = backupsText(aTarget([aRun([aDiskRecord(), disk]), night]));
+  const text = imagesText(aTarget([aRun([aDiskRecord(), disk]), night]));
   const [, titles, good, bad, row] = text.split("\n").map((line) => cells(line));
   assertEquals([titles?.at(-1), bad?.at(-1)], ["WHY", "It is full"]);
   assertEquals(good?.length, 8);
@@ -210,6 +209,6 @@ Deno.test("backupsText() has a row for a run that failed before it knew its disk
   assertEquals(row, [time, "-", "auto", "failed", "-", "-", "-", "night", "It is off"]);
 });
 
-Deno.test("backupsText() says that there is no chain", () => {
-  assertStringIncludes(backupsText(aTarget()), "Chain (none), 0 runs\n");
+Deno.test("imagesText() says that there is no chain", () => {
+  assertStringIncludes(imagesText(aTarget()), "Chain (none), 0 runs\n");
 });
