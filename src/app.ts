@@ -8,7 +8,7 @@ import { getLogger } from "@logtape/logtape";
 import { resolve } from "@std/path";
 import { backup } from "./cli/commands/backup.ts";
 import { cleanup } from "./cli/commands/cleanup.ts";
-import type { CommandContext } from "./cli/commands/context.ts";
+import { type CommandContext, deadlineOf } from "./cli/commands/context.ts";
 import { guard } from "./cli/commands/guard.ts";
 import { info } from "./cli/commands/info.ts";
 import { list } from "./cli/commands/list.ts";
@@ -30,7 +30,7 @@ import { jsonLine } from "./cli/output/report.ts";
 import { printable } from "./cli/output/text.ts";
 import { helpOn } from "./cli/args/help_on.ts";
 import { VERSION } from "./cli/version.ts";
-import { exitCodeOf, Failure, messageOf } from "./errors.ts";
+import { exitCodeOf, explainGone, Failure, messageOf } from "./errors.ts";
 
 const log = getLogger(["qmpbackup"]);
 
@@ -110,7 +110,8 @@ async function runCommand(
     progress.hide();
     io.stderr(text);
   };
-  await using _log = await startLog(write, {
+  const deadline = deadlineOf(values);
+  await using _log = await startLog(deadline, write, {
     debug: values.debug ?? false,
     color: io.color,
     file: values.logfile === undefined ? null : resolve(values.logfile),
@@ -122,7 +123,9 @@ async function runCommand(
     log.warn("{reason}: undoing what was begun", { reason: messageOf(signal.reason) });
   if (command !== "guard") signal.addEventListener("abort", onStop);
   try {
-    return await RUN[command]({ values, topic, io, progress, signal });
+    return await RUN[command]({ values, topic, io, progress, deadline, signal });
+  } catch (error) {
+    throw explainGone(error);
   } finally {
     signal.removeEventListener("abort", onStop);
   }

@@ -63,6 +63,22 @@ export function exitCodeOf(error: unknown): number {
   return error instanceof Failure ? error.exitCode : 1;
 }
 
+/** What the system says of a file that was there before, when its storage went away (errno(3)). */
+const GONE = ["ENOENT", "ENOTCONN", "ESTALE", "ENODEV", "ENXIO"];
+
+/**
+ * Adds what to do to the system's words for a file that was there before: it was unmounted, or its server or
+ * its disk is gone. Any other error stays as it is.
+ */
+export function explainGone(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof Failure || !("code" in error)) return error;
+  if (!GONE.includes(String(error.code))) return error;
+  return new Failure(
+    `${error.message}. Check that its file system is still mounted, and run again`,
+    { cause: error },
+  );
+}
+
 /** What is shown of a text that somebody else wrote. */
 const MAX_LETTERS = 500;
 

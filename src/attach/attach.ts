@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { getLogger } from "@logtape/logtape";
 import { dirname, join, relative, resolve } from "@std/path";
 import { messageOf, UsageError } from "../errors.ts";
@@ -30,6 +31,7 @@ export interface AttachOptions {
   mode?: number;
   /** This host's name. */
   host: string;
+  deadline: Deadline;
   signal: AbortSignal;
 }
 
@@ -56,7 +58,7 @@ export function placeOf({ target, layers }: RestorePoint): string {
  */
 export async function attach(
   points: readonly RestorePoint[],
-  { kind, folder, mode = OWNER_ONLY, host, signal }: AttachOptions,
+  { kind, folder, mode = OWNER_ONLY, host, deadline, signal }: AttachOptions,
 ): Promise<Attachment> {
   await requireQemuImg();
   const place = placeOf(points[0] as RestorePoint);
@@ -64,7 +66,7 @@ export async function attach(
   const nameOf = (disk: string) => kind === "overlay" ? disk : `${name}-${disk}`;
   const chains: Chain[] = [];
   for (const point of points) {
-    chains.push(await lookAtChain(point, kind, join(folder, nameOf(point.disk))));
+    chains.push(await lookAtChain(deadline, point, kind, join(folder, nameOf(point.disk))));
   }
   const sockets = kind === "nbd"
     ? { nbd: join(folder, `${name}.nbd`), qmp: join(folder, `${name}.qmp`) }
@@ -84,27 +86,29 @@ export async function attach(
     files: chains.flatMap(({ overlays }) => overlays.map(({ path }) => path)),
     sockets,
   };
-  for (const path of attachment.files) await refuseExisting(path);
+  for (const path of attachment.files) await refuseExisting(deadline, path);
   const made: string[] = [];
   try {
-    await makeFolder(folder, mode, made);
-    await refuseSharedFolder(folder, mode);
-    await refuseSharedFolder(place, mode);
-    await writeAttachment(place, attachment, mode);
+    await makeFolder(deadline, folder, mode, made);
+    await refuseSharedFolder(deadline, folder, mode);
+    await refuseSharedFolder(deadline, place, mode);
+    await writeAttachment(deadline, place, attachment, mode);
   } catch (error) {
-    await removeFolders(made);
+    await removeFolders(deadline, made);
     throw error;
   }
   try {
-    for (const chain of chains) await makeOverlays(chain, mode, signal);
+    for (const chain of chains) await makeOverlays(deadline, chain, mode, signal);
     // Not stopped half way: what has gone into the background by then could not be found any more.
     if (sockets) await startServer(chains.map(servedOf), sockets);
     signal.throwIfAborted();
     // A prune or a commit that began before the record was there.
     for (const { point, layers } of chains) await refuseChanged(point, layers);
   } catch (error) {
-    await undo(place, attachment).catch((left) => log.warn("{words}", { words: messageOf(left) }));
-    await removeFolders(made);
+    await undo(deadline, place, attachment).catch((left) =>
+      log.warn("{words}", { words: messageOf(left) })
+    );
+    await removeFolders(deadline, made);
     throw error;
   }
   return attachment;
@@ -112,6 +116,7 @@ export async function attach(
 
 /** Looks whether all images are there, and what their links say; costs some kilobytes of each. */
 async function lookAtChain(
+  deadline: Deadline,
   point: RestorePoint,
   kind: Attachment["kind"],
   base: string,
@@ -121,10 +126,10 @@ async function lookAtChain(
   let virtualSizeBytes = 0;
   for (const [i, layer] of layers.entries()) {
     if (layer.isRaw) {
-      virtualSizeBytes = (await requireRawImage(layer.path)).size;
+      virtualSizeBytes = (await requireRawImage(deadline, layer.path)).size;
       continue;
     }
-    const seen = await requireImage(layer.path, layer.fingerprint);
+    const seen = await requireImage(deadline, layer.path, layer.fingerprint);
     refuseOtherLink(layers.slice(0, i), layer, seen.backing, point.target !== null);
     const link = seen.backing === null ? null : resolve(dirname(layer.path), seen.backing);
     isLinked &&= link === layer.parent;
@@ -146,16 +151,16 @@ function servedOf({ point, layers, overlays }: Chain) {
   return { disk: point.disk, path, format };
 }
 
-async function refuseExisting(path: string) {
-  if (!await exists(path)) return;
+async function refuseExisting(deadline: Deadline, path: string) {
+  if (!await exists(deadline, path)) return;
   throw new UsageError(
     `"${path}" exists already, and is not overwritten: name another --target-dir`,
   );
 }
 
-async function makeFolder(path: string, mode: number, made: string[]) {
+async function makeFolder(deadline: Deadline, path: string, mode: number, made: string[]) {
   try {
-    await createFolders(path, mode, made);
+    await createFolders(deadline, path, mode, made);
   } catch (error) {
     throw new UsageError(
       `The folder "${path}" can't be made: ${
@@ -167,12 +172,13 @@ async function makeFolder(path: string, mode: number, made: string[]) {
 }
 
 async function makeOverlays(
+  deadline: Deadline,
   { overlays, virtualSizeBytes }: Chain,
   mode: number,
   signal: AbortSignal,
 ) {
   for (const { path, backing, backingFormat } of overlays) {
-    await createFile(path, mode);
-    await createQcow2(path, { virtualSizeBytes, backing, backingFormat }, { signal });
+    await createFile(deadline, path, mode);
+    await createQcow2(deadline, path, { virtualSizeBytes, backing, backingFormat }, { signal });
   }
 }

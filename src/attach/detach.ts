@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { getLogger } from "@logtape/logtape";
 import { dirname, join, relative } from "@std/path";
 import { Failure, messageOf } from "../errors.ts";
@@ -36,27 +37,35 @@ export interface Attached {
  *
  * @param dir A target, a folder of targets, or a disk's folder. Absolute.
  */
-export async function listAttached(dir: string, host: string): Promise<Attached[]> {
-  const folders = await exists(dir) ? await listFolder(dir) : [];
+export async function listAttached(
+  deadline: Deadline,
+  dir: string,
+  host: string,
+): Promise<Attached[]> {
+  const folders = await exists(deadline, dir) ? await listFolder(deadline, dir) : [];
   const places = [
     ...[dir, dirname(dir)],
     ...folders.filter(({ isDirectory }) => isDirectory).map(({ name }) => join(dir, name)),
   ];
   const found: Attached[] = [];
   for (const place of places) {
-    if (!await exists(join(place, ATTACHED_FOLDER))) continue;
-    for (const attachment of await readAttachments(place)) {
-      found.push({ place, attachment, state: await stateOf(attachment, host) });
+    if (!await exists(deadline, join(place, ATTACHED_FOLDER))) continue;
+    for (const attachment of await readAttachments(deadline, place)) {
+      found.push({ place, attachment, state: await stateOf(deadline, attachment, host) });
     }
   }
   return found;
 }
 
-async function stateOf(attachment: Attachment, host: string): Promise<AttachedState> {
+async function stateOf(
+  deadline: Deadline,
+  attachment: Attachment,
+  host: string,
+): Promise<AttachedState> {
   if (attachment.host !== host) return "on another host";
   const { files, sockets } = attachment;
   if (sockets) return await isServing(sockets) ? "attached" : "dead";
-  for (const file of files) if (await exists(file)) return "attached";
+  for (const file of files) if (await exists(deadline, file)) return "attached";
   return "dead";
 }
 
@@ -65,7 +74,10 @@ async function stateOf(attachment: Attachment, host: string): Promise<AttachedSt
  *
  * @throws {Failure} If a VM still runs on it, or another host made it.
  */
-export async function detach({ place, attachment, state }: Attached): Promise<void> {
+export async function detach(
+  deadline: Deadline,
+  { place, attachment, state }: Attached,
+): Promise<void> {
   if (state === "on another host") {
     throw new Failure(
       `"${attachment.name}" was attached on the host "${attachment.host}": detach it there. If that ` +
@@ -74,15 +86,15 @@ export async function detach({ place, attachment, state }: Attached): Promise<vo
         }.json"`,
     );
   }
-  if (attachment.kind === "overlay") await refuseInUse(attachment);
-  await undo(place, attachment);
+  if (attachment.kind === "overlay") await refuseInUse(deadline, attachment);
+  await undo(deadline, place, attachment);
 }
 
 /** QEMU locks what it writes to, and `qemu-img` respects that. */
-async function refuseInUse({ name, disks }: Attachment) {
+async function refuseInUse(deadline: Deadline, { name, disks }: Attachment) {
   for (const { open } of disks) {
-    if (isFault(await lookAtImage(open))) continue;
-    await imageFacts(open).catch((error) => {
+    if (isFault(await lookAtImage(deadline, open))) continue;
+    await imageFacts(deadline, open).catch((error) => {
       throw new Failure(
         `"${open}" is in use, so that "${name}" is not detached: end the VM (or qemu-nbd --disconnect), ` +
           `and run again (${messageOf(error)})`,
@@ -93,24 +105,28 @@ async function refuseInUse({ name, disks }: Attachment) {
 }
 
 /** Removes all that there is of an attachment, its record last. */
-export async function undo(place: string, attachment: Attachment): Promise<void> {
+export async function undo(
+  deadline: Deadline,
+  place: string,
+  attachment: Attachment,
+): Promise<void> {
   const { name, sockets, files } = attachment;
   if (sockets) {
     if (await isServing(sockets)) await stopServer(sockets);
     for (const path of Object.values(sockets)) {
-      if ((await lookAt(path))?.isSocket) await removeFile(path);
+      if ((await lookAt(deadline, path))?.isSocket) await removeFile(deadline, path);
     }
   }
   for (const path of files.toReversed()) {
-    const isOurs = await isOverlayOf(path, place, attachment);
-    if (isOurs) await removeFile(path);
+    const isOurs = await isOverlayOf(deadline, path, place, attachment);
+    if (isOurs) await removeFile(deadline, path);
     else if (isOurs === false) {
       log.warn("{path} is not an overlay of this backup any more, and is left where it is", {
         path,
       });
     }
   }
-  await removeAttachment(place, name);
+  await removeAttachment(deadline, place, name);
 }
 
 /**
@@ -118,15 +134,16 @@ export async function undo(place: string, attachment: Attachment): Promise<void>
  * file. Null where there is nothing.
  */
 async function isOverlayOf(
+  deadline: Deadline,
   path: string,
   place: string,
   { disks, files }: Attachment,
 ): Promise<boolean | null> {
-  const info = await lookAt(path);
+  const info = await lookAt(deadline, path);
   if (info === null) return null;
   // We were stopped before it was made.
   if (info.isFile && info.size === 0) return true;
-  const seen = await lookAtImage(path);
+  const seen = await lookAtImage(deadline, path);
   if (isFault(seen) || seen.backing === null) return false;
   const below = [...disks.flatMap(({ images }) => images.map((one) => join(place, one))), ...files];
   const { backing } = seen;
@@ -141,11 +158,12 @@ async function isOverlayOf(
  * @throws {Failure} If one of them is attached, with what to do.
  */
 export async function refuseAttached(
+  deadline: Deadline,
   place: string,
   paths: readonly string[],
   host: string,
 ): Promise<void> {
-  const attached = await attachedImages(place, host);
+  const attached = await attachedImages(deadline, place, host);
   for (const path of paths) {
     const name = attached.get(relative(place, path));
     if (name === undefined) continue;
@@ -161,12 +179,16 @@ export async function refuseAttached(
  *
  * @returns By their paths, relative to the place.
  */
-export async function attachedImages(place: string, host: string): Promise<Map<string, string>> {
+export async function attachedImages(
+  deadline: Deadline,
+  place: string,
+  host: string,
+): Promise<Map<string, string>> {
   const images = new Map<string, string>();
-  for (const attachment of await readAttachments(place)) {
-    if (await stateOf(attachment, host) === "dead") {
+  for (const attachment of await readAttachments(deadline, place)) {
+    if (await stateOf(deadline, attachment, host) === "dead") {
       log.info("The attachment {name} is dead: clearing it away", { name: attachment.name });
-      await undo(place, attachment);
+      await undo(deadline, place, attachment);
       continue;
     }
     for (const { images: files } of attachment.disks) {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { basename, dirname, resolve } from "@std/path";
 import { parseImageName } from "../repo/layout.ts";
 import { Failure } from "../errors.ts";
@@ -16,11 +17,15 @@ import { imageFacts } from "../qemu_img/qemu_img.ts";
  * @param path Absolute.
  * @throws {Failure} With what to do.
  */
-export async function requireLinks(path: string, signal: AbortSignal): Promise<void> {
+export async function requireLinks(
+  deadline: Deadline,
+  path: string,
+  signal: AbortSignal,
+): Promise<void> {
   const seen = new Set<string>();
   let image = path;
   while (parseImageName(basename(image))?.level === "inc") {
-    const { backing } = await imageFacts(image, { signal });
+    const { backing } = await imageFacts(deadline, image, { signal });
     if (backing === null || seen.has(image)) {
       throw new Failure(
         `"${image}" has no link to the image that it builds on, so that nothing can be compared with it: ` +

@@ -5,7 +5,7 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { setFileTimeout } from "../fs/deadline.ts";
+import type { Deadline } from "../fs/deadline.ts";
 import { exists, requireSymlinks } from "../fs/durable.ts";
 import { type Holder, holderNow } from "../fs/flock.ts";
 import { runId, tagOf, targetOfLock } from "../repo/layout.ts";
@@ -49,6 +49,7 @@ export interface BackupContext {
   qmpOptions: QmpOptions;
   agentSocket: Address | null;
   agentTimeoutMs: number;
+  deadline: Deadline;
   signal: AbortSignal;
   toolVersion: string;
   onPlan(plan: Plan): void;
@@ -66,33 +67,35 @@ export interface BackupContext {
  * @throws {Failure} If the run as a whole could not be done.
  */
 export async function backUp(request: BackupRequest, context: BackupContext): Promise<RunRecord> {
-  setFileTimeout(request.stallTimeoutMs);
+  const { deadline } = context;
   const run = newRun();
-  const known = await readTarget(request.target);
-  await refuseForeign(known);
-  await refuseShared(known, request.mode);
-  const past = request.monthly && !knowsDisks(known) ? await readPastMonths(request.target) : [];
+  const known = await readTarget(deadline, request.target);
+  await refuseForeign(deadline, known);
+  await refuseShared(deadline, known, request.mode);
+  const past = request.monthly && !knowsDisks(known)
+    ? await readPastMonths(deadline, request.target)
+    : [];
   const lastMonth = past.findLast(knowsDisks);
   // That the next month's folder is not there yet is neither a typing mistake nor a missing mount.
-  if (!lastMonth && !await exists(request.target)) {
+  if (!lastMonth && !await exists(deadline, request.target)) {
     return await backUpToNew(known, run, request, context);
   }
   // Locked first: a run that holds it may hold the VM's only socket, too.
-  await using target = await claimTarget(request.target, run, request.mode);
+  await using target = await claimTarget(deadline, request.target, run, request.mode);
   const failed = { id: run.run, startedAt: startOf(run), toolVersion: context.toolVersion };
   const vmThen = lastMonth?.runs.findLast(({ disks }) => disks.length > 0)?.vm ?? null;
   let asked: Pick<FailedRun, "qemu" | "vm"> = { qemu: "", vm: vmThen };
   try {
-    await using qmp = await connectVm(context.socket, context.qmpOptions);
-    await using _named = await nameHolder(context.socket, run);
+    await using qmp = await connectVm(deadline, context.socket, context.qmpOptions);
+    await using _named = await nameHolder(deadline, context.socket, run);
     const vm = await queryIdentity(qmp);
     asked = { qemu: qmp.version, vm };
     // A dead run's files are to be removed only where its QEMU is the one that we talk to.
-    refuseOtherVm(await readTarget(request.target), vm);
-    await refuseEarly(qmp, known, run, request);
+    refuseOtherVm(await readTarget(deadline, request.target), vm);
+    await refuseEarly(deadline, qmp, known, run, request);
     return await backUpTo(target, qmp, run, request, context);
   } catch (error) {
-    await recordFailure(request, { ...failed, ...asked }, error);
+    await recordFailure(deadline, request, { ...failed, ...asked }, error);
     throw error;
   }
 }
@@ -104,10 +107,11 @@ async function backUpToNew(
   request: BackupRequest,
   context: BackupContext,
 ): Promise<RunRecord> {
-  await using qmp = await connectVm(context.socket, context.qmpOptions);
-  await using _named = await nameHolder(context.socket, run);
-  await refuseEarly(qmp, known, run, request);
-  await using target = await claimTarget(request.target, run, request.mode);
+  const { deadline } = context;
+  await using qmp = await connectVm(deadline, context.socket, context.qmpOptions);
+  await using _named = await nameHolder(deadline, context.socket, run);
+  await refuseEarly(deadline, qmp, known, run, request);
+  await using target = await claimTarget(deadline, request.target, run, request.mode);
   return await backUpTo(target, qmp, run, request, context);
 }
 
@@ -119,9 +123,10 @@ async function backUpTo(
   request: BackupRequest,
   context: BackupContext,
 ): Promise<RunRecord> {
-  const holder = await vmHolder(run, lockFile);
-  await using vm = await lockVm(qmp, holder);
-  await recover(qmp, {
+  const { deadline } = context;
+  const holder = await vmHolder(deadline, run, lockFile);
+  await using vm = await lockVm(deadline, qmp, holder);
+  await recover(deadline, qmp, {
     dead: vm.dead,
     target: request.target,
     mode: request.mode,
@@ -133,8 +138,8 @@ async function backUpTo(
         words: messageOf(error),
       }),
   });
-  const target = await readTarget(request.target);
-  const facts = await gatherFacts(qmp, target, request, {
+  const target = await readTarget(deadline, request.target);
+  const facts = await gatherFacts(deadline, qmp, target, request, {
     tag: tagOf(run.run),
     startedAt: startOf(run),
   });
@@ -171,23 +176,26 @@ function knownVm({ vm, disks, tpms }: Plan, { socket }: BackupContext): KnownVm 
 
 /** What can be refused before anything is written, or put right. */
 async function refuseEarly(
+  deadline: Deadline,
   qmp: QmpClient,
   target: Target,
   run: Holder,
   request: BackupRequest,
 ): Promise<void> {
   refuseOld(qmp.version);
-  if (request.fleeceDir !== null && !await exists(request.fleeceDir)) {
+  if (request.fleeceDir !== null && !await exists(deadline, request.fleeceDir)) {
     throw new UsageError(`The folder "${request.fleeceDir}" (--fleece-dir) does not exist`);
   }
-  if (request.fleeceDir !== null) await refuseSharedFolder(request.fleeceDir, request.mode);
+  if (request.fleeceDir !== null) {
+    await refuseSharedFolder(deadline, request.fleeceDir, request.mode);
+  }
   await requireQemuImg();
   if (request.symlink && !request.timestamp) await requireSymlinks();
   // What a run left may hang, and QEMU with it when it is asked for all nodes.
-  if (await hasLeftovers(qmp)) return;
+  if (await hasLeftovers(deadline, qmp)) return;
   if (target.hasRecords) return;
   const draft = { tag: "00000000", startedAt: startOf(run) };
-  planBackup(request, await gatherFacts(qmp, target, request, draft));
+  planBackup(request, await gatherFacts(deadline, qmp, target, request, draft));
 }
 
 /** 5.2 has all that a backup can't do without, and is the oldest that was tried. */
@@ -214,12 +222,13 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
   try {
     await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
     log.warn("Connected again, to put back what the run had changed");
+    const { deadline } = context;
     const target = targetOfLock(holder.lockFile);
     if ((await holderOfVm(qmp))?.run !== holder.run) {
       // Ours may live on elsewhere, and write to its files.
       throw new Failure("another QEMU than ours answers there now");
     }
-    await recover(qmp, {
+    await recover(deadline, qmp, {
       dead: holder,
       target,
       thaw: thawOf(context),

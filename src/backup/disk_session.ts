@@ -13,7 +13,7 @@
 
 import { delay } from "@std/async/delay";
 import { dirname, join } from "@std/path";
-import { HangingError, refuseHanging, watched } from "../fs/deadline.ts";
+import { type Deadline, HangingError, watched } from "../fs/deadline.ts";
 import { createFile } from "../fs/create.ts";
 import { removeFile } from "../fs/durable.ts";
 import { Failure, messageOf } from "../errors.ts";
@@ -83,6 +83,7 @@ export class DiskSession {
 
   constructor(
     readonly qmp: QmpClient,
+    readonly deadline: Deadline,
     readonly plan: Plan,
     readonly disk: DiskPlan,
     readonly errors: BlockErrors,
@@ -98,7 +99,7 @@ export class DiskSession {
         if (qmp.isOpen) await resumeAfterIoError(qmp);
       });
     }
-    this.file = new ImageFile(plan, disk, this.#result);
+    this.file = new ImageFile(deadline, plan, disk, this.#result);
   }
 
   /** Makes the image, and lets QEMU open it. All disks share the target: what fails here is no disk's own. */
@@ -250,7 +251,7 @@ export class DiskSession {
     if (!isStopped && end.error === undefined) return null;
     const { job, nodes, disk } = this.disk;
     const restBytes = end["total-progress"] - end["current-progress"];
-    const why = await explainFailure(this.plan, this.disk, restBytes);
+    const why = await explainFailure(this.deadline, this.plan, this.disk, restBytes);
     return new Failure(explainCopy(this.disk, this.file.partial, this.plan.direct, {
       operation: isStopped ? "read" : this.errors.ofJob(job),
       reason: isStopped ? await this.#readError() : end.error ?? null,
@@ -281,7 +282,9 @@ export class DiskSession {
   #stalled(stallTimeoutMs: number): Failure {
     return new Failure(
       `The copy of "${this.disk.disk.name}" to "${this.file.partial}" has made no progress for ` +
-        `${stallTimeoutMs / 1000} s (--stall-timeout): is the storage of the target still there`,
+        `${
+          stallTimeoutMs / 1000
+        } s (--stall-timeout). Check whether the storage of the target is still there`,
     );
   }
 
@@ -308,8 +311,8 @@ export class DiskSession {
       async (watch) => {
         const stop = AbortSignal.any([signal, watch.signal]);
         const path = join(request.target, parent as string);
-        await requireLinks(path, stop);
-        await storeDifference(this.file.partial, {
+        await requireLinks(this.deadline, path, stop);
+        await storeDifference(this.deadline, this.file.partial, {
           contents: exportName(nbdSocket as string, nodes.snapshot),
           parent: path,
           backing: backing as string,
@@ -391,10 +394,10 @@ export class DiskSession {
     // Its folder may be the disk's, and its owner's: nobody but QEMU opens it by its name, who has no more
     // rights there than before.
     const empty = emptyQcow2(disk.virtualSizeBytes, chunkBytes(disk));
-    await createFile(fleeceFile, this.plan.request.mode, empty);
+    await createFile(this.deadline, fleeceFile, this.plan.request.mode, empty);
     this.#guest.push(`remove "${fleeceFile}"`, async () => {
       await this.#refuseOpen(nodes.fleece);
-      await removeFile(fleeceFile);
+      await removeFile(this.deadline, fleeceFile);
     });
     try {
       await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
@@ -455,7 +458,7 @@ export class DiskSession {
     if (this.#hanging) throw this.#hanging;
     try {
       for (const folder of [this.plan.request.target, dirname(this.disk.fleeceFile)]) {
-        await refuseHanging(folder);
+        await this.deadline.probe(folder);
       }
     } catch (error) {
       if (error instanceof HangingError) this.#hanging = error;

@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { getLogger } from "@logtape/logtape";
 import { RECORD_HEAD, type RunRecord } from "../repo/record.ts";
 import { readTarget, type Target, writeRun } from "../repo/repository.ts";
@@ -33,16 +34,17 @@ const UNRECORDED_EXIT_CODES = [2, 11];
  * written is a warning.
  */
 export async function recordFailure(
+  deadline: Deadline,
   request: BackupRequest,
   run: FailedRun,
   error: unknown,
 ): Promise<void> {
   if (UNRECORDED_EXIT_CODES.includes(exitCodeOf(error))) return;
   try {
-    const target = await readTarget(request.target);
+    const target = await readTarget(deadline, request.target);
     if (target.runs.some(({ id }) => id === run.id)) return;
     const record = failedRecord(target, request, run, error, new Date());
-    await writeRun(request.target, record, request.mode);
+    await writeRun(deadline, request.target, record, request.mode);
   } catch (later) {
     log.warn("That the run failed could not be recorded: {words}", { words: messageOf(later) });
   }

@@ -6,7 +6,7 @@
  */
 
 import { basename, dirname, join, relative } from "@std/path";
-import { boundedRun, boundedWork } from "../fs/deadline.ts";
+import type { Deadline } from "../fs/deadline.ts";
 import { createFile, makeReadOnly } from "../fs/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../fs/durable.ts";
 import { rename, stat } from "../fs/files.ts";
@@ -26,7 +26,12 @@ export class ImageFile {
   readonly partial: string;
 
   /** @param undo What takes it all away again, unless the run ends well. */
-  constructor(readonly plan: Plan, readonly disk: DiskPlan, readonly undo: UndoStack) {
+  constructor(
+    readonly deadline: Deadline,
+    readonly plan: Plan,
+    readonly disk: DiskPlan,
+    readonly undo: UndoStack,
+  ) {
     this.path = join(plan.request.target, disk.file);
     this.partial = partialName(this.path, plan.runId);
   }
@@ -50,28 +55,28 @@ export class ImageFile {
    */
   async create(refuseOpen: () => Promise<void>): Promise<void> {
     const { target, mode } = this.plan.request;
-    await createFolder(target, this.disk.folder, mode);
-    await createFile(this.partial, mode);
+    await createFolder(this.deadline, target, this.disk.folder, mode);
+    await createFile(this.deadline, this.partial, mode);
     this.undo.push(`remove "${this.partial}"`, async () => {
       await refuseOpen();
-      await removeFile(this.partial);
+      await removeFile(this.deadline, this.partial);
     });
   }
 
   /** Makes the empty file an image for QEMU to write to. */
   async format(): Promise<void> {
-    await boundedRun(this.partial, (signal) => createQcow2(this.partial, this.options, { signal }));
+    await createQcow2(this.deadline, this.partial, this.options);
     // A job that reads from the disk itself makes the guest's writes fail where the target is full.
     if (this.plan.direct) await this.#reserve();
   }
 
   async flush(): Promise<void> {
-    await syncPath(this.partial, await this.#sizeBytes());
+    await syncPath(this.deadline, this.partial, await this.#sizeBytes());
   }
 
   /** Gives back what was reserved and is not used. */
   async giveBack(): Promise<void> {
-    await boundedWork(this.partial, 0, () => giveBack(this.partial));
+    await giveBack(this.deadline, this.partial);
   }
 
   /**
@@ -80,17 +85,13 @@ export class ImageFile {
    * @throws {Failure} If it is not sound.
    */
   async check(): Promise<void> {
-    await boundedRun(
-      this.partial,
-      (signal) => checkImage(this.partial, { signal }),
-      await this.#sizeBytes(),
-    );
-    await sealImage(this.partial);
+    await checkImage(this.deadline, this.partial, { sizeBytes: await this.#sizeBytes() });
+    await sealImage(this.deadline, this.partial);
     await this.flush();
   }
 
   async #sizeBytes(): Promise<number> {
-    return (await stat(this.partial)).size;
+    return (await stat(this.deadline, this.partial)).size;
   }
 
   /**
@@ -100,8 +101,8 @@ export class ImageFile {
    * @throws {Failure} If it can't be read any more.
    */
   async finish(): Promise<Fingerprint> {
-    await makeReadOnly(this.partial);
-    const seen = await lookAtImage(this.partial);
+    await makeReadOnly(this.deadline, this.partial);
+    const seen = await lookAtImage(this.deadline, this.partial);
     if (isFault(seen)) throw new Failure(`"${this.partial}" ${seen.reason}`);
     return seen.fingerprint;
   }
@@ -114,21 +115,21 @@ export class ImageFile {
   async publish(): Promise<string | null> {
     const { replaces, link } = this.disk;
     if (replaces) await this.#setAside();
-    if (await exists(this.path)) throw new Failure(`"${this.path}" exists already`);
-    this.undo.push(`remove "${this.path}"`, () => removeFile(this.path));
-    await renameDurably(this.partial, this.path);
+    if (await exists(this.deadline, this.path)) throw new Failure(`"${this.path}" exists already`);
+    this.undo.push(`remove "${this.path}"`, () => removeFile(this.deadline, this.path));
+    await renameDurably(this.deadline, this.partial, this.path);
     if (link === null) return null;
     const path = join(dirname(this.path), link);
     // One that is there leads to an image of this name already.
-    const isNew = !await exists(path);
-    const warning = await replaceSymlink(path, basename(this.path));
-    if (isNew) this.undo.push(`remove "${path}"`, () => removeFile(path));
+    const isNew = !await exists(this.deadline, path);
+    const warning = await replaceSymlink(this.deadline, path, basename(this.path));
+    if (isNew) this.undo.push(`remove "${path}"`, () => removeFile(this.deadline, path));
     return warning === null ? null : `${warning}, or use --no-symlink`;
   }
 
   /** The new image counts: the one that it replaces goes. */
   async removeReplaced(): Promise<void> {
-    if (this.disk.replaces) await removeFile(this.#aside);
+    if (this.disk.replaces) await removeFile(this.deadline, this.#aside);
   }
 
   get #aside(): string {
@@ -136,14 +137,14 @@ export class ImageFile {
   }
 
   async #setAside() {
-    await rename(this.path, this.#aside);
-    this.undo.push(`put "${this.path}" back`, () => rename(this.#aside, this.path));
+    await rename(this.deadline, this.path, this.#aside);
+    this.undo.push(`put "${this.path}" back`, () => rename(this.deadline, this.#aside, this.path));
   }
 
   async #reserve() {
     const { reserveBytes } = this.disk;
     try {
-      await reserve(this.partial, reserveBytes);
+      await reserve(this.deadline, this.partial, reserveBytes);
     } catch (error) {
       throw new Failure(
         `${reserveBytes} bytes can't be reserved for "${this.partial}", which this QEMU (before 7.1) ` +

@@ -16,13 +16,13 @@ import { getLogger } from "@logtape/logtape";
 import { dirname, join } from "@std/path";
 import { type DiskRecord, RECORD_HEAD, type RunRecord } from "../repo/record.ts";
 import { RESTORE_FILE, UUID_FILE } from "../repo/layout.ts";
-import { HangingError, refuseHanging } from "../fs/deadline.ts";
+import { type Deadline, HangingError } from "../fs/deadline.ts";
 import { allocatedBytes } from "../fs/files.ts";
 import { exists } from "../fs/durable.ts";
 import { removeSaved, saveFiles } from "../repo/saved.ts";
 import { writeRestoreFile } from "../repo/restore_file.ts";
 import { recordFingerprints, writeBeside, writeChainId, writeRun } from "../repo/repository.ts";
-import { Failure, messageOf, StoppedError } from "../errors.ts";
+import { explainGone, Failure, messageOf, StoppedError } from "../errors.ts";
 import type { Machine } from "../machine/machine.ts";
 import type { GuestAgent } from "../qga/agent.ts";
 import { BlockErrors } from "../qmp/block_errors.ts";
@@ -49,6 +49,7 @@ const log = getLogger(["qmpbackup", "backup"]);
 
 export interface RunContext {
   qmp: QmpClient;
+  deadline: Deadline;
   /** The guest's agent, if its file systems are to be frozen. */
   agent: GuestAgent | null;
   signal: AbortSignal;
@@ -71,38 +72,40 @@ export interface RunContext {
  * @throws Whatever kept the run as a whole from being done, when everything is undone and recorded.
  */
 export async function runBackup(plan: Plan, context: RunContext): Promise<RunRecord> {
+  const { deadline } = context;
   const record = draftRecord(plan, context);
-  record.warnings.push(...await checkSpace(plan));
+  record.warnings.push(...await checkSpace(deadline, plan));
   await context.onBegin(record);
   const leftovers: string[] = [];
   using errors = new BlockErrors(context.qmp);
   const sessions = plan.disks.map((disk) =>
-    new DiskSession(context.qmp, plan, disk, errors, leftovers)
+    new DiskSession(context.qmp, deadline, plan, disk, errors, leftovers)
   );
   const whole = new UndoStack(leftovers);
   const { target, mode } = plan.request;
   // The first one last: see `halfAdopted()`.
-  for (const adopted of plan.adopted.toReversed()) await writeRun(target, adopted, mode);
-  await recordFingerprints(target, plan.newFingerprints);
-  await writeRun(target, record, mode);
+  for (const adopted of plan.adopted.toReversed()) await writeRun(deadline, target, adopted, mode);
+  await recordFingerprints(deadline, target, plan.newFingerprints);
+  await writeRun(deadline, target, record, mode);
   try {
-    record.warnings.push(...await keepMigrationAway(context.qmp, plan, whole));
+    record.warnings.push(...await keepMigrationAway(context, plan, whole));
     await takeAndCopy(plan, context, record, sessions, leftovers);
     await publish(plan, context, record, sessions);
-  } catch (error) {
+  } catch (thrown) {
+    const error = explainGone(thrown);
     if (plan.direct) await Promise.allSettled(sessions.map((session) => session.endJob()));
-    if (record.finished !== null) await takeBack(plan, record, sessions, error);
+    if (record.finished !== null) await takeBack(plan, context, record, sessions, error);
     await unwindAll(sessions, whole);
-    await removeSaved(plan.request.target, record.id).catch((later) =>
+    await removeSaved(deadline, plan.request.target, record.id).catch((later) =>
       leftovers.push(`What --save had saved could not be removed: ${messageOf(later)}`)
     );
     failAll(record, error, leftovers);
-    await writeRun(plan.request.target, record).catch((later) =>
+    await writeRun(deadline, plan.request.target, record).catch((later) =>
       log.error("The run's record could not be written: {words}", { words: messageOf(later) })
     );
     throw error;
   }
-  await settle(plan, record, sessions, whole);
+  await settle(plan, context, record, sessions, whole);
   return record;
 }
 
@@ -113,18 +116,22 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
  * @returns Warnings.
  * @throws {Failure} If the VM is being migrated.
  */
-async function keepMigrationAway(qmp: QmpClient, plan: Plan, undo: UndoStack): Promise<string[]> {
+async function keepMigrationAway(
+  { qmp, deadline }: RunContext,
+  plan: Plan,
+  undo: UndoStack,
+): Promise<string[]> {
   const { disks: [disk], migrationBlocker: node, request: { mode } } = plan;
   if (!disk) return [];
   undo.push("let the VM be migrated again", async () => {
     const ours = (await nodeNames(qmp)).filter(isOurNode);
     // What is still in the guest's way is named by its own step.
     if (ours.some((name) => name !== node)) return;
-    await refuseHanging(dirname(disk.fleeceFile));
+    await deadline.probe(dirname(disk.fleeceFile));
     await removeNode(qmp, node);
   });
   try {
-    await addMigrationBlocker(qmp, node, disk.fleeceFile, mode);
+    await addMigrationBlocker(deadline, qmp, node, disk.fleeceFile, mode);
     return [];
   } catch (error) {
     if (!isOfBlocker(error)) throw error;
@@ -148,7 +155,7 @@ async function takeAndCopy(
   sessions: DiskSession[],
   leftovers: string[],
 ) {
-  const { qmp, agent, signal, startGuard, onProgress } = context;
+  const { qmp, deadline, agent, signal, startGuard, onProgress } = context;
   const rows = sessions.map((session, index) => ({
     session,
     row: record.disks[index] as DiskRecord,
@@ -176,7 +183,7 @@ async function takeAndCopy(
   record.hold = hold;
   await using shared = new UndoStack(leftovers);
   if (plan.nbdSocket !== null) {
-    shared.push("stop QEMU's NBD server", () => stopNbdServer(qmp));
+    shared.push("stop QEMU's NBD server", () => stopNbdServer(deadline, qmp));
     await startNbdServer(qmp, plan.nbdSocket);
   }
   // Without a fleece it is the job that hears of it first.
@@ -197,11 +204,11 @@ async function takeAndCopy(
         allEnded,
         onProgress: (doneBytes, totalBytes) => onProgress(disk, doneBytes, totalBytes),
       });
-      row.bytesWritten = await allocatedBytes(session.file.partial);
+      row.bytesWritten = await allocatedBytes(deadline, session.file.partial);
     } catch (error) {
       // A disk's failure is its own; the others go on.
       row.result = "failed";
-      row.error = messageOf(error);
+      row.error = messageOf(explainGone(error));
       // Said at once: what can't be written to the target can't be read there.
       log.error("Disk {name}: {words}", { name: row.name, words: row.error });
       await session.unwind();
@@ -316,7 +323,7 @@ async function refuseAllResized(qmp: QmpClient, disks: RunningDisks) {
 
 async function publish(
   plan: Plan,
-  { signal }: RunContext,
+  { deadline, signal }: RunContext,
   record: RunRecord,
   sessions: DiskSession[],
 ) {
@@ -327,19 +334,19 @@ async function publish(
     row.fingerprint = await session.file.finish();
     const warning = await session.file.publish();
     if (warning !== null) record.warnings.push(warning);
-    await writeBeside(target, session.disk.configFile, configText(session.disk), mode);
+    await writeBeside(deadline, target, session.disk.configFile, configText(session.disk), mode);
     row.result = "done";
   }
   const inChain = record.disks.some(({ result, level }) => result === "done" && level !== "copy");
-  if (inChain && !await exists(join(target, UUID_FILE))) {
-    await writeChainId(target, plan.chainId, mode);
+  if (inChain && !await exists(deadline, join(target, UUID_FILE))) {
+    await writeChainId(deadline, target, plan.chainId, mode);
   }
-  await saveFiles(target, record.id, plan.request.save, mode);
+  await saveFiles(deadline, target, record.id, plan.request.save, mode);
   // The last moment at which a signal can still undo all.
   signal.throwIfAborted();
   record.state = record.disks.some(({ result }) => result === "failed") ? "failed" : "done";
   record.finished = new Date().toISOString();
-  await writeRun(target, record);
+  await writeRun(deadline, target, record);
 }
 
 /**
@@ -348,13 +355,14 @@ async function publish(
  */
 async function takeBack(
   plan: Plan,
+  { deadline }: RunContext,
   record: RunRecord,
   sessions: DiskSession[],
   error: unknown,
 ) {
   failAll(record, error, []);
   try {
-    await writeRun(plan.request.target, record);
+    await writeRun(deadline, plan.request.target, record);
   } catch {
     // Said below. Whatever stands in the record, the next run finds its images, or removes them.
     for (const session of sessions) session.keepResult();
@@ -364,6 +372,7 @@ async function takeBack(
 /** The record stands: what it names stays, and what could not be put back is named in it. */
 async function settle(
   plan: Plan,
+  { deadline }: RunContext,
   record: RunRecord,
   sessions: DiskSession[],
   whole: UndoStack,
@@ -382,7 +391,7 @@ async function settle(
   }
   await unwindAll(sessions, whole);
   const { request: { target, mode }, runs } = plan;
-  await writeRestoreFile(target, [...runs, record], mode).catch((error) => {
+  await writeRestoreFile(deadline, target, [...runs, record], mode).catch((error) => {
     record.warnings.push(
       `${RESTORE_FILE} could not be written, and tells of older backups: ${messageOf(error)}`,
     );
@@ -390,7 +399,7 @@ async function settle(
   if (leftovers.length > 0) record.state = "failed";
   if (leftovers.length === 0 && record.warnings.length === known) return;
   record.warnings.push(...leftovers);
-  await writeRun(plan.request.target, record);
+  await writeRun(deadline, plan.request.target, record);
 }
 
 async function unwindAll(sessions: DiskSession[], whole: UndoStack) {

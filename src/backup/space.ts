@@ -6,7 +6,7 @@
 
 import { dirname } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
-import { boundedRun, HangingError } from "../fs/deadline.ts";
+import { type Deadline, HangingError } from "../fs/deadline.ts";
 import { freeBytes, stat } from "../fs/files.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { measure, QemuImgError } from "../qemu_img/qemu_img.ts";
@@ -85,10 +85,12 @@ function describeBytes(sizeBytes: number): string {
  * @returns Warnings.
  * @throws {Failure} If there is not enough, with the bytes needed and free.
  */
-export async function checkSpace(plan: Plan): Promise<string[]> {
-  const guessed = shortages(await findRooms(claimsOf(plan)));
+export async function checkSpace(deadline: Deadline, plan: Plan): Promise<string[]> {
+  const guessed = shortages(await findRooms(deadline, claimsOf(plan)));
   if (guessed.length === 0 || plan.request.compress) return guessed;
-  const problems = shortages(await findRooms(claimsOf(plan, await measureDisks(plan))));
+  const problems = shortages(
+    await findRooms(deadline, claimsOf(plan, await measureDisks(deadline, plan))),
+  );
   if (problems.length === 0) {
     return [
       `${guessed.join(". ")}. That counts all that the disks have allocated; what is in them fits`,
@@ -103,16 +105,13 @@ export async function checkSpace(plan: Plan): Promise<string[]> {
  * What a disk's file takes is a bad guess where it holds snapshots, or was allocated ahead. A closer look
  * reads all of the disk's tables, and sees no more of them than QEMU has written there by now.
  */
-async function measureDisks({ disks }: Plan): Promise<Map<DiskPlan, number>> {
+async function measureDisks(deadline: Deadline, { disks }: Plan): Promise<Map<DiskPlan, number>> {
   const measured = new Map<DiskPlan, number>();
   for (const plan of disks) {
     const { level, disk: { source, format } } = plan;
     if (level === "inc" || !source.startsWith("/")) continue;
     try {
-      const sizeBytes = await boundedRun(
-        source,
-        (signal) => measure(source, format, { signal }),
-      );
+      const sizeBytes = await measure(deadline, source, format);
       measured.set(plan, sizeBytes);
     } catch (error) {
       // It is encrypted, say, or this user may not read it.
@@ -122,21 +121,21 @@ async function measureDisks({ disks }: Plan): Promise<Map<DiskPlan, number>> {
   return measured;
 }
 
-async function findRooms(claims: Claim[]): Promise<Room[]> {
+async function findRooms(deadline: Deadline, claims: Claim[]): Promise<Room[]> {
   const rooms = new Map<number, Room>();
   for (const claim of claims) {
-    const dev = await deviceOf(claim.folder);
+    const dev = await deviceOf(deadline, claim.folder);
     const room = rooms.get(dev) ?? { folder: claim.folder, claims: [], freeBytes: 0 };
     room.claims.push(claim);
-    room.freeBytes = await freeBytes(claim.folder);
+    room.freeBytes = await freeBytes(deadline, claim.folder);
     rooms.set(dev, room);
   }
   return [...rooms.values()];
 }
 
-async function deviceOf(folder: string): Promise<number> {
+async function deviceOf(deadline: Deadline, folder: string): Promise<number> {
   try {
-    return (await stat(folder)).dev;
+    return (await stat(deadline, folder)).dev;
   } catch (error) {
     if (error instanceof HangingError) throw error;
     throw new UsageError(`The folder "${folder}" can't be used: ${messageOf(error)}`, {
@@ -164,6 +163,7 @@ export function fullness({ folder, claims, freeBytes }: Room): string | null {
  * @param restBytes What is not copied yet. The guest may overwrite all of it before it is.
  */
 export async function explainFailure(
+  deadline: Deadline,
   { request }: Pick<Plan, "request">,
   { disk, fleeceFile }: DiskPlan,
   restBytes: number,
@@ -173,7 +173,7 @@ export async function explainFailure(
     { folder: dirname(fleeceFile), what: `the fleece of "${disk.name}"`, sizeBytes: restBytes },
   ];
   try {
-    return (await findRooms(claims)).flatMap((room) => fullness(room) ?? []);
+    return (await findRooms(deadline, claims)).flatMap((room) => fullness(room) ?? []);
   } catch (error) {
     // What can't be asked for another reason explains nothing here.
     return error instanceof HangingError ? [error.message] : [];

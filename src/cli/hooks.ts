@@ -9,7 +9,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import { resolve } from "@std/path";
-import { endsWithin } from "../fs/deadline.ts";
+import { type Deadline, endsWithin } from "../fs/deadline.ts";
 import { stat } from "../fs/files.ts";
 import type { RunRecord } from "../repo/record.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
@@ -40,6 +40,7 @@ export interface Hook {
  * @throws {UsageError} If it is not there, or can't be run.
  */
 export async function findHook(
+  deadline: Deadline,
   flag: string,
   path: string | undefined,
   timeoutSeconds: number,
@@ -47,7 +48,7 @@ export async function findHook(
   if (path === undefined) return null;
   const program = resolve(path);
   const wrong = (words: string) => new UsageError(`The program "${program}" (${flag}) ${words}`);
-  const { isFile, mode } = await stat(program).catch((error) => {
+  const { isFile, mode } = await stat(deadline, program).catch((error) => {
     throw wrong(`can't be used: ${messageOf(error)}`);
   });
   if (!isFile || ((mode ?? 0) & 0o111) === 0) throw wrong("is not a program that can be run");

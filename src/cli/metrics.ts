@@ -6,6 +6,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { basename, dirname, join } from "@std/path";
 import { createFile, lookAt } from "../fs/create.ts";
 import { printable } from "./output/text.ts";
@@ -132,20 +133,24 @@ const MAX_BYTES = 1 << 20;
  * Writes the file whole or not at all, for every user to read; the collector is another one, and its folder
  * may belong to that one.
  */
-export async function writeMetrics(path: string, run: RunMetrics): Promise<void> {
-  const present = await lookAt(path);
+export async function writeMetrics(
+  deadline: Deadline,
+  path: string,
+  run: RunMetrics,
+): Promise<void> {
+  const present = await lookAt(deadline, path);
   // A link is replaced, not followed. What a reader waits at, or a device, is not.
   if (present && !present.isFile && !present.isSymlink) {
     throw new Failure("it is there, and not a regular file: name another one");
   }
-  const before = await readUpTo(path, MAX_BYTES).catch(() => null) ?? "";
+  const before = await readUpTo(deadline, path, MAX_BYTES).catch(() => null) ?? "";
   // A run that is refused may write at the same time as the one that holds the lock.
   const fresh = join(dirname(path), `.qmpbackup-${crypto.randomUUID()}`);
   try {
-    await createFile(fresh, 0o644, metricsText(run, before));
-    await renameDurably(fresh, path);
+    await createFile(deadline, fresh, 0o644, metricsText(run, before));
+    await renameDurably(deadline, fresh, path);
   } catch (error) {
-    await removeFile(fresh).catch(() => {});
+    await removeFile(deadline, fresh).catch(() => {});
     throw error;
   }
 }

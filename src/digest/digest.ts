@@ -6,7 +6,7 @@
 
 import { createHash } from "node:crypto";
 import { Failure } from "../errors.ts";
-import { bounded } from "../fs/deadline.ts";
+import type { Deadline } from "../fs/deadline.ts";
 import { openRegular, type Range, type ReadOptions, readRange } from "../fs/read.ts";
 import { partBytesFor, type PartDigests, rangeOfPart } from "./format.ts";
 
@@ -17,13 +17,21 @@ import { partBytesFor, type PartDigests, rangeOfPart } from "./format.ts";
  * @throws {Failure} If the file ends before.
  */
 export async function digestRange(
+  deadline: Deadline,
   file: Deno.FsFile,
   path: string,
   range: Range,
   options: ReadOptions = {},
 ): Promise<string> {
   const hash = createHash("sha256");
-  const count = await readRange(file, path, range, (chunk) => void hash.update(chunk), options);
+  const count = await readRange(
+    deadline,
+    file,
+    path,
+    range,
+    (chunk) => void hash.update(chunk),
+    options,
+  );
   if (count < range.length) throw new Failure(`"${path}" ends in the middle of what is read`);
   return hash.digest("hex");
 }
@@ -33,13 +41,17 @@ export async function digestRange(
  *
  * @throws {Failure} If it is not a regular file, or gets shorter meanwhile.
  */
-export async function digestFile(path: string, options: ReadOptions = {}): Promise<PartDigests> {
-  using file = await openRegular(path);
-  const { size: sizeBytes } = await bounded(path, () => file.stat());
+export async function digestFile(
+  deadline: Deadline,
+  path: string,
+  options: ReadOptions = {},
+): Promise<PartDigests> {
+  using file = await openRegular(deadline, path);
+  const { size: sizeBytes } = await deadline.run(path, () => file.stat());
   const size = { sizeBytes, partBytes: partBytesFor(sizeBytes) };
   const parts: string[] = [];
   while (parts.length * size.partBytes < sizeBytes) {
-    parts.push(await digestRange(file, path, rangeOfPart(size, parts.length), options));
+    parts.push(await digestRange(deadline, file, path, rangeOfPart(size, parts.length), options));
   }
   return { ...size, parts };
 }

@@ -7,6 +7,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { basename, dirname, join } from "@std/path";
 import { Failure } from "../errors.ts";
 import { createInside, exists, removeFile, syncPath, writeDurably } from "../fs/durable.ts";
@@ -40,22 +41,23 @@ export function digestsFile(target: string, image: string): string {
  * @throws {Failure} If it can't be read, or was changed meanwhile.
  */
 export async function recordDigest(
+  deadline: Deadline,
   target: string,
   image: string,
   options: ReadOptions & { mode?: number } = {},
 ): Promise<void> {
   const path = join(target, image);
-  const before = await look(path);
-  const digests = await digestFile(path, options);
-  const after = await look(path);
+  const before = await look(deadline, path);
+  const digests = await digestFile(deadline, path, options);
+  const after = await look(deadline, path);
   if (before.stamp !== after.stamp || before.fingerprint.digest !== after.fingerprint.digest) {
     throw new Failure(`"${path}" was changed while it was read: run again`);
   }
-  await writeDigests(target, image, after.fingerprint, digests, options.mode);
+  await writeDigests(deadline, target, image, after.fingerprint, digests, options.mode);
 }
 
-async function look(path: string) {
-  const seen = await lookAtImage(path);
+async function look(deadline: Deadline, path: string) {
+  const seen = await lookAtImage(deadline, path);
   if (isFault(seen)) throw new Failure(`"${path}" ${seen.reason}`);
   return seen;
 }
@@ -67,6 +69,7 @@ async function look(path: string) {
  * @param mode Of a new file.
  */
 export async function writeDigests(
+  deadline: Deadline,
   target: string,
   image: string,
   fingerprint: Fingerprint | null,
@@ -75,10 +78,10 @@ export async function writeDigests(
 ): Promise<void> {
   const file = digestsFile(target, image);
   const folders = [RECORDS_FOLDER, DIGESTS_FOLDER, ...foldersOf(image)];
-  for (const folder of folders) await createInside(join(target, folder), mode);
+  for (const folder of folders) await createInside(deadline, join(target, folder), mode);
   const recorded = new Date().toISOString();
   const text = formatDigests({ ...DIGESTS_HEAD, image, recorded, fingerprint, ...digests });
-  await writeDurably(file, text, mode === undefined ? {} : { mode });
+  await writeDurably(deadline, file, text, mode === undefined ? {} : { mode });
 }
 
 function foldersOf(image: string): string[] {
@@ -92,10 +95,14 @@ function foldersOf(image: string): string[] {
  * @returns Null where there are none.
  * @throws {DigestError} If they can't be believed.
  */
-export async function readDigests(target: string, image: string): Promise<ImageDigests | null> {
+export async function readDigests(
+  deadline: Deadline,
+  target: string,
+  image: string,
+): Promise<ImageDigests | null> {
   const file = digestsFile(target, image);
-  if (!await exists(file)) return null;
-  const text = await readUpTo(file, MAX_DIGESTS_BYTES);
+  if (!await exists(deadline, file)) return null;
+  const text = await readUpTo(deadline, file, MAX_DIGESTS_BYTES);
   if (text === null) {
     throw new DigestError(
       `"${file}" is not a file of digests: it is too large, or not a regular file (a link, a folder)`,
@@ -105,11 +112,15 @@ export async function readDigests(target: string, image: string): Promise<ImageD
 }
 
 /** Removes the digests of an image that is about to be changed, or that is removed. */
-export async function forgetDigest(target: string, image: string): Promise<void> {
+export async function forgetDigest(
+  deadline: Deadline,
+  target: string,
+  image: string,
+): Promise<void> {
   const file = digestsFile(target, image);
-  if (!await exists(file)) return;
-  await removeFile(file);
-  await syncPath(dirname(file));
+  if (!await exists(deadline, file)) return;
+  await removeFile(deadline, file);
+  await syncPath(deadline, dirname(file));
 }
 
 /** Where the digests of the images of a folder are kept, and what the folder is called there. */
@@ -126,8 +137,8 @@ export interface Home {
  *
  * @param dir A disk's folder; absolute.
  */
-export async function homeOf(dir: string): Promise<Home> {
+export async function homeOf(deadline: Deadline, dir: string): Promise<Home> {
   const above = dirname(dir);
-  const isInTarget = await exists(join(above, UUID_FILE));
+  const isInTarget = await exists(deadline, join(above, UUID_FILE));
   return isInTarget ? { target: above, folder: basename(dir) } : { target: dir, folder: "." };
 }

@@ -7,7 +7,7 @@
 import { dirname } from "@std/path";
 import { Failure } from "../errors.ts";
 import { createFile, OWNER_ONLY } from "./create.ts";
-import { bounded, endsWithin } from "./deadline.ts";
+import { type Deadline, endsWithin } from "./deadline.ts";
 import { makeFolders, stat } from "./files.ts";
 import { findSharedFolder } from "./folder.ts";
 import { openItself } from "./open.ts";
@@ -24,42 +24,46 @@ export interface Appender extends AsyncDisposable {
  * @param onError Called once, if it can't be written any more: what it is for goes on.
  */
 export async function openAppending(
+  deadline: Deadline,
   path: string,
   what: string,
   onError: (error: unknown) => void,
 ): Promise<Appender> {
-  await makeFolders(dirname(path));
+  await makeFolders(deadline, dirname(path));
   // Where nobody else could have put a link or a device there, it is the admin's.
-  const isOwn = await findSharedFolder(dirname(path)) === null;
-  return appending(isOwn ? await openOwn(path) : await openInShared(path, what), onError);
+  const isOwn = await findSharedFolder(deadline, dirname(path)) === null;
+  return appending(
+    isOwn ? await openOwn(deadline, path) : await openInShared(deadline, path, what),
+    onError,
+  );
 }
 
 /**
  * A link may be followed here. What is not a regular file is refused: to open a pipe waits for its reader, and
  * to write to it, or to some device, may wait for ever.
  */
-async function openOwn(path: string): Promise<Deno.FsFile> {
-  const info = await stat(path).catch((error) => {
+async function openOwn(deadline: Deadline, path: string): Promise<Deno.FsFile> {
+  const info = await stat(deadline, path).catch((error) => {
     if (error instanceof Deno.errors.NotFound) return null;
     throw error;
   });
   if (info && !info.isFile && path !== "/dev/null") {
     throw new Failure("it is there, and not a regular file");
   }
-  return await bounded(
+  return await deadline.run(
     path,
     () => Deno.open(path, { append: true, create: true, mode: OWNER_ONLY }),
   );
 }
 
 /** In a folder to which others may write as well nothing is opened but the file itself. */
-async function openInShared(path: string, what: string): Promise<Deno.FsFile> {
+async function openInShared(deadline: Deadline, path: string, what: string): Promise<Deno.FsFile> {
   try {
-    return await openItself(path, what, { append: true });
+    return await openItself(deadline, path, what, { append: true });
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
-    await createFile(path, OWNER_ONLY);
-    return await openItself(path, what, { append: true });
+    await createFile(deadline, path, OWNER_ONLY);
+    return await openItself(deadline, path, what, { append: true });
   }
 }
 

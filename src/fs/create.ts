@@ -11,7 +11,7 @@
 import { close, fchmod, fstat, open } from "node:fs";
 import { promisify } from "node:util";
 import { Failure } from "../errors.ts";
-import { bounded, HangingError } from "./deadline.ts";
+import { type Deadline, HangingError } from "./deadline.ts";
 import { remove } from "./files.ts";
 
 /** What is made is for its owner alone, unless a user says otherwise. */
@@ -32,22 +32,26 @@ export function folderMode(fileMode: number): number {
  * @throws {Failure} If something else was put in its place.
  */
 export async function createFile(
+  deadline: Deadline,
   path: string,
   mode: number,
   contents: Uint8Array | string = "",
 ): Promise<void> {
-  using file = await bounded(path, () => Deno.open(path, { write: true, createNew: true, mode }));
+  using file = await deadline.run(
+    path,
+    () => Deno.open(path, { write: true, createNew: true, mode }),
+  );
   try {
-    const { mode: given, dev, ino } = await bounded(path, () => file.stat());
+    const { mode: given, dev, ino } = await deadline.run(path, () => file.stat());
     if (given !== null && (given & 0o7777) !== mode) {
-      await bounded(path, () => changeMode(path, mode, { dev, ino }));
+      await deadline.run(path, () => changeMode(path, mode, { dev, ino }));
     }
     const bytes = typeof contents === "string" ? new TextEncoder().encode(contents) : contents;
     for (let done = 0; done < bytes.length;) {
-      done += await bounded(path, () => file.write(bytes.subarray(done)));
+      done += await deadline.run(path, () => file.write(bytes.subarray(done)));
     }
   } catch (error) {
-    await remove(path).catch(() => {});
+    await remove(deadline, path).catch(() => {});
     throw error;
   }
 }
@@ -74,16 +78,20 @@ async function changeMode(path: string, mode: number, made: { dev: number; ino: 
 }
 
 /** Makes a folder, with its parent's set-group-ID bit. */
-export async function makeFolder(path: string, fileMode: number): Promise<void> {
+export async function makeFolder(
+  deadline: Deadline,
+  path: string,
+  fileMode: number,
+): Promise<void> {
   const mode = folderMode(fileMode);
-  await bounded(path, () => Deno.mkdir(path, { mode }));
-  await setMode(path, mode | (await modeOf(path) & SET_GROUP_ID));
+  await deadline.run(path, () => Deno.mkdir(path, { mode }));
+  await setMode(deadline, path, mode | (await modeOf(deadline, path) & SET_GROUP_ID));
 }
 
 /** What is there, without following a link; null where there is nothing. */
-export async function lookAt(path: string): Promise<Deno.FileInfo | null> {
+export async function lookAt(deadline: Deadline, path: string): Promise<Deno.FileInfo | null> {
   try {
-    return await bounded(path, () => Deno.lstat(path));
+    return await deadline.run(path, () => Deno.lstat(path));
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
       return null;
@@ -97,8 +105,8 @@ export async function lookAt(path: string): Promise<Deno.FileInfo | null> {
  *
  * @throws {Failure} If it is one, with what to do.
  */
-export async function refuseLink(path: string): Promise<void> {
-  if (!(await lookAt(path))?.isSymlink) return;
+export async function refuseLink(deadline: Deadline, path: string): Promise<void> {
+  if (!(await lookAt(deadline, path))?.isSymlink) return;
   throw new Failure(
     `"${path}" is a symbolic link, and nothing is written through one: put what it stands for in ` +
       "its place, or, if that is a folder, mount it there (mount --bind)",
@@ -106,10 +114,10 @@ export async function refuseLink(path: string): Promise<void> {
 }
 
 /** The umask may have taken something away from a folder. */
-async function setMode(path: string, mode: number) {
-  if (await modeOf(path) === mode) return;
+async function setMode(deadline: Deadline, path: string, mode: number) {
+  if (await modeOf(deadline, path) === mode) return;
   try {
-    await bounded(path, () => Deno.chmod(path, mode));
+    await deadline.run(path, () => Deno.chmod(path, mode));
   } catch (error) {
     // Its owner may, so that this is a file system without modes (FAT, CIFS).
     if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
@@ -120,8 +128,8 @@ const WRITE_BITS = 0o222;
 const OWNER_WRITE = 0o200;
 
 /** Takes the right to write a finished file from everybody, where its file system has such rights. */
-export async function makeReadOnly(path: string): Promise<void> {
-  await tryMode(path, await modeOf(path) & ~WRITE_BITS);
+export async function makeReadOnly(deadline: Deadline, path: string): Promise<void> {
+  await tryMode(deadline, path, await modeOf(deadline, path) & ~WRITE_BITS);
 }
 
 /**
@@ -130,11 +138,11 @@ export async function makeReadOnly(path: string): Promise<void> {
  * @returns The mode that it had.
  * @throws {Failure} If we may not write to it then, with what to do.
  */
-export async function makeWritable(path: string): Promise<number> {
-  const { mode, uid } = await bounded(path, () => Deno.lstat(path));
-  await tryMode(path, ((mode ?? 0) | OWNER_WRITE) & 0o7777);
+export async function makeWritable(deadline: Deadline, path: string): Promise<number> {
+  const { mode, uid } = await deadline.run(path, () => Deno.lstat(path));
+  await tryMode(deadline, path, ((mode ?? 0) | OWNER_WRITE) & 0o7777);
   try {
-    (await bounded(path, () => Deno.open(path, { write: true }))).close();
+    (await deadline.run(path, () => Deno.open(path, { write: true }))).close();
   } catch (error) {
     if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
     throw new Failure(
@@ -146,16 +154,16 @@ export async function makeWritable(path: string): Promise<number> {
 }
 
 /** Gives a file a mode; what somebody else owns stays as it is. */
-export async function tryMode(path: string, mode: number) {
-  if (await modeOf(path) === mode) return;
+export async function tryMode(deadline: Deadline, path: string, mode: number) {
+  if (await modeOf(deadline, path) === mode) return;
   try {
-    await bounded(path, () => Deno.chmod(path, mode));
+    await deadline.run(path, () => Deno.chmod(path, mode));
   } catch (error) {
     if (error instanceof HangingError) throw error;
   }
 }
 
-async function modeOf(path: string): Promise<number> {
-  const { mode } = await bounded(path, () => Deno.lstat(path));
+async function modeOf(deadline: Deadline, path: string): Promise<number> {
+  const { mode } = await deadline.run(path, () => Deno.lstat(path));
   return (mode ?? 0) & 0o7777;
 }

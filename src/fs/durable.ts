@@ -9,7 +9,7 @@
 
 import { dirname } from "@std/path";
 import { Failure, messageOf } from "../errors.ts";
-import { bounded, boundedWork } from "./deadline.ts";
+import type { Deadline } from "./deadline.ts";
 import { remove, rename, stat } from "./files.ts";
 import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create.ts";
 
@@ -18,8 +18,8 @@ import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create
  *
  * @param sizeBytes How much there may be to write, if that is much.
  */
-export async function syncPath(path: string, sizeBytes = 0): Promise<void> {
-  await boundedWork(path, sizeBytes, async () => {
+export async function syncPath(deadline: Deadline, path: string, sizeBytes = 0): Promise<void> {
+  await deadline.runLong(path, sizeBytes, async () => {
     using file = await Deno.open(path, { read: true });
     await file.sync();
   });
@@ -29,10 +29,10 @@ export async function syncPath(path: string, sizeBytes = 0): Promise<void> {
 const FRESH_SUFFIX = ".new";
 
 /** Renames, and makes the new name last. An existing `to` is replaced. */
-export async function renameDurably(from: string, to: string): Promise<void> {
-  await syncPath(from);
-  await rename(from, to);
-  await syncPath(dirname(to));
+export async function renameDurably(deadline: Deadline, from: string, to: string): Promise<void> {
+  await syncPath(deadline, from);
+  await rename(deadline, from, to);
+  await syncPath(deadline, dirname(to));
 }
 
 export interface WriteOptions {
@@ -44,18 +44,24 @@ export interface WriteOptions {
 
 /** Writes a file whole or not at all. A link of its name is replaced, not followed. */
 export async function writeDurably(
+  deadline: Deadline,
   path: string,
   text: string,
   { mode = OWNER_ONLY, partial = `${path}.tmp` }: WriteOptions = {},
 ): Promise<void> {
-  const present = await lookAt(path);
+  const present = await lookAt(deadline, path);
   // A killed run may have left one.
-  await removeFile(partial);
+  await removeFile(deadline, partial);
   try {
-    await createFile(partial, present?.isFile ? (present.mode ?? mode) & 0o777 : mode, text);
-    await renameDurably(partial, path);
+    await createFile(
+      deadline,
+      partial,
+      present?.isFile ? (present.mode ?? mode) & 0o777 : mode,
+      text,
+    );
+    await renameDurably(deadline, partial, path);
   } catch (error) {
-    await remove(partial).catch(() => {});
+    await remove(deadline, partial).catch(() => {});
     throw error;
   }
 }
@@ -67,18 +73,19 @@ export async function writeDurably(
  * @throws {Failure} If something else is there, a link to a folder included.
  */
 export async function createInside(
+  deadline: Deadline,
   path: string,
   fileMode = OWNER_ONLY,
   made: string[] = [],
 ): Promise<void> {
-  await refuseLink(path);
-  const present = await lookAt(path);
+  await refuseLink(deadline, path);
+  const present = await lookAt(deadline, path);
   if (present === null) {
-    await makeFolder(path, fileMode);
+    await makeFolder(deadline, path, fileMode);
     made.push(path);
   } else if (!present.isDirectory) throw new Failure(`"${path}" is not a folder made by qmpbackup`);
   // One that is there may have been made by a run that died before it came to this.
-  await syncPath(dirname(path));
+  await syncPath(deadline, dirname(path));
 }
 
 /**
@@ -87,25 +94,26 @@ export async function createInside(
  * @param made Gets the paths of the folders that were missing, the outermost first.
  */
 export async function createFolders(
+  deadline: Deadline,
   path: string,
   fileMode = OWNER_ONLY,
   made: string[] = [],
 ): Promise<void> {
-  if (await isFolder(path)) return;
-  await createFolders(dirname(path), fileMode, made);
-  await makeFolder(path, fileMode);
+  if (await isFolder(deadline, path)) return;
+  await createFolders(deadline, dirname(path), fileMode, made);
+  await makeFolder(deadline, path, fileMode);
   made.push(path);
-  await syncParent(path);
+  await syncParent(deadline, path);
 }
 
 /**
  * Removes folders that were made for something that did not happen, the last one first. One that is not
  * empty stays, with those before it.
  */
-export async function removeFolders(made: readonly string[]): Promise<void> {
+export async function removeFolders(deadline: Deadline, made: readonly string[]): Promise<void> {
   for (const path of made.toReversed()) {
     try {
-      await remove(path);
+      await remove(deadline, path);
     } catch {
       return;
     }
@@ -113,16 +121,16 @@ export async function removeFolders(made: readonly string[]): Promise<void> {
 }
 
 /** Flushes the folder above, unless it is one that we may write to and not read. */
-export async function syncParent(path: string): Promise<void> {
-  await syncPath(dirname(path)).catch((error) => {
+export async function syncParent(deadline: Deadline, path: string): Promise<void> {
+  await syncPath(deadline, dirname(path)).catch((error) => {
     const { PermissionDenied, NotCapable } = Deno.errors;
     if (!(error instanceof PermissionDenied || error instanceof NotCapable)) throw error;
   });
 }
 
-async function isFolder(path: string): Promise<boolean> {
+async function isFolder(deadline: Deadline, path: string): Promise<boolean> {
   try {
-    return (await stat(path)).isDirectory;
+    return (await stat(deadline, path)).isDirectory;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     throw error;
@@ -130,13 +138,13 @@ async function isFolder(path: string): Promise<boolean> {
 }
 
 /** Whether there is anything of that name, a dangling symlink included. */
-export async function exists(path: string): Promise<boolean> {
-  return await lookAt(path) !== null;
+export async function exists(deadline: Deadline, path: string): Promise<boolean> {
+  return await lookAt(deadline, path) !== null;
 }
 
 /** Removes a file, if it is there. */
-export async function removeFile(path: string): Promise<void> {
-  if (await exists(path)) await remove(path);
+export async function removeFile(deadline: Deadline, path: string): Promise<void> {
+  if (await exists(deadline, path)) await remove(deadline, path);
 }
 
 /**
@@ -161,21 +169,25 @@ export async function requireSymlinks(): Promise<void> {
  * Null where there is one.
  * @throws {Failure} If something else is there.
  */
-export async function replaceSymlink(path: string, to: string): Promise<string | null> {
-  const present = await lookAt(path);
+export async function replaceSymlink(
+  deadline: Deadline,
+  path: string,
+  to: string,
+): Promise<string | null> {
+  const present = await lookAt(deadline, path);
   if (present && !present.isSymlink) {
     throw new Failure(`"${path}" is in the way of a link of that name: move it away`);
   }
   const fresh = path + FRESH_SUFFIX;
   try {
-    await removeFile(fresh);
-    await bounded(path, () => Deno.symlink(to, fresh));
-    await rename(fresh, path);
-    await syncPath(dirname(path));
+    await removeFile(deadline, fresh);
+    await deadline.run(path, () => Deno.symlink(to, fresh));
+    await rename(deadline, fresh, path);
+    await syncPath(deadline, dirname(path));
     return null;
   } catch (error) {
     if (error instanceof Failure || error instanceof Deno.errors.NotCapable) throw error;
-    await removeFile(fresh).catch(() => {});
+    await removeFile(deadline, fresh).catch(() => {});
     return `The link "${path}" could not be made: ${
       messageOf(error)
     }. All else is done; use "${to}", which ` +

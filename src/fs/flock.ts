@@ -8,7 +8,7 @@
 import * as v from "valibot";
 import { LockedError } from "../errors.ts";
 import { parseJson } from "../json.ts";
-import { bounded, endsWithin } from "./deadline.ts";
+import { type Deadline, endsWithin } from "./deadline.ts";
 import { createFile, lookAt, OWNER_ONLY } from "./create.ts";
 import { openItself, readUpTo } from "./open.ts";
 
@@ -35,35 +35,47 @@ const LOCK_WAIT_MS = 500;
  * @throws {LockedError} If another run holds it, with who that is.
  * @throws {Failure} If something else is in its place, a link included, or it has another name.
  */
-export async function takeLock(path: string, holder: Holder, mode?: number): Promise<Disposable> {
-  await createMissing(path, mode);
-  const file = await openLock(path);
+export async function takeLock(
+  deadline: Deadline,
+  path: string,
+  holder: Holder,
+  mode?: number,
+): Promise<Disposable> {
+  await createMissing(deadline, path, mode);
+  const file = await openLock(deadline, path);
   if (!await tryLock(file)) {
-    const words = describeHolder(await readHolder(path));
+    const words = describeHolder(await readHolder(deadline, path));
     throw new LockedError(`Another run is at work on this target: ${words}`);
   }
-  if (!await isStill(path, file)) {
+  if (!await isStill(deadline, path, file)) {
     file.close();
     throw new LockedError(`Another run removed "${path}" while it was being locked: run again`);
   }
-  await bounded(path, () => file.truncate());
-  await bounded(path, () => file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n")));
+  await deadline.run(path, () => file.truncate());
+  await deadline.run(
+    path,
+    () => file.write(new TextEncoder().encode(JSON.stringify(holder) + "\n")),
+  );
   return { [Symbol.dispose]: () => file.close() };
 }
 
-async function createMissing(path: string, mode = OWNER_ONLY) {
+async function createMissing(deadline: Deadline, path: string, mode = OWNER_ONLY) {
   try {
-    await createFile(path, mode);
+    await createFile(deadline, path, mode);
   } catch (error) {
     if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
   }
 }
 
-const openLock = (path: string) => openItself(path, "our lock", { read: true, write: true });
+const openLock = (deadline: Deadline, path: string) =>
+  openItself(deadline, path, "our lock", { read: true, write: true });
 
 /** Whether a file is still what its name leads to: a run that was refused removes the lock it made. */
-async function isStill(path: string, file: Deno.FsFile): Promise<boolean> {
-  const [opened, present] = [await bounded(path, () => file.stat()), await lookAt(path)];
+async function isStill(deadline: Deadline, path: string, file: Deno.FsFile): Promise<boolean> {
+  const [opened, present] = [
+    await deadline.run(path, () => file.stat()),
+    await lookAt(deadline, path),
+  ];
   return opened.dev === present?.dev && opened.ino === present.ino;
 }
 
@@ -73,8 +85,8 @@ async function isStill(path: string, file: Deno.FsFile): Promise<boolean> {
  * @returns The lock, or null where a living run holds it.
  * @throws {Deno.errors.NotFound | Deno.errors.PermissionDenied} If it can't be told.
  */
-export async function takeDeadLock(path: string): Promise<Disposable | null> {
-  const file = await openLock(path);
+export async function takeDeadLock(deadline: Deadline, path: string): Promise<Disposable | null> {
+  const file = await openLock(deadline, path);
   const free = await tryLock(file);
   return free ? { [Symbol.dispose]: () => file.close() } : null;
 }
@@ -94,8 +106,8 @@ export function parseHolder(text: string): Holder | null {
   }
 }
 
-async function readHolder(path: string): Promise<Holder | null> {
-  return parseHolder(await readUpTo(path, MAX_HOLDER_BYTES).catch(() => null) ?? "");
+async function readHolder(deadline: Deadline, path: string): Promise<Holder | null> {
+  return parseHolder(await readUpTo(deadline, path, MAX_HOLDER_BYTES).catch(() => null) ?? "");
 }
 
 /** Closes the file where the lock can't be had, if the runtime lets it. */

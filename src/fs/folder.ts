@@ -10,7 +10,7 @@
 
 import { dirname, join, resolve } from "@std/path";
 import { shellText } from "../shell.ts";
-import { bounded, HangingError } from "./deadline.ts";
+import { type Deadline, HangingError } from "./deadline.ts";
 import { readLink, remove } from "./files.ts";
 import { lookAt, OWNER_ONLY } from "./create.ts";
 
@@ -73,6 +73,7 @@ export function problemOfFolder(
  * @returns What is wrong, with the remedy; null where nothing is.
  */
 export async function findSharedFolder(
+  deadline: Deadline,
   path: string,
   fileMode = OWNER_ONLY,
 ): Promise<string | null> {
@@ -80,13 +81,13 @@ export async function findSharedFolder(
     problemOfFolder(folder, info, { users, fileMode });
   const known = new Map<number, number | null>();
   // The last one first: there we are going to make files anyway, so that is where we ask who we are.
-  for (const folder of (await foldersTo(path)).toReversed()) {
-    const info = await lookAtAllowed(folder);
+  for (const folder of (await foldersTo(deadline, path)).toReversed()) {
+    const info = await lookAtAllowed(deadline, folder);
     if (!info?.isDirectory || problemFor(folder, info, [ROOT]) === null) continue;
     // No matter who we are, this can't be ours alone.
     const hopeless = problemFor(folder, info, [ROOT, info.uid ?? ROOT, info.gid ?? ROOT]);
     if (hopeless !== null) return hopeless;
-    const user = known.get(info.dev) ?? await userThere(folder);
+    const user = known.get(info.dev) ?? await userThere(deadline, folder);
     known.set(info.dev, user);
     const problem = problemFor(folder, info, user === null ? [ROOT] : [ROOT, user]);
     if (problem !== null) return problem;
@@ -98,15 +99,15 @@ export async function findSharedFolder(
  * Who we are on a folder's file system: whose a file is that we make there. A server may take us for another
  * user (NFS with "squash"). Null where we can't make one.
  */
-async function userThere(folder: string): Promise<number | null> {
+async function userThere(deadline: Deadline, folder: string): Promise<number | null> {
   const path = join(folder, `.qmpbackup-${crypto.randomUUID()}`);
   try {
-    using file = await bounded(
+    using file = await deadline.run(
       path,
       () => Deno.open(path, { write: true, createNew: true, mode: OWNER_ONLY }),
     );
-    const { uid } = await bounded(path, () => file.stat());
-    await remove(path);
+    const { uid } = await deadline.run(path, () => file.stat());
+    await remove(deadline, path);
     return uid;
   } catch (error) {
     if (error instanceof HangingError) throw error;
@@ -118,16 +119,16 @@ async function userThere(folder: string): Promise<number | null> {
 const MAX_LINKS = 40;
 
 /** The folders that are looked into on the way to a path, and the path itself, the topmost first. */
-async function foldersTo(path: string): Promise<string[]> {
+async function foldersTo(deadline: Deadline, path: string): Promise<string[]> {
   const folders: string[] = [];
   const rest = resolve(path).split("/").filter((name) => name !== "");
   let folder = "/";
   for (let links = 0; rest.length > 0;) {
     folders.push(folder);
     const next = join(folder, rest.shift() as string);
-    const info = await lookAtAllowed(next);
+    const info = await lookAtAllowed(deadline, next);
     if (info?.isSymlink && links++ < MAX_LINKS) {
-      const to = resolve(dirname(next), await readLink(next));
+      const to = resolve(dirname(next), await readLink(deadline, next));
       rest.unshift(...to.split("/").filter((name) => name !== ""));
       folder = "/";
     } else folder = next;
@@ -135,9 +136,9 @@ async function foldersTo(path: string): Promise<string[]> {
   return [...new Set([...folders, folder])];
 }
 
-async function lookAtAllowed(path: string): Promise<Deno.FileInfo | null> {
+async function lookAtAllowed(deadline: Deadline, path: string): Promise<Deno.FileInfo | null> {
   try {
-    return await lookAt(path);
+    return await lookAt(deadline, path);
   } catch (error) {
     const { NotCapable, PermissionDenied } = Deno.errors;
     if (error instanceof NotCapable || error instanceof PermissionDenied) return null;

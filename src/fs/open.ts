@@ -6,7 +6,7 @@
  */
 
 import { Failure } from "../errors.ts";
-import { bounded, boundedWork } from "./deadline.ts";
+import type { Deadline } from "./deadline.ts";
 import { lookAt, refuseLink } from "./create.ts";
 
 /**
@@ -18,16 +18,17 @@ import { lookAt, refuseLink } from "./create.ts";
  * @throws {Deno.errors.NotFound} If there is nothing.
  */
 export async function openItself(
+  deadline: Deadline,
   path: string,
   what: string,
   options: Deno.OpenOptions,
 ): Promise<Deno.FsFile> {
-  await refuseLink(path);
-  const seen = await bounded(path, () => Deno.lstat(path));
+  await refuseLink(deadline, path);
+  const seen = await deadline.run(path, () => Deno.lstat(path));
   if (!seen.isFile) throw new Failure(`"${path}" is in the place of ${what}: move it away`);
-  const file = await bounded(path, () => Deno.open(path, options));
+  const file = await deadline.run(path, () => Deno.open(path, options));
   try {
-    const { dev, ino, nlink } = await bounded(path, () => file.stat());
+    const { dev, ino, nlink } = await deadline.run(path, () => file.stat());
     if (dev !== seen.dev || ino !== seen.ino) {
       throw new Failure(`"${path}" was replaced while it was opened: run again`);
     }
@@ -55,11 +56,12 @@ export type NotTheFile = "link" | "not a file" | "replaced";
  * @throws {Deno.errors.NotFound} If there is nothing.
  */
 export async function withFile<T>(
+  deadline: Deadline,
   path: string,
   options: Deno.OpenOptions,
   work: (file: Deno.FsFile | NotTheFile) => Promise<T>,
 ): Promise<T> {
-  return await bounded(path, async () => {
+  return await deadline.run(path, async () => {
     const seen = await Deno.lstat(path);
     if (seen.isSymlink) return await work("link");
     if (!seen.isFile) return await work("not a file");
@@ -74,10 +76,14 @@ export async function withFile<T>(
  *
  * @returns Null where it is too large, or not a regular file.
  */
-export async function readBytesUpTo(path: string, maxBytes: number): Promise<Uint8Array | null> {
-  const info = await bounded(path, () => Deno.stat(path));
+export async function readBytesUpTo(
+  deadline: Deadline,
+  path: string,
+  maxBytes: number,
+): Promise<Uint8Array | null> {
+  const info = await deadline.run(path, () => Deno.stat(path));
   if (!info.isFile || info.size > maxBytes) return null;
-  const contents = await boundedWork(path, info.size, () => Deno.readFile(path));
+  const contents = await deadline.runLong(path, info.size, () => Deno.readFile(path));
   return contents.length > maxBytes ? null : contents;
 }
 
@@ -86,15 +92,19 @@ export async function readBytesUpTo(path: string, maxBytes: number): Promise<Uin
  *
  * @returns Null where it is too large, a link, or not a regular file.
  */
-export async function readUpTo(path: string, maxBytes: number): Promise<string | null> {
-  const info = await lookAt(path);
+export async function readUpTo(
+  deadline: Deadline,
+  path: string,
+  maxBytes: number,
+): Promise<string | null> {
+  const info = await lookAt(deadline, path);
   if (!info?.isFile || info.size > maxBytes) return null;
-  using file = await bounded(path, () => Deno.open(path, { read: true }));
+  using file = await deadline.run(path, () => Deno.open(path, { read: true }));
   // One more than may be there: it may be another file by now, or one that grows.
   const buffer = new Uint8Array(Math.min(maxBytes, info.size) + 1);
   let length = 0;
   while (length < buffer.length) {
-    const count = await bounded(path, () => file.read(buffer.subarray(length)));
+    const count = await deadline.run(path, () => file.read(buffer.subarray(length)));
     if (count === null) return new TextDecoder().decode(buffer.subarray(0, length));
     length += count;
   }

@@ -6,7 +6,7 @@
 
 import { Failure } from "../errors.ts";
 import { lookAt } from "./create.ts";
-import { bounded, boundedWork } from "./deadline.ts";
+import type { Deadline } from "./deadline.ts";
 
 /** A part of a file. */
 export interface Range {
@@ -27,14 +27,14 @@ export interface ReadOptions {
  * @throws {Failure} If it is something else.
  * @throws {Deno.errors.NotFound} If there is nothing.
  */
-export async function openRegular(path: string): Promise<Deno.FsFile> {
-  const seen = await lookAt(path);
+export async function openRegular(deadline: Deadline, path: string): Promise<Deno.FsFile> {
+  const seen = await lookAt(deadline, path);
   if (seen && !seen.isFile) {
     throw new Failure(`"${path}" is not a regular file (a link, a folder, a pipe)`);
   }
-  const file = await bounded(path, () => Deno.open(path, { read: true }));
+  const file = await deadline.run(path, () => Deno.open(path, { read: true }));
   try {
-    const { dev, ino } = await bounded(path, () => file.stat());
+    const { dev, ino } = await deadline.run(path, () => file.stat());
     if (seen && (dev !== seen.dev || ino !== seen.ino)) {
       throw new Failure(`"${path}" was replaced while it was opened: run again`);
     }
@@ -55,13 +55,14 @@ const CHUNK_BYTES = 1 << 20;
  * @returns How many bytes there were: fewer where the file ends before the range does.
  */
 export async function readRange(
+  deadline: Deadline,
   file: Deno.FsFile,
   path: string,
   range: Range,
   onChunk: (chunk: Uint8Array) => void,
   options: ReadOptions = {},
 ): Promise<number> {
-  return await boundedWork(path, range.length, () => read(file, range, onChunk, options));
+  return await deadline.runLong(path, range.length, () => read(file, range, onChunk, options));
 }
 
 async function read(

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { basename, join, relative } from "@std/path";
 import { messageOf } from "../errors.ts";
 import { exists } from "../fs/durable.ts";
@@ -45,8 +46,8 @@ const MAX_DEPTH = 2;
  * @param dir Absolute.
  * @returns Null if nothing is recorded there.
  */
-export async function readBackups(dir: string): Promise<VmBackups | null> {
-  const targets = await readTargets(dir);
+export async function readBackups(deadline: Deadline, dir: string): Promise<VmBackups | null> {
+  const targets = await readTargets(deadline, dir);
   return targets.length === 0 ? null : { path: dir, name: basename(dir), targets, error: null };
 }
 
@@ -54,18 +55,20 @@ export async function readBackups(dir: string): Promise<VmBackups | null> {
  * Reads the backups of the VMs below a folder, in the order of their names. One that can't be read does not
  * keep us from the others.
  */
-export async function readAllBelow(dir: string): Promise<VmBackups[]> {
+export async function readAllBelow(deadline: Deadline, dir: string): Promise<VmBackups[]> {
   const found: VmBackups[] = [];
   await search(dir, MAX_DEPTH);
   return found.map((backups) => ({ ...backups, name: relative(dir, backups.path) }));
 
   async function search(folder: string, depth: number) {
-    const names = (await listFolder(folder)).filter(({ isFile }) => !isFile).map(({ name }) => name)
+    const names = (await listFolder(deadline, folder)).filter(({ isFile }) => !isFile).map((
+      { name },
+    ) => name)
       .filter((name) => !name.startsWith(".") && name !== RECORDS_FOLDER);
     for (const name of names.sort()) {
       const path = join(folder, name);
       try {
-        if (await looksLikeBackups(path)) found.push(await readOrEmpty(path));
+        if (await looksLikeBackups(deadline, path)) found.push(await readOrEmpty(deadline, path));
         else if (depth > 1) await search(path, depth - 1);
       } catch (error) {
         // A file system that is gone, say: what it holds can't be told.
@@ -76,15 +79,17 @@ export async function readAllBelow(dir: string): Promise<VmBackups[]> {
 }
 
 /** Also those of the Python tools, which have an id and no records. */
-async function looksLikeBackups(path: string): Promise<boolean> {
-  for (const name of [RUNS_FOLDER, UUID_FILE]) if (await exists(join(path, name))) return true;
-  for (const month of await listMonths(path)) {
-    if (await exists(join(path, month, RUNS_FOLDER))) return true;
+async function looksLikeBackups(deadline: Deadline, path: string): Promise<boolean> {
+  for (const name of [RUNS_FOLDER, UUID_FILE]) {
+    if (await exists(deadline, join(path, name))) return true;
+  }
+  for (const month of await listMonths(deadline, path)) {
+    if (await exists(deadline, join(path, month, RUNS_FOLDER))) return true;
   }
   return false;
 }
 
-async function readOrEmpty(path: string): Promise<VmBackups> {
-  const found = await readBackups(path);
+async function readOrEmpty(deadline: Deadline, path: string): Promise<VmBackups> {
+  const found = await readBackups(deadline, path);
   return found ?? { path, name: basename(path), targets: [], error: null };
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { chainOf, images } from "../repo/chains.ts";
 import { isFault, lookAtImages } from "../repo/fingerprint.ts";
 import type { DiskRecord, RunRecord } from "../repo/record.ts";
@@ -28,6 +29,7 @@ export const REPLACED: ImageState = {
  * @param wanted Only these; all that are done if not given.
  */
 export async function imageStates(
+  deadline: Deadline,
   { path, runs }: Target,
   wanted?: ReadonlySet<DiskRecord>,
 ): Promise<ImageStates> {
@@ -35,7 +37,7 @@ export async function imageStates(
   const newest = new Map(all.map((disk) => [disk.file, disk]));
   const asked = wanted ? all.filter((disk) => wanted.has(disk)) : all;
   const recorded = new Map(asked.map(({ file }) => [file, newest.get(file)?.fingerprint]));
-  const seen = await lookAtImages(path, recorded);
+  const seen = await lookAtImages(deadline, path, recorded);
   return new Map(asked.map((disk) => {
     // A later backup took its name and place (--no-timestamp).
     if (newest.get(disk.file) !== disk) return [disk, REPLACED];
@@ -49,9 +51,13 @@ export async function imageStates(
  *
  * @throws {ChainError} If the records contradict each other.
  */
-export async function statesOfRun(target: Target, run: RunRecord): Promise<ImageStates> {
+export async function statesOfRun(
+  deadline: Deadline,
+  target: Target,
+  run: RunRecord,
+): Promise<ImageStates> {
   const all = images(target.runs);
   const rows = run.disks.filter(({ result }) => result === "done")
     .flatMap(({ file }) => chainOf(all, file).map(({ disk }) => disk));
-  return await imageStates(target, new Set(rows));
+  return await imageStates(deadline, target, new Set(rows));
 }

@@ -5,7 +5,7 @@
  */
 
 import { dirname, join, relative } from "@std/path";
-import { HangingError } from "../fs/deadline.ts";
+import { type Deadline, HangingError } from "../fs/deadline.ts";
 import { listFolder, makeTempFile, realPath, remove, stat } from "../fs/files.ts";
 import { ChainError, chainOf, images, type Point, restorePoints } from "../repo/chains.ts";
 import { type Fingerprint, type ImageFault, isFault, lookAtImages } from "../repo/fingerprint.ts";
@@ -25,13 +25,14 @@ import type { BackupRequest } from "./request.ts";
 
 /** Asks QEMU and looks into the target. */
 export async function gatherFacts(
+  deadline: Deadline,
   qmp: QmpClient,
   target: Target,
   { monthly, level }: BackupRequest,
   { tag, startedAt }: Pick<Facts, "tag" | "startedAt">,
 ): Promise<Facts> {
   const { disks: found, leftOut } = await queryDisks(qmp);
-  const disks = await withBackingTimes(found);
+  const disks = await withBackingTimes(deadline, found);
   const vm = await queryIdentity(qmp);
   const tpms = await queryTpms(qmp);
   const leftTpms = tpms.map((id) => (
@@ -42,13 +43,13 @@ export async function gatherFacts(
     }
   ));
   const outside = await queryOutside(qmp);
-  const files = await listFolders(target, disks);
-  const adopted = await adoptChains(target, disks, files, vm, tag);
-  const past = monthly ? await readPastMonths(target.path) : [];
+  const files = await listFolders(deadline, target, disks);
+  const adopted = await adoptChains(deadline, target, disks, files, vm, tag);
+  const past = monthly ? await readPastMonths(deadline, target.path) : [];
   const runs = [...adopted, ...target.runs];
   const looks = level === "full" || level === "copy"
     ? { imageFaults: new Map(), newFingerprints: new Map() }
-    : await lookAtChains(target.path, runs, disks);
+    : await lookAtChains(deadline, target.path, runs, disks);
   return {
     vm,
     runState: (await queryStatus(qmp)).status,
@@ -63,9 +64,11 @@ export async function gatherFacts(
     pastRuns: past.flatMap(({ runs }) => runs),
     files,
     ...looks,
-    inUse: await filesInUse(target.path, disks),
+    inUse: await filesInUse(deadline, target.path, disks),
     besideDisk: new Map(
-      await Promise.all(disks.map(async (disk) => [disk.id, await folderBeside(disk)] as const)),
+      await Promise.all(
+        disks.map(async (disk) => [disk.id, await folderBeside(deadline, disk)] as const),
+      ),
     ),
     startedAt,
     tag,
@@ -76,7 +79,12 @@ export async function gatherFacts(
 type Looks = Pick<Facts, "imageFaults" | "newFingerprints">;
 
 /** Looks at all images that an increment of one of the disks would build on. */
-async function lookAtChains(target: string, runs: RunRecord[], disks: Disk[]): Promise<Looks> {
+async function lookAtChains(
+  deadline: Deadline,
+  target: string,
+  runs: RunRecord[],
+  disks: Disk[],
+): Promise<Looks> {
   const [points, all] = [restorePoints(runs), images(runs)];
   const recorded = new Map<string, Fingerprint | undefined>();
   for (const disk of disks) {
@@ -87,7 +95,7 @@ async function lookAtChains(target: string, runs: RunRecord[], disks: Disk[]): P
   }
   const imageFaults = new Map<string, ImageFault>();
   const newFingerprints = new Map<string, Fingerprint>();
-  for (const [file, seen] of await lookAtImages(target, recorded)) {
+  for (const [file, seen] of await lookAtImages(deadline, target, recorded)) {
     if (isFault(seen)) imageFaults.set(file, seen);
     else if (!recorded.get(file)) newFingerprints.set(file, seen.fingerprint);
   }
@@ -105,10 +113,10 @@ function wholeChain(all: Point[], file: string): Point[] {
 }
 
 /** Looks when the files below the disks were last changed. */
-async function withBackingTimes(disks: Disk[]): Promise<Disk[]> {
+async function withBackingTimes(deadline: Deadline, disks: Disk[]): Promise<Disk[]> {
   const times = new Map<string, string | null>();
   for (const { file, fileBytes } of disks.flatMap(({ backing }) => backing)) {
-    if (!times.has(file)) times.set(file, await timeOf(file, fileBytes));
+    if (!times.has(file)) times.set(file, await timeOf(deadline, file, fileBytes));
   }
   return disks.map((disk) => ({
     ...disk,
@@ -117,9 +125,13 @@ async function withBackingTimes(disks: Disk[]): Promise<Disk[]> {
 }
 
 /** In whole seconds: not every file system keeps more than that. */
-async function timeOf(path: string, fileBytes: number | null): Promise<string | null> {
+async function timeOf(
+  deadline: Deadline,
+  path: string,
+  fileBytes: number | null,
+): Promise<string | null> {
   if (!path.startsWith("/")) return null;
-  const info = await orNull(path, () => stat(path));
+  const info = await orNull(path, () => stat(deadline, path));
   // QEMU goes on with the old file when another one takes its name, and counts in sectors.
   const isOpen = info?.isFile && Math.ceil(info.size / 512) * 512 === fileBytes;
   if (!isOpen || info.mtime === null) return null;
@@ -130,34 +142,40 @@ async function timeOf(path: string, fileBytes: number | null): Promise<string | 
 }
 
 /** A VM may have been started on what was restored into the target, or on an image of it. */
-async function filesInUse(target: string, disks: Disk[]): Promise<string[]> {
+async function filesInUse(deadline: Deadline, target: string, disks: Disk[]): Promise<string[]> {
   const files = disks.flatMap(({ source, image }) => [source, image["full-backing-filename"]])
     .filter((file) => typeof file === "string" && file.startsWith("/")) as string[];
-  const folder = await whereItLeads(target);
-  const paths = await Promise.all(files.map(whereItLeads));
+  const folder = await whereItLeads(deadline, target);
+  const paths = await Promise.all(files.map((file) => whereItLeads(deadline, file)));
   return paths.filter((path) => path.startsWith(`${folder}/`)).map((path) =>
     relative(folder, path)
   );
 }
 
 /** Where links lead to; what can't be told is taken as it is. */
-async function whereItLeads(path: string): Promise<string> {
-  return await realPath(path).catch(() => path);
+async function whereItLeads(deadline: Deadline, path: string): Promise<string> {
+  return await realPath(deadline, path).catch(() => path);
 }
 
 /** Every folder that a disk of this run may use: those of its names, and those in the records. */
-async function listFolders(target: Target, disks: Disk[]): Promise<Map<string, string[]>> {
+async function listFolders(
+  deadline: Deadline,
+  target: Target,
+  disks: Disk[],
+): Promise<Map<string, string[]>> {
   const recorded = target.runs.flatMap((run) => run.disks.map(({ folder }) => folder));
   const named = disks.flatMap(({ name, source }) => [name, diskFileName(source)]);
   const folders = new Set([".", ...recorded, ...named]);
   const files = new Map<string, string[]>();
-  for (const folder of folders) files.set(folder, await filesIn(join(target.path, folder)));
+  for (const folder of folders) {
+    files.set(folder, await filesIn(deadline, join(target.path, folder)));
+  }
   return files;
 }
 
-async function filesIn(path: string): Promise<string[]> {
+async function filesIn(deadline: Deadline, path: string): Promise<string[]> {
   try {
-    const entries = await listFolder(path);
+    const entries = await listFolder(deadline, path);
     return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
@@ -171,12 +189,12 @@ async function filesIn(path: string): Promise<string[]> {
  * The folder of a disk's file: there the fleece is as fast as the disk. Not for what is no regular
  * file: the folder of a logical volume is `/dev`. Nor where this user may not write.
  */
-async function folderBeside({ source }: Disk): Promise<string | null> {
+async function folderBeside(deadline: Deadline, { source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;
   const folder = dirname(source);
   return await orNull(source, async () => {
-    if (!(await stat(source)).isFile) return null;
-    await tryToWrite(folder);
+    if (!(await stat(deadline, source)).isFile) return null;
+    await tryToWrite(deadline, folder);
     return folder;
   });
 }
@@ -197,6 +215,6 @@ async function orNull<T>(path: string, look: () => Promise<T>): Promise<T | null
 }
 
 /** Whether a user may write somewhere can't be told before it is done. */
-async function tryToWrite(folder: string): Promise<void> {
-  await remove(await makeTempFile(folder));
+async function tryToWrite(deadline: Deadline, folder: string): Promise<void> {
+  await remove(deadline, await makeTempFile(deadline, folder));
 }

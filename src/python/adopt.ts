@@ -8,7 +8,7 @@
 import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import { ChainError } from "../repo/chains.ts";
-import { bounded } from "../fs/deadline.ts";
+import type { Deadline } from "../fs/deadline.ts";
 import { type Fingerprint, isFault, lookAtImage } from "../repo/fingerprint.ts";
 import { type NamedImage, orderByName } from "./name_order.ts";
 import { diskFileName, parseImageName } from "../repo/layout.ts";
@@ -40,6 +40,7 @@ export interface Foreign {
  * go on, which is logged.
  */
 export async function adoptChains(
+  deadline: Deadline,
   target: Target,
   disks: Disk[],
   files: Map<string, string[]>,
@@ -50,7 +51,7 @@ export async function adoptChains(
   const recorded = new Set(target.runs.flatMap((run) => run.disks.map(({ id }) => id)));
   const found: Foreign[] = [];
   for (const disk of disks.filter(({ id }) => !recorded.has(id))) {
-    const foreign = await findForeign(target, disk, files);
+    const foreign = await findForeign(deadline, target, disk, files);
     if (foreign) found.push(foreign);
   }
   return adoptedRuns(found.filter((one) => !isShared(one, found)), target.chainId, vm, tag);
@@ -71,6 +72,7 @@ function isShared({ folder, images: [first] }: Foreign, found: Foreign[]): boole
 
 /** 0.47 names a folder by the node or the device, 0.67 by the disk's file; `--no-subdir` has none. */
 async function findForeign(
+  deadline: Deadline,
   { path, runs }: Target,
   disk: Disk,
   files: Map<string, string[]>,
@@ -87,10 +89,14 @@ async function findForeign(
       const images: Foreign["images"] = [];
       for (const image of ordered) {
         const file = join(path, folder, image.name);
-        const seen = await lookAtImage(file);
+        const seen = await lookAtImage(deadline, file);
         if (isFault(seen)) throw new Failure(`"${file}" ${seen.reason}`);
         const { fingerprint } = seen;
-        images.push({ ...image, ...await bounded(file, () => imageFacts(file)), fingerprint });
+        images.push({
+          ...image,
+          ...await imageFacts(deadline, file),
+          fingerprint,
+        });
       }
       return { disk, folder, images };
     } catch (error) {

@@ -7,6 +7,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import {
   type CreateOptions,
   createQcow2,
@@ -40,24 +41,36 @@ const DIFFERENT = 1;
  *
  * @throws {QemuImgError} If it can't be done; what was made is the caller's to remove.
  */
-export async function storeDifference(path: string, options: DifferenceOptions): Promise<void> {
+export async function storeDifference(
+  deadline: Deadline,
+  path: string,
+  options: DifferenceOptions,
+): Promise<void> {
   const { contents, parent, image, backing, ...how } = options;
   for (let attempt = 1;; attempt++) {
-    await createQcow2(path, { ...image, backing: contents, backingFormat: "raw" });
-    await qemuImg(["rebase", "-p", "-f", "qcow2", "-F", "qcow2", "-b", parent, path], how);
-    if (await isSame(path, contents, how)) break;
+    await createQcow2(deadline, path, { ...image, backing: contents, backingFormat: "raw" });
+    const rebase = ["rebase", "-p", "-f", "qcow2", "-F", "qcow2", "-b", parent, path];
+    await qemuImg(deadline, [path, parent], rebase, how);
+    if (await isSame(deadline, path, contents, how)) break;
     if (attempt === ATTEMPTS) {
       throw new QemuImgError(
         `"${path}" does not hold what was read: run again, with --level full if this comes again`,
       );
     }
   }
-  await qemuImg(["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing, path]);
+  const link = ["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing, path];
+  await qemuImg(deadline, [path], link);
 }
 
-async function isSame(path: string, contents: string, how: RunOptions): Promise<boolean> {
+async function isSame(
+  deadline: Deadline,
+  path: string,
+  contents: string,
+  how: RunOptions,
+): Promise<boolean> {
   try {
-    await qemuImg(["compare", "-p", "-f", "qcow2", "-F", "raw", path, contents], how);
+    const args = ["compare", "-p", "-f", "qcow2", "-F", "raw", path, contents];
+    await qemuImg(deadline, [path], args, how);
     return true;
   } catch (error) {
     if (error instanceof QemuImgError && error.status === DIFFERENT) return false;

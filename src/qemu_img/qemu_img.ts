@@ -9,7 +9,7 @@
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
 import { brief, Failure, messageOf } from "../errors.ts";
-import { endsWithin, HangingError } from "../fs/deadline.ts";
+import { type Deadline, endsWithin, HangingError } from "../fs/deadline.ts";
 import { stat } from "../fs/files.ts";
 import { parseJson } from "../json.ts";
 import { spawn } from "../process/spawn.ts";
@@ -31,16 +31,35 @@ export interface RunOptions {
   signal?: AbortSignal;
   /** Gets what `-p` prints: 0 to 100. */
   onPercent?: (percent: number) => void;
+  /**
+   * How much it has to work through: it is ended if it takes longer than the slowest storage would. If this
+   * is not said, it may go on for as long as the file systems answer.
+   */
+  sizeBytes?: number;
 }
 
 /**
  * Runs `qemu-img` with these arguments.
  *
+ * @param paths The files that it works on, one on each file system.
  * @returns What it wrote to standard output.
+ * @throws {HangingError} If one of the file systems does not answer.
  * @throws {QemuImgError} If it is missing or fails.
  * @throws The signal's reason, if it was aborted.
  */
-export async function qemuImg(args: string[], options: RunOptions = {}): Promise<string> {
+export async function qemuImg(
+  deadline: Deadline,
+  paths: readonly string[],
+  args: string[],
+  { signal, sizeBytes = Infinity, ...options }: RunOptions = {},
+): Promise<string> {
+  return await deadline.runProgram(paths, sizeBytes, (hanging) => {
+    const stop = signal ? AbortSignal.any([signal, hanging]) : hanging;
+    return run(args, { ...options, signal: stop });
+  });
+}
+
+async function run(args: string[], options: RunOptions = {}): Promise<string> {
   log.debug("qemu-img {args}", { args: JSON.stringify(args) });
   const { signal, onPercent } = options;
   signal?.throwIfAborted();
@@ -142,21 +161,22 @@ export interface CreateOptions {
  * @throws {QemuImgError} If it can't be created.
  */
 export async function createQcow2(
+  deadline: Deadline,
   path: string,
   options: CreateOptions,
-  run: RunOptions = {},
+  how: RunOptions = {},
 ): Promise<void> {
   const format = ["compat=1.1"];
   if (options.clusterSizeBytes) format.push(`cluster_size=${options.clusterSizeBytes}`);
   if (options.lazyRefcounts) format.push("lazy_refcounts=on");
   const { backingFormat = "qcow2" } = options;
   const backing = options.backing ? ["-u", "-F", backingFormat, "-b", options.backing] : [];
-  await qemuImg([
+  await qemuImg(deadline, [path], [
     ...["create", "-q", "-f", "qcow2", "-o", format.join(",")],
     ...backing,
     path,
     String(options.virtualSizeBytes),
-  ], run);
+  ], { sizeBytes: 0, ...how });
 }
 
 /** `convert -r` and `commit -r` came with it. */
@@ -168,7 +188,7 @@ const OLDEST = [5, 2] as const;
  * @throws {QemuImgError} If it is missing, too old, or another program.
  */
 export async function requireQemuImg(): Promise<void> {
-  const problem = problemOfVersion(await qemuImg(["--version"]));
+  const problem = problemOfVersion(await run(["--version"]));
   if (problem) throw new QemuImgError(problem);
 }
 
@@ -221,9 +241,15 @@ export interface ImageFacts {
  *
  * @throws {QemuImgError} If it can't be read.
  */
-export async function measure(path: string, format: string, run: RunOptions = {}): Promise<number> {
+export async function measure(
+  deadline: Deadline,
+  path: string,
+  format: string,
+  how: RunOptions = {},
+): Promise<number> {
   const args = ["measure", "-U", "--output=json", "-f", format, "-O", "qcow2", path];
-  return decoded("measure", v.object({ required: sizeBytes }), await qemuImg(args, run)).required;
+  const text = await qemuImg(deadline, [path], args, { sizeBytes: 0, ...how });
+  return decoded("measure", v.object({ required: sizeBytes }), text).required;
 }
 
 /** What a subcommand printed as JSON. */
@@ -249,14 +275,19 @@ function decoded<Output>(
  *
  * @throws {QemuImgError} If it can't be read or is not a qcow2 image.
  */
-export async function imageFacts(path: string, options: RunOptions = {}): Promise<ImageFacts> {
+export async function imageFacts(
+  deadline: Deadline,
+  path: string,
+  options: RunOptions = {},
+): Promise<ImageFacts> {
   // From a pipe qemu-img would wait for ever.
-  const info = await stat(path).catch((error) => {
+  const info = await stat(deadline, path).catch((error) => {
     if (error instanceof HangingError) throw error;
     return null;
   });
   if (info && !info.isFile) throw new QemuImgError(`"${path}" is not a regular file`);
-  const text = await qemuImg(["info", "--output=json", "-f", "qcow2", path], options);
+  const args = ["info", "--output=json", "-f", "qcow2", path];
+  const text = await qemuImg(deadline, [path], args, { sizeBytes: 0, ...options });
   return parseImageFacts(text);
 }
 
@@ -285,8 +316,8 @@ const ONLY_LEAKS = 3;
  *
  * @throws {QemuImgError} If that can't be told.
  */
-export async function imageEnd(path: string): Promise<number> {
-  const text = await qemuImg(["check", "--output=json", alone(path)]);
+export async function imageEnd(deadline: Deadline, path: string): Promise<number> {
+  const text = await qemuImg(deadline, [path], ["check", "--output=json", alone(path)]);
   return decoded("check", v.object({ "image-end-offset": v.number() }), text)["image-end-offset"];
 }
 
@@ -301,9 +332,13 @@ function alone(path: string): string {
  *
  * @throws {QemuImgError} If it is damaged, with what `qemu-img` says.
  */
-export async function checkImage(path: string, options: RunOptions = {}): Promise<void> {
+export async function checkImage(
+  deadline: Deadline,
+  path: string,
+  options: RunOptions = {},
+): Promise<void> {
   try {
-    await qemuImg(["check", "-q", alone(path)], options);
+    await qemuImg(deadline, [path], ["check", "-q", alone(path)], options);
   } catch (error) {
     if (error instanceof QemuImgError && error.status === ONLY_LEAKS) return;
     throw error;

@@ -7,6 +7,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { truncate } from "../fs/files.ts";
 import { imageEnd, qemuImg } from "./qemu_img.ts";
 
@@ -15,14 +16,15 @@ import { imageEnd, qemuImg } from "./qemu_img.ts";
  *
  * @throws {QemuImgError} If the file system has not so many.
  */
-export async function reserve(path: string, sizeBytes: number): Promise<void> {
+export async function reserve(deadline: Deadline, path: string, sizeBytes: number): Promise<void> {
   // A raw image is made of sectors.
   const added = Math.ceil(sizeBytes / 512) * 512;
-  await qemuImg(["resize", "-q", "-f", "raw", "--preallocation=falloc", path, `+${added}`]);
+  const args = ["resize", "-q", "-f", "raw", "--preallocation=falloc", path, `+${added}`];
+  await qemuImg(deadline, [path], args);
 }
 
 /** Gives back what an image that is closed did not use. */
-export async function giveBack(path: string): Promise<void> {
-  const end = await imageEnd(path);
-  await truncate(path, end);
+export async function giveBack(deadline: Deadline, path: string): Promise<void> {
+  const end = await imageEnd(deadline, path);
+  await truncate(deadline, path, end);
 }

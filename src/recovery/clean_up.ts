@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { join } from "@std/path";
 import { exists, removeFile } from "../fs/durable.ts";
 import { describeHolder, holderNow, takeDeadLock, takeLock } from "../fs/flock.ts";
@@ -19,6 +20,7 @@ import { recover } from "./order.ts";
 import type { Leftover } from "./recover.ts";
 
 export interface CleanUpOptions {
+  deadline: Deadline;
   /** Absolute; null is that of the dead run, where the VM tells. */
   target: string | null;
   /** Thaws the guest through its agent; null where no agent is known. */
@@ -36,23 +38,24 @@ export interface CleanUpOptions {
  * @throws {UsageError} If the target holds no backups of ours, or those of another VM.
  */
 export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<number> {
+  const { deadline } = options;
   // A run that lives is refused here, before anything else.
-  const dead = await refuseLockedVm(qmp, await lockOf(options.target));
-  const target = await targetOf(options.target, dead);
-  if (target !== null) refuseOtherVm(await readTarget(target), await queryIdentity(qmp));
+  const dead = await refuseLockedVm(deadline, qmp, await lockOf(deadline, options.target));
+  const target = await targetOf(deadline, options.target, dead);
+  if (target !== null) refuseOtherVm(await readTarget(deadline, target), await queryIdentity(qmp));
   await using stack = new AsyncDisposableStack();
   if (options.dryRun) {
-    if (target !== null) await refuseLockedTarget(target);
+    if (target !== null) await refuseLockedTarget(deadline, target);
   } else {
-    if (target !== null) await refuseShared(await readTarget(target));
-    stack.use(await lockBoth(qmp, target));
+    if (target !== null) await refuseShared(deadline, await readTarget(deadline, target));
+    stack.use(await lockBoth(deadline, qmp, target));
   }
   const handle = async (leftover: Leftover) => {
     options.onFound(leftover);
     if (!options.dryRun) await leftover.repair();
   };
   if (dead) await handle(unlocked(dead));
-  const count = await recover(qmp, { dead, target, thaw: options.thaw, handle });
+  const count = await recover(deadline, qmp, { dead, target, thaw: options.thaw, handle });
   return dead ? count + 1 : count;
 }
 
@@ -65,34 +68,42 @@ function unlocked(dead: VmHolder): Leftover {
 }
 
 /** Where to look: null if nobody named a target of ours, and the VM does not know of one either. */
-async function targetOf(named: string | null, dead: VmHolder | null): Promise<string | null> {
+async function targetOf(
+  deadline: Deadline,
+  named: string | null,
+  dead: VmHolder | null,
+): Promise<string | null> {
   const path = named ?? (dead && targetOfLock(dead.lockFile));
-  if (path === null || (await readTarget(path)).hasRecords) return path;
+  if (path === null || (await readTarget(deadline, path)).hasRecords) return path;
   if (named === null) return null;
   throw new UsageError(`"${path}" holds no records of backups: there is nothing to recover`);
 }
 
-async function lockOf(target: string | null): Promise<string | null> {
+async function lockOf(deadline: Deadline, target: string | null): Promise<string | null> {
   const file = target === null ? null : join(target, LOCK_FILE);
-  return file !== null && await exists(file) ? file : null;
+  return file !== null && await exists(deadline, file) ? file : null;
 }
 
-async function refuseLockedTarget(target: string): Promise<void> {
-  const file = await lockOf(target);
+async function refuseLockedTarget(deadline: Deadline, target: string): Promise<void> {
+  const file = await lockOf(deadline, target);
   if (file === null) return;
-  const free = await takeDeadLock(file);
+  const free = await takeDeadLock(deadline, file);
   if (!free) throw new LockedError(`Another run is at work on the target "${target}"`);
   free[Symbol.dispose]();
 }
 
 /** The target's lock first, as a backup takes them. */
-async function lockBoth(qmp: QmpClient, target: string | null): Promise<AsyncDisposable> {
+async function lockBoth(
+  deadline: Deadline,
+  qmp: QmpClient,
+  target: string | null,
+): Promise<AsyncDisposable> {
   await using stack = new AsyncDisposableStack();
   // Without a target, a file of our own proves that we live.
-  const lockFile = target === null ? await makeTempFile("/tmp") : join(target, LOCK_FILE);
-  if (target === null) stack.defer(() => removeFile(lockFile));
+  const lockFile = target === null ? await makeTempFile(deadline, "/tmp") : join(target, LOCK_FILE);
+  if (target === null) stack.defer(() => removeFile(deadline, lockFile));
   const holder = holderNow(`cleanup-${crypto.randomUUID().slice(0, 8)}`);
-  stack.use(await takeLock(lockFile, holder));
-  stack.use(await lockVm(qmp, await vmHolder(holder, lockFile)));
+  stack.use(await takeLock(deadline, lockFile, holder));
+  stack.use(await lockVm(deadline, qmp, await vmHolder(deadline, holder, lockFile)));
   return stack.move();
 }

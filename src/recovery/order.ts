@@ -15,6 +15,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { readTarget } from "../repo/repository.ts";
 import type { VmHolder } from "../vm/marks.ts";
@@ -67,30 +68,41 @@ export async function recoverGuest(
  *
  * @returns How many leftovers there were.
  */
-export async function recover(qmp: QmpClient, recovery: Recovery): Promise<number> {
+export async function recover(
+  deadline: Deadline,
+  qmp: QmpClient,
+  recovery: Recovery,
+): Promise<number> {
   const { dead, target, mode, handle = repair } = recovery;
   let count = await recoverGuest(qmp, recovery);
-  await refuseHangingRuns(qmp, dead, target);
-  count += await handleAll(await findInVm(qmp), handle);
-  if (dead) count += await handleAll(await findBitmaps(qmp, dead), handle);
+  await refuseHangingRuns(deadline, qmp, dead, target);
+  count += await handleAll(await findInVm(deadline, qmp), handle);
+  if (dead) count += await handleAll(await findBitmaps(deadline, qmp, dead), handle);
   await recovery.unlock?.();
   if (target !== null) {
     // Read now: a run may have ended before the lock was ours.
-    count += await handleAll(await findInTarget(await readTarget(target), mode), handle);
+    count += await handleAll(
+      await findInTarget(deadline, await readTarget(deadline, target), mode),
+      handle,
+    );
   }
-  count += await recoverOtherTarget(recovery, handle);
+  count += await recoverOtherTarget(deadline, recovery, handle);
   if (count > 0 || dead) count += await handleAll(await findIoError(qmp), handle);
   return count;
 }
 
 async function recoverOtherTarget(
+  deadline: Deadline,
   { dead, target, onOtherTarget }: Recovery,
   handle: (leftover: Leftover) => Promise<unknown>,
 ): Promise<number> {
   try {
-    using other = await lockTargetOf(dead, target);
+    using other = await lockTargetOf(deadline, dead, target);
     if (!other) return 0;
-    return await handleAll(await findInTarget(await readTarget(other.target)), handle);
+    return await handleAll(
+      await findInTarget(deadline, await readTarget(deadline, other.target)),
+      handle,
+    );
   } catch (error) {
     if (!onOtherTarget) throw error;
     onOtherTarget(error);

@@ -10,7 +10,7 @@
 
 import { getLogger } from "@logtape/logtape";
 import { basename, dirname, join } from "@std/path";
-import { HangingError, refuseHanging } from "../fs/deadline.ts";
+import { type Deadline, HangingError } from "../fs/deadline.ts";
 import { rename } from "../fs/files.ts";
 import { images, restorePoints } from "../repo/chains.ts";
 import { lookAt } from "../fs/create.ts";
@@ -132,6 +132,7 @@ export async function findHeldGuest(
  * @throws {HangingError} If it does not.
  */
 export async function refuseHangingRuns(
+  deadline: Deadline,
   qmp: QmpClient,
   dead: VmHolder | null,
   named: string | null,
@@ -141,14 +142,14 @@ export async function refuseHangingRuns(
   const ours = [...await nodeNames(qmp), ...(await queryJobs(qmp)).map(({ id }) => id)];
   const tags = new Set(ours.flatMap((name) => tagIn(name) ?? []));
   if (tags.size === 0) return;
-  const runs = await readTarget(target).then(({ runs }) => runs, (error) => {
+  const runs = await readTarget(deadline, target).then(({ runs }) => runs, (error) => {
     if (error instanceof HangingError) throw error;
     // What can't be read is said elsewhere, and tells nothing of fleeces.
     return [];
   });
   const disks = runs.filter(({ id }) => tags.has(tagOf(id))).flatMap(({ disks }) => disks);
   for (const folder of new Set([target, ...disks.map(({ fleece }) => dirname(fleece))])) {
-    await refuseHanging(folder);
+    await deadline.probe(folder);
   }
 }
 
@@ -157,7 +158,7 @@ export async function refuseHangingRuns(
  * gone the guest's writes go straight to its disks again. The caller holds the VM's lock, so that all
  * that bears our names is a dead run's.
  */
-export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
+export async function findInVm(deadline: Deadline, qmp: QmpClient): Promise<Leftover[]> {
   const leftovers: Leftover[] = [];
   const found = (what: string, repair: Leftover["repair"]) =>
     leftovers.push({ description: `${what} of a run that died`, repair });
@@ -165,7 +166,9 @@ export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
     if (isOurJob(id)) found(`Ending the job ${id}`, () => endJob(qmp, id));
   }
   const server = await findNbdServer(qmp);
-  if (server !== null) found(`Stopping the NBD server on ${server}`, () => stopNbdServer(qmp));
+  if (server !== null) {
+    found(`Stopping the NBD server on ${server}`, () => stopNbdServer(deadline, qmp));
+  }
   for (const id of await queryExports(qmp)) {
     if (isOurNode(id)) found(`Removing the export ${id}`, () => removeExport(qmp, id));
   }
@@ -188,8 +191,8 @@ export async function findInVm(qmp: QmpClient): Promise<Leftover[]> {
  * Whether dead runs have left anything in QEMU's block layer. As long as they have, all nodes are not to
  * be asked for: should the storage of one hang, QEMU hangs with it, and the guest.
  */
-export async function hasLeftovers(qmp: QmpClient): Promise<boolean> {
-  return (await findInVm(qmp)).length > 0;
+export async function hasLeftovers(deadline: Deadline, qmp: QmpClient): Promise<boolean> {
+  return (await findInVm(deadline, qmp)).length > 0;
 }
 
 /** What told a job on the disk itself what to copy; that of a snapshot has gone with it. */
@@ -203,8 +206,12 @@ async function removeJobBitmaps(qmp: QmpClient): Promise<void> {
  * Finds the bitmaps that a dead run added and that no finished backup counts on. Which do stands in the
  * target that it wrote to, and in no other: where that is not there (unmounted), all of them stay.
  */
-export async function findBitmaps(qmp: QmpClient, dead: VmHolder): Promise<Leftover[]> {
-  const target = await readTarget(targetOfLock(dead.lockFile)).catch(() => null);
+export async function findBitmaps(
+  deadline: Deadline,
+  qmp: QmpClient,
+  dead: VmHolder,
+): Promise<Leftover[]> {
+  const target = await readTarget(deadline, targetOfLock(dead.lockFile)).catch(() => null);
   if (!target || !knowsDisks(target)) return [];
   const finished = new Set(restorePoints(target.runs).flatMap(({ disk }) => bitmapsOfRow(disk)));
   return (await queryBitmaps(qmp))
@@ -253,13 +260,17 @@ async function queryBitmaps(qmp: QmpClient): Promise<{ node: string; name: strin
  *
  * @param mode Of files that are made there; see `refuseShared()`.
  */
-export async function findInTarget(target: Target, mode?: number): Promise<Leftover[]> {
-  await refuseLinks(target);
-  await refuseShared(target, mode);
+export async function findInTarget(
+  deadline: Deadline,
+  target: Target,
+  mode?: number,
+): Promise<Leftover[]> {
+  await refuseLinks(deadline, target);
+  await refuseShared(deadline, target, mode);
   const leftovers = [
-    ...await findTemporaries(target),
-    ...findHalfAdopted(target),
-    ...await findReplaced(target),
+    ...await findTemporaries(deadline, target),
+    ...findHalfAdopted(deadline, target),
+    ...await findReplaced(deadline, target),
   ];
   // Two runs of one second may have died with one file's name.
   const settled = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
@@ -267,18 +278,18 @@ export async function findInTarget(target: Target, mode?: number): Promise<Lefto
     // A run that failed may have had to leave its files too: QEMU still had them open. Even of a disk
     // that is done the fleece may be left.
     for (const disk of run.disks) {
-      leftovers.push(...await findFiles(target.path, run, disk, settled));
+      leftovers.push(...await findFiles(deadline, target.path, run, disk, settled));
     }
     if (run.state !== "running") continue;
-    if (await exists(savedFolder(target.path, run.id))) {
+    if (await exists(deadline, savedFolder(target.path, run.id))) {
       leftovers.push({
         description: `Removing the files saved by the run ${run.id}, which died`,
-        repair: () => removeSaved(target.path, run.id),
+        repair: () => removeSaved(deadline, target.path, run.id),
       });
     }
     leftovers.push({
       description: `Closing the record of the run ${run.id}, which died`,
-      repair: () => writeRun(target.path, failed(run)),
+      repair: () => writeRun(deadline, target.path, failed(run)),
     });
   }
   return leftovers;
@@ -292,13 +303,14 @@ export async function findInTarget(target: Target, mode?: number): Promise<Lefto
  * @returns Null where there is none, where somebody is at work on it, or where it can't be reached.
  */
 export async function lockTargetOf(
+  deadline: Deadline,
   dead: VmHolder | null,
   own: string | null,
 ): Promise<Disposable & { target: string } | null> {
   const target = dead && targetOfLock(dead.lockFile);
   if (!dead || target === null || target === own) return null;
-  if (!(await readTarget(target)).hasRecords) return null;
-  const lock = await takeDeadLock(dead.lockFile).catch(() => null);
+  if (!(await readTarget(deadline, target)).hasRecords) return null;
+  const lock = await takeDeadLock(deadline, dead.lockFile).catch(() => null);
   return lock && { target, [Symbol.dispose]: () => lock[Symbol.dispose]() };
 }
 
@@ -312,18 +324,18 @@ function failed(run: RunRecord): RunRecord {
 }
 
 /** What our own writes leave where they are interrupted: they count for nothing. */
-async function findTemporaries({ path }: Target): Promise<Leftover[]> {
-  return (await temporaries(path)).map((file) => ({
+async function findTemporaries(deadline: Deadline, { path }: Target): Promise<Leftover[]> {
+  return (await temporaries(deadline, path)).map((file) => ({
     description: `Removing ${file} of a run that died`,
-    repair: () => removeFile(file),
+    repair: () => removeFile(deadline, file),
   }));
 }
 
 /** Its next run adopts that chain anew. */
-function findHalfAdopted({ path, halfAdopted }: Target): Leftover[] {
+function findHalfAdopted(deadline: Deadline, { path, halfAdopted }: Target): Leftover[] {
   return halfAdopted.map((run) => ({
     description: `Removing the record of ${run.id}, of a run that died before it had adopted all`,
-    repair: () => removeFile(recordFile(path, run)),
+    repair: () => removeFile(deadline, recordFile(path, run)),
   }));
 }
 
@@ -331,7 +343,7 @@ function findHalfAdopted({ path, halfAdopted }: Target): Leftover[] {
  * An image that was set aside for a new one of its name goes if the new one counts, and comes back if
  * not: the last run that named it tells.
  */
-async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
+async function findReplaced(deadline: Deadline, { path, runs }: Target): Promise<Leftover[]> {
   const leftovers: Leftover[] = [];
   const lastOf = new Map(runs.flatMap(({ disks }) => disks).map((disk) => [disk.file, disk]));
   for (const { file, result } of lastOf.values()) {
@@ -339,16 +351,16 @@ async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
     if (parseImageName(basename(file))) continue;
     const image = join(path, file);
     const aside = image + REPLACED_SUFFIX;
-    if (!(await lookAt(aside))?.isFile) continue;
+    if (!(await lookAt(deadline, aside))?.isFile) continue;
     leftovers.push(
       result === "done"
         ? {
           description: `Removing ${aside}, which a run that died had replaced`,
-          repair: () => removeFile(aside),
+          repair: () => removeFile(deadline, aside),
         }
         : {
           description: `Putting ${image} back, which a run that died was about to replace`,
-          repair: () => rename(aside, image),
+          repair: () => rename(deadline, aside, image),
         },
     );
   }
@@ -356,6 +368,7 @@ async function findReplaced({ path, runs }: Target): Promise<Leftover[]> {
 }
 
 async function findFiles(
+  deadline: Deadline,
   target: string,
   run: RunRecord,
   disk: DiskRecord,
@@ -363,11 +376,11 @@ async function findFiles(
 ): Promise<Leftover[]> {
   const leftovers: Leftover[] = [];
   for (const path of filesOf(target, run, disk)) {
-    if (settled.has(path) || !(await lookAt(path))?.isFile) continue;
+    if (settled.has(path) || !(await lookAt(deadline, path))?.isFile) continue;
     settled.add(path);
     leftovers.push({
       description: `Removing ${path} of a run that died`,
-      repair: () => removeFile(path),
+      repair: () => removeFile(deadline, path),
     });
   }
   return leftovers;

@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { join } from "@std/path";
 import * as v from "valibot";
 import { Failure, messageOf } from "../errors.ts";
@@ -80,14 +81,14 @@ export function attachmentFile(place: string, name: string): string {
  * @param place A target, or a disk's folder where there are no records.
  * @throws {Failure} If a record can't be read: what is open is not known then.
  */
-export async function readAttachments(place: string): Promise<Attachment[]> {
+export async function readAttachments(deadline: Deadline, place: string): Promise<Attachment[]> {
   const folder = join(place, ATTACHED_FOLDER);
-  if (!await exists(folder)) return [];
+  if (!await exists(deadline, folder)) return [];
   const attachments: Attachment[] = [];
-  for (const { name } of await listFolder(folder)) {
+  for (const { name } of await listFolder(deadline, folder)) {
     if (!name.endsWith(".json")) continue;
     const path = join(folder, name);
-    const attachment = parseAttachment(await readSmall(path));
+    const attachment = parseAttachment(await readSmall(deadline, path));
     if (attachment === null || `${attachment.name}.json` !== name) {
       throw new Failure(
         `"${path}" is not a record that this version of qmpbackup can read: if nothing is attached ` +
@@ -105,15 +106,21 @@ export async function readAttachments(place: string): Promise<Attachment[]> {
  * @throws {Failure} If it can't be written, with what to do.
  */
 export async function writeAttachment(
+  deadline: Deadline,
   place: string,
   attachment: Attachment,
   mode?: number,
 ): Promise<void> {
   const path = attachmentFile(place, attachment.name);
   try {
-    await createInside(join(place, RECORDS_FOLDER), mode);
-    await createInside(join(place, ATTACHED_FOLDER), mode);
-    await writeDurably(path, JSON.stringify(attachment, null, 2) + "\n", mode ? { mode } : {});
+    await createInside(deadline, join(place, RECORDS_FOLDER), mode);
+    await createInside(deadline, join(place, ATTACHED_FOLDER), mode);
+    await writeDurably(
+      deadline,
+      path,
+      JSON.stringify(attachment, null, 2) + "\n",
+      mode ? { mode } : {},
+    );
   } catch (error) {
     throw new Failure(
       `What is attached can't be recorded in "${path}": ${
@@ -126,8 +133,14 @@ export async function writeAttachment(
 }
 
 /** Forgets it. Folders that were made for records alone go with the last one. */
-export async function removeAttachment(place: string, name: string): Promise<void> {
-  for (const folder of [RECORDS_FOLDER, ATTACHED_FOLDER]) await refuseLink(join(place, folder));
-  await removeFile(attachmentFile(place, name));
-  await removeFolders([join(place, RECORDS_FOLDER), join(place, ATTACHED_FOLDER)]);
+export async function removeAttachment(
+  deadline: Deadline,
+  place: string,
+  name: string,
+): Promise<void> {
+  for (const folder of [RECORDS_FOLDER, ATTACHED_FOLDER]) {
+    await refuseLink(deadline, join(place, folder));
+  }
+  await removeFile(deadline, attachmentFile(place, name));
+  await removeFolders(deadline, [join(place, RECORDS_FOLDER), join(place, ATTACHED_FOLDER)]);
 }

@@ -10,6 +10,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { join } from "@std/path";
 import * as v from "valibot";
 import { Failure } from "../errors.ts";
@@ -67,11 +68,13 @@ const MAX_BACKING_BYTES = 1023;
  * @throws {HangingError} If its file system does not answer.
  */
 export async function lookAtImage(
+  deadline: Deadline,
   path: string,
   recorded?: Fingerprint,
 ): Promise<ImageLook | ImageFault> {
   try {
     return await withFile(
+      deadline,
       path,
       { read: true },
       async (file) =>
@@ -180,8 +183,8 @@ async function readPiece(
  *
  * @throws {Failure} If something else is in its place.
  */
-export async function sealImage(path: string): Promise<void> {
-  await withFile(path, { read: true, write: true }, async (file) => {
+export async function sealImage(deadline: Deadline, path: string): Promise<void> {
+  await withFile(deadline, path, { read: true, write: true }, async (file) => {
     if (typeof file === "string") throw new Failure(`"${path}" was replaced by another program`);
     if (parseHeader(await readPiece(file, HEADER_BYTES, 0, HEADER_BYTES))?.version !== 3) return;
     const seal = crypto.getRandomValues(new Uint8Array(SEAL_BYTES));
@@ -202,6 +205,7 @@ const LOOKS_AT_ONCE = 8;
  * @returns What was seen of each.
  */
 export async function lookAtImages(
+  deadline: Deadline,
   folder: string,
   expected: Map<string, Fingerprint | undefined>,
 ): Promise<Map<string, ImageLook | ImageFault>> {
@@ -210,7 +214,7 @@ export async function lookAtImages(
   const work = async () => {
     for (let next = rest.shift(); next; next = rest.shift()) {
       const [file, recorded] = next;
-      seen.set(file, await lookAtImage(join(folder, file), recorded));
+      seen.set(file, await lookAtImage(deadline, join(folder, file), recorded));
     }
   };
   await Promise.all(Array.from({ length: LOOKS_AT_ONCE }, work));

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { basename, join } from "@std/path";
 import { brief, Failure, messageOf, UsageError } from "../errors.ts";
 import { listFolder, stat } from "../fs/files.ts";
@@ -65,14 +66,14 @@ export interface Target {
  * @throws {UsageError} If it can't be read or is not a directory.
  * @throws {RecordError} If what stands in it can't be believed.
  */
-export async function readTarget(path: string): Promise<Target> {
+export async function readTarget(deadline: Deadline, path: string): Promise<Target> {
   try {
-    const all = await readRuns(path);
+    const all = await readRuns(deadline, path);
     const half = halfAdopted(all);
     return {
       path,
-      chainId: await readChainId(path),
-      hasRecords: await exists(join(path, RUNS_FOLDER)),
+      chainId: await readChainId(deadline, path),
+      hasRecords: await exists(deadline, join(path, RUNS_FOLDER)),
       runs: inOrder(all.filter((run) => !half.includes(run))),
       halfAdopted: half,
     };
@@ -92,10 +93,10 @@ function isHarmless({ name }: Deno.DirEntry): boolean {
  *
  * @throws {UsageError} If it does.
  */
-export async function refuseForeign(target: Target): Promise<void> {
-  if (target.chainId !== null || target.hasRecords || !await exists(target.path)) return;
+export async function refuseForeign(deadline: Deadline, target: Target): Promise<void> {
+  if (target.chainId !== null || target.hasRecords || !await exists(deadline, target.path)) return;
   try {
-    for (const entry of await listFolder(target.path)) {
+    for (const entry of await listFolder(deadline, target.path)) {
       if (isHarmless(entry) || entry.name === RECORDS_FOLDER) continue;
       throw new UsageError(
         `The target "${target.path}" holds "${entry.name}" and no backups made by qmpbackup: ` +
@@ -113,11 +114,11 @@ export async function refuseForeign(target: Target): Promise<void> {
  *
  * @throws {Failure} If there is one, with what to do.
  */
-export async function refuseLinks({ path, runs }: Target): Promise<void> {
+export async function refuseLinks(deadline: Deadline, { path, runs }: Target): Promise<void> {
   const folders = runs.flatMap(({ disks }) => disks.map(({ folder }) => folder));
   const ours = [RECORDS_FOLDER, RUNS_FOLDER, LOCK_FILE, UUID_FILE];
   for (const name of new Set([...ours, ...folders])) {
-    if (name !== ".") await refuseLink(join(path, name));
+    if (name !== ".") await refuseLink(deadline, join(path, name));
   }
 }
 
@@ -128,21 +129,25 @@ export async function refuseLinks({ path, runs }: Target): Promise<void> {
  * the first run was told of, or the last one: what they wrote has that mode.
  * @throws {UsageError} If there are such, with whose folder it is and what to do.
  */
-export async function refuseShared({ path, runs }: Target, mode = OWNER_ONLY): Promise<void> {
+export async function refuseShared(
+  deadline: Deadline,
+  { path, runs }: Target,
+  mode = OWNER_ONLY,
+): Promise<void> {
   const last = runs.at(-1);
-  const fileMode = await withModeOf(mode, [
+  const fileMode = await withModeOf(deadline, mode, [
     join(path, LOCK_FILE),
     ...(last ? [recordFile(path, last)] : []),
   ]);
   const folders = runs.flatMap(({ disks }) => disks.map(({ folder }) => folder));
   for (const name of new Set([".", RECORDS_FOLDER, RUNS_FOLDER, ...folders])) {
-    await refuseSharedFolder(join(path, name), fileMode);
+    await refuseSharedFolder(deadline, join(path, name), fileMode);
   }
 }
 
 /** A mode, with what those of these files allow that are there. */
-async function withModeOf(mode: number, files: string[]): Promise<number> {
-  const infos = await Promise.all(files.map(lookAt));
+async function withModeOf(deadline: Deadline, mode: number, files: string[]): Promise<number> {
+  const infos = await Promise.all(files.map((file) => lookAt(deadline, file)));
   return infos.reduce((all, info) => all | ((info?.mode ?? 0) & 0o666), mode);
 }
 
@@ -151,8 +156,12 @@ async function withModeOf(mode: number, files: string[]): Promise<number> {
  *
  * @throws {UsageError} If there are such, with whose folder it is and what to do.
  */
-export async function refuseSharedFolder(path: string, mode = OWNER_ONLY): Promise<void> {
-  const problem = await findSharedFolder(path, mode);
+export async function refuseSharedFolder(
+  deadline: Deadline,
+  path: string,
+  mode = OWNER_ONLY,
+): Promise<void> {
+  const problem = await findSharedFolder(deadline, path, mode);
   if (problem !== null) throw new UsageError(problem);
 }
 
@@ -165,16 +174,17 @@ export async function refuseSharedFolder(path: string, mode = OWNER_ONLY): Promi
  * @throws {UsageError} If this user may not.
  */
 export async function createTarget(
+  deadline: Deadline,
   path: string,
   mode?: number,
   made: string[] = [],
 ): Promise<string> {
   try {
-    await createFolders(path, mode, made);
+    await createFolders(deadline, path, mode, made);
     // It may have been made by a run that died before it came to this.
-    await syncParent(path);
-    await createInside(join(path, RECORDS_FOLDER), mode, made);
-    await createInside(join(path, RUNS_FOLDER), mode, made);
+    await syncParent(deadline, path);
+    await createInside(deadline, join(path, RECORDS_FOLDER), mode, made);
+    await createInside(deadline, join(path, RUNS_FOLDER), mode, made);
   } catch (error) {
     throw readable(error, path);
   }
@@ -195,6 +205,7 @@ export interface ClaimedTarget extends AsyncDisposable {
  * @throws {UsageError} If this user may not.
  */
 export async function claimTarget(
+  deadline: Deadline,
   path: string,
   holder: Holder,
   mode?: number,
@@ -202,23 +213,23 @@ export async function claimTarget(
   const made: string[] = [];
   let lockFile: string;
   try {
-    lockFile = await createTarget(path, mode, made);
+    lockFile = await createTarget(deadline, path, mode, made);
   } catch (error) {
-    await removeFolders(made);
+    await removeFolders(deadline, made);
     throw error;
   }
   // If another run was faster, the folders are in its use.
-  const lock = await takeLock(lockFile, holder, mode);
+  const lock = await takeLock(deadline, lockFile, holder, mode);
   return {
     lockFile,
     async [Symbol.asyncDispose]() {
       using _lock = lock;
       const runs = join(path, RUNS_FOLDER);
       if (!made.includes(runs)) return;
-      await removeFolders([runs]);
-      if (await exists(runs)) return;
-      await removeFile(lockFile);
-      await removeFolders(made.slice(0, made.indexOf(runs)));
+      await removeFolders(deadline, [runs]);
+      if (await exists(deadline, runs)) return;
+      await removeFile(deadline, lockFile);
+      await removeFolders(deadline, made.slice(0, made.indexOf(runs)));
     },
   };
 }
@@ -237,14 +248,19 @@ export function knowsDisks({ runs }: Pick<Target, "runs">): boolean {
  * @param mode Of a new record.
  * @throws {RecordError} If it can't be written: nothing counts then.
  */
-export async function writeRun(path: string, record: RunRecord, mode?: number): Promise<void> {
+export async function writeRun(
+  deadline: Deadline,
+  path: string,
+  record: RunRecord,
+  mode?: number,
+): Promise<void> {
   const file = recordFile(path, record);
   const text = formatRecord(record);
   try {
-    await writeDurably(file, text, mode === undefined ? {} : { mode });
+    await writeDurably(deadline, file, text, mode === undefined ? {} : { mode });
   } catch (error) {
     throw new RecordError(
-      `The record "${file}" can't be written (is the target still there, is it full?): ` +
+      `The record "${file}" can't be written (check that the target is still mounted, and not full): ` +
         messageOf(error),
       { cause: error },
     );
@@ -257,22 +273,33 @@ export function recordFile(path: string, { id }: RunRecord): string {
 }
 
 /** Makes a disk's folder, and makes it last. */
-export async function createFolder(target: string, folder: string, mode?: number): Promise<void> {
+export async function createFolder(
+  deadline: Deadline,
+  target: string,
+  folder: string,
+  mode?: number,
+): Promise<void> {
   // The target itself may be a link.
   if (folder === ".") return;
   const path = join(target, folder);
-  await createInside(path, mode);
+  await createInside(deadline, path, mode);
   // It may have been there, and somebody else's.
   const problem = await findSharedFolder(
+    deadline,
     path,
-    await withModeOf(mode ?? OWNER_ONLY, [join(target, LOCK_FILE)]),
+    await withModeOf(deadline, mode ?? OWNER_ONLY, [join(target, LOCK_FILE)]),
   );
   if (problem !== null) throw new Failure(problem);
 }
 
 /** Writes the chain's id, as the reference does: no newline. */
-export async function writeChainId(path: string, chainId: string, mode?: number): Promise<void> {
-  await writeBeside(path, UUID_FILE, chainId, mode);
+export async function writeChainId(
+  deadline: Deadline,
+  path: string,
+  chainId: string,
+  mode?: number,
+): Promise<void> {
+  await writeBeside(deadline, path, UUID_FILE, chainId, mode);
 }
 
 /**
@@ -280,22 +307,28 @@ export async function writeChainId(path: string, chainId: string, mode?: number)
  * the records: here a disk's image might have any name.
  */
 export async function writeBeside(
+  deadline: Deadline,
   path: string,
   name: string,
   text: string,
   mode?: number,
 ): Promise<void> {
   const partial = join(path, RECORDS_FOLDER, basename(name) + TEMPORARY_SUFFIX);
-  await writeDurably(join(path, name), text, mode === undefined ? { partial } : { partial, mode });
+  await writeDurably(
+    deadline,
+    join(path, name),
+    text,
+    mode === undefined ? { partial } : { partial, mode },
+  );
 }
 
 /** What runs that died have left of files that were not whole yet. */
-export async function temporaries(path: string): Promise<string[]> {
+export async function temporaries(deadline: Deadline, path: string): Promise<string[]> {
   const records = [RECORDS_FOLDER, RUNS_FOLDER].map((folder) => join(path, folder));
-  const folders = [...records, ...await foldersOfDigests(join(path, DIGESTS_FOLDER))];
+  const folders = [...records, ...await foldersOfDigests(deadline, join(path, DIGESTS_FOLDER))];
   const found: string[] = [];
   for (const folder of folders) {
-    for (const { name, isDirectory } of await listFolder(folder)) {
+    for (const { name, isDirectory } of await listFolder(deadline, folder)) {
       if (!isDirectory && name.endsWith(TEMPORARY_SUFFIX)) found.push(join(folder, name));
     }
   }
@@ -303,9 +336,9 @@ export async function temporaries(path: string): Promise<string[]> {
 }
 
 /** The folder of the digests, and in it one for each disk. Nothing is followed through a link. */
-async function foldersOfDigests(folder: string): Promise<string[]> {
-  if (!(await lookAt(folder))?.isDirectory) return [];
-  const entries = await listFolder(folder);
+async function foldersOfDigests(deadline: Deadline, folder: string): Promise<string[]> {
+  if (!(await lookAt(deadline, folder))?.isDirectory) return [];
+  const entries = await listFolder(deadline, folder);
   const disks = entries.filter(({ isDirectory }) => isDirectory).map(({ name }) => name);
   return [folder, ...disks.map((name) => join(folder, name))];
 }
@@ -317,21 +350,23 @@ async function foldersOfDigests(folder: string): Promise<string[]> {
  * @param change Returns whether it changed the row.
  */
 export async function updateRows(
+  deadline: Deadline,
   path: string,
   change: (row: DiskRecord) => boolean,
 ): Promise<void> {
-  for (const run of (await readTarget(path)).runs.toReversed()) {
-    if (run.disks.map(change).includes(true)) await writeRun(path, run);
+  for (const run of (await readTarget(deadline, path)).runs.toReversed()) {
+    if (run.disks.map(change).includes(true)) await writeRun(deadline, path, run);
   }
 }
 
 /** Records what tells finished images, by their paths in the target. */
 export async function recordFingerprints(
+  deadline: Deadline,
   path: string,
   fingerprints: ReadonlyMap<string, Fingerprint>,
 ): Promise<void> {
   if (fingerprints.size === 0) return;
-  await updateRows(path, (row) => {
+  await updateRows(deadline, path, (row) => {
     const fingerprint = fingerprints.get(row.file);
     if (!fingerprint || (row.result !== "done" && row.result !== "superseded")) return false;
     row.fingerprint = fingerprint;
@@ -339,10 +374,10 @@ export async function recordFingerprints(
   });
 }
 
-async function readChainId(path: string): Promise<string | null> {
+async function readChainId(deadline: Deadline, path: string): Promise<string | null> {
   const file = join(path, UUID_FILE);
-  if (!await exists(file)) return null;
-  const text = (await readSmall(file)).trim();
+  if (!await exists(deadline, file)) return null;
+  const text = (await readSmall(deadline, file)).trim();
   if (!isChainId(text)) {
     throw new RecordError(`"${file}" holds no chain id: restore it, or name a new target`);
   }
@@ -350,15 +385,15 @@ async function readChainId(path: string): Promise<string | null> {
 }
 
 /** All records, in no order. */
-async function readRuns(path: string): Promise<RunRecord[]> {
+async function readRuns(deadline: Deadline, path: string): Promise<RunRecord[]> {
   const folder = join(path, RUNS_FOLDER);
   const runs: RunRecord[] = [];
   let totalBytes = 0;
   try {
-    for (const { name } of await listFolder(folder)) {
+    for (const { name } of await listFolder(deadline, folder)) {
       if (!name.endsWith(".json")) continue;
       const file = join(folder, name);
-      const text = await readSmall(file);
+      const text = await readSmall(deadline, file);
       totalBytes += text.length;
       if (totalBytes > MAX_RECORDS_BYTES) {
         throw new RecordError(
@@ -377,7 +412,7 @@ async function readRuns(path: string): Promise<RunRecord[]> {
       runs.push(run);
     }
   } catch (error) {
-    const isFolder = async () => (await stat(path)).isDirectory;
+    const isFolder = async () => (await stat(deadline, path)).isDirectory;
     if (error instanceof Deno.errors.NotADirectory && await isFolder()) {
       throw new RecordError(`"${folder}" is not a folder made by qmpbackup`, { cause: error });
     }
@@ -392,8 +427,8 @@ async function readRuns(path: string): Promise<RunRecord[]> {
  * @throws {RecordError} If it is far larger, or no regular file: what waits for a writer would be read
  * for ever, and a link may lead to a file that means something else.
  */
-export async function readSmall(path: string): Promise<string> {
-  const text = await readUpTo(path, MAX_RECORD_BYTES);
+export async function readSmall(deadline: Deadline, path: string): Promise<string> {
+  const text = await readUpTo(deadline, path, MAX_RECORD_BYTES);
   if (text !== null) return text;
   throw new RecordError(
     `"${path}" is not a file of qmpbackup: it is too large, or not a regular file (a link, a folder)`,

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { basename, dirname, join } from "@std/path";
 import { format as formatBytes } from "@std/fmt/bytes";
 import { brief } from "../errors.ts";
@@ -32,17 +33,19 @@ const OUT = "/new/folder";
  * @param runs All of its runs, in order.
  */
 export async function writeRestoreFile(
+  deadline: Deadline,
   path: string,
   runs: RunRecord[],
   mode?: number,
 ): Promise<void> {
   const beside = join(path, RESTORE_FILE);
-  const isThere = await exists(beside);
-  const isOurs = !isThere || (await readUpTo(beside, MAX_BYTES))?.startsWith(TITLE) === true;
+  const isThere = await exists(deadline, beside);
+  const isOurs = !isThere ||
+    (await readUpTo(deadline, beside, MAX_BYTES))?.startsWith(TITLE) === true;
   const isAmongImages = images(runs).some(({ disk }) => disk.folder === ".");
   const name = isAmongImages || !isOurs ? join(RECORDS_FOLDER, RESTORE_FILE) : RESTORE_FILE;
-  await writeBeside(path, name, restoreFileText(runs, dirname(name) !== "."), mode);
-  if (name !== RESTORE_FILE && isThere && isOurs) await removeFile(beside);
+  await writeBeside(deadline, path, name, restoreFileText(runs, dirname(name) !== "."), mode);
+  if (name !== RESTORE_FILE && isThere && isOurs) await removeFile(deadline, beside);
 }
 
 const MAX_BYTES = 1 << 20;

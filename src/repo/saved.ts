@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { basename, join } from "@std/path";
 import { UsageError } from "../errors.ts";
 import { createFile, lookAt } from "../fs/create.ts";
@@ -32,11 +33,11 @@ export function savedFolder(target: string, runId: string): string {
  *
  * @throws {UsageError} If one can't be read, is not a regular file, or they are too large.
  */
-export async function readFilesToSave(paths: string[]): Promise<SavedFile[]> {
+export async function readFilesToSave(deadline: Deadline, paths: string[]): Promise<SavedFile[]> {
   const files: SavedFile[] = [];
   let leftBytes = MAX_TOTAL_BYTES;
   for (const path of paths) {
-    const contents = await readBytesUpTo(path, leftBytes).catch((error) => {
+    const contents = await readBytesUpTo(deadline, path, leftBytes).catch((error) => {
       throw new UsageError(`"${path}" (--save) can't be read: ${error.message}`, { cause: error });
     });
     if (contents === null) {
@@ -61,6 +62,7 @@ export function freeName(name: string, taken: string[]): string {
 
 /** Writes a run's files. The run's record makes them count. */
 export async function saveFiles(
+  deadline: Deadline,
   target: string,
   runId: string,
   files: SavedFile[],
@@ -68,19 +70,25 @@ export async function saveFiles(
 ): Promise<void> {
   if (files.length === 0) return;
   const folder = savedFolder(target, runId);
-  await createInside(join(target, SAVED_FOLDER), mode);
-  await createInside(folder, mode);
+  await createInside(deadline, join(target, SAVED_FOLDER), mode);
+  await createInside(deadline, folder, mode);
   for (const { name, contents } of files) {
-    await createFile(join(folder, name), mode, contents);
-    await syncPath(join(folder, name), contents.length);
+    await createFile(deadline, join(folder, name), mode, contents);
+    await syncPath(deadline, join(folder, name), contents.length);
   }
-  await syncPath(folder);
+  await syncPath(deadline, folder);
 }
 
 /** Removes what a run saved; where there is nothing, nothing. */
-export async function removeSaved(target: string, runId: string): Promise<void> {
+export async function removeSaved(
+  deadline: Deadline,
+  target: string,
+  runId: string,
+): Promise<void> {
   const folder = savedFolder(target, basename(runId));
-  if (!(await lookAt(folder))?.isDirectory) return;
-  for (const { name } of await listFolder(folder)) await removeFile(join(folder, name));
-  await removeFolders([folder]);
+  if (!(await lookAt(deadline, folder))?.isDirectory) return;
+  for (const { name } of await listFolder(deadline, folder)) {
+    await removeFile(deadline, join(folder, name));
+  }
+  await removeFolders(deadline, [folder]);
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { getLogger } from "@logtape/logtape";
 import { dirname, join, relative, resolve } from "@std/path";
 import { images } from "../repo/chains.ts";
@@ -24,6 +25,7 @@ const log = getLogger(["qmpbackup", "restore"]);
 export interface ApplyOptions {
   /** Of commits; 0 is no limit. */
   rateLimitBytesPerSecond: number;
+  deadline: Deadline;
   signal: AbortSignal;
   /** Throws if one of the images is open elsewhere. Asked after the records say what is about to change. */
   refuseOpen?(): Promise<void>;
@@ -44,28 +46,35 @@ export async function applySteps(
   target: string | null,
   options: ApplyOptions,
 ): Promise<void> {
+  const { deadline } = options;
   const written = new Set(steps.flatMap(writtenBy));
   const now = new Map(options.known);
   // Of what is stopped half way, nobody can say how it is told.
-  if (target) await updateRows(target, (row) => forget(row, written.has(join(target, row.file))));
+  if (target) {
+    await updateRows(deadline, target, (row) => forget(row, written.has(join(target, row.file))));
+  }
   await options.refuseOpen?.();
   const modes = new Map<string, number>();
   try {
-    for (const path of written) modes.set(path, await makeWritable(path));
+    for (const path of written) modes.set(path, await makeWritable(deadline, path));
     for (const step of steps) {
       options.signal.throwIfAborted();
-      await requireOwn(step, now);
+      await requireOwn(deadline, step, now);
       const argv = commandOf(step, options.rateLimitBytesPerSecond);
       if (argv) log.info("{command}", { command: shellText(argv) });
-      await applyStep(step, argv ?? [], target, options.signal);
-      for (const path of writtenBy(step)) now.set(path, (await requireImage(path)).fingerprint);
+      await applyStep(step, argv ?? [], target, options);
+      for (const path of writtenBy(step)) {
+        now.set(path, (await requireImage(deadline, path)).fingerprint);
+      }
     }
     if (target) {
-      const sealed = await sealAll(target, written);
-      await updateRows(target, (row) => recordSealed(row, sealed.get(row.file)));
+      const sealed = await sealAll(deadline, target, written);
+      await updateRows(deadline, target, (row) => recordSealed(row, sealed.get(row.file)));
     }
   } finally {
-    for (const [path, mode] of modes) if (await exists(path)) await tryMode(path, mode);
+    for (const [path, mode] of modes) {
+      if (await exists(deadline, path)) await tryMode(deadline, path, mode);
+    }
   }
 }
 
@@ -75,9 +84,9 @@ export async function applySteps(
  *
  * @throws {Failure} If that is so.
  */
-async function requireOwn(step: Step, known: ReadonlyMap<string, Fingerprint>) {
+async function requireOwn(deadline: Deadline, step: Step, known: ReadonlyMap<string, Fingerprint>) {
   for (const path of writtenBy(step)) {
-    const { backing } = await requireImage(path, known.get(path));
+    const { backing } = await requireImage(deadline, path, known.get(path));
     if (step.kind !== "commit") continue;
     const parent = backing === null ? null : resolve(dirname(path), backing);
     if (parent === (path === step.base ? null : step.base)) continue;
@@ -104,13 +113,20 @@ function forget(row: DiskRecord, isWritten: boolean): boolean {
 type Sealed = Required<Pick<DiskRecord, "fingerprint" | "bytesWritten">>;
 
 /** @returns Those that are still there, by their paths in the target. */
-async function sealAll(target: string, paths: Iterable<string>): Promise<Map<string, Sealed>> {
+async function sealAll(
+  deadline: Deadline,
+  target: string,
+  paths: Iterable<string>,
+): Promise<Map<string, Sealed>> {
   const sealed = new Map<string, Sealed>();
   for (const path of paths) {
-    if (!await exists(path)) continue;
-    await sealImage(path);
-    const { fingerprint } = await requireImage(path);
-    sealed.set(relative(target, path), { fingerprint, bytesWritten: await allocatedBytes(path) });
+    if (!await exists(deadline, path)) continue;
+    await sealImage(deadline, path);
+    const { fingerprint } = await requireImage(deadline, path);
+    sealed.set(relative(target, path), {
+      fingerprint,
+      bytesWritten: await allocatedBytes(deadline, path),
+    });
   }
   return sealed;
 }
@@ -126,40 +142,54 @@ function recordSealed(row: DiskRecord, sealed: Sealed | undefined): boolean {
  *
  * @param dir The disk's folder.
  */
-export async function removeGivenUp(target: string, dir: string): Promise<void> {
-  const rows = images((await readTarget(target)).runs).map(({ disk }) => disk);
+export async function removeGivenUp(
+  deadline: Deadline,
+  target: string,
+  dir: string,
+): Promise<void> {
+  const rows = images((await readTarget(deadline, target)).runs).map(({ disk }) => disk);
   const isNeeded = (file: string) =>
     rows.some(({ parent, file: other, result }) =>
       parent === file || (other === file && result === "done")
     );
   for (const { file, result } of rows) {
     const path = join(target, file);
-    if (result === "superseded" && dirname(path) === dir && !isNeeded(file)) await removeFile(path);
+    if (result === "superseded" && dirname(path) === dir && !isNeeded(file)) {
+      await removeFile(deadline, path);
+    }
   }
 }
 
-async function applyStep(step: Step, argv: string[], target: string | null, signal: AbortSignal) {
+async function applyStep(
+  step: Step,
+  argv: string[],
+  target: string | null,
+  { deadline, signal }: ApplyOptions,
+) {
   switch (step.kind) {
     case "commit":
       // The full backup is about to hold more than its point in time.
-      if (target) await updateRows(target, (row) => supersede(row, relative(target, step.base)));
-      await qemuImg(argv.slice(1), { signal });
-      return await syncPath(step.base);
+      if (target) {
+        await updateRows(deadline, target, (row) => supersede(row, relative(target, step.base)));
+      }
+      await qemuImg(deadline, [step.path], argv.slice(1), { signal });
+      return await syncPath(deadline, step.base);
     case "link":
     case "snapshot":
-      await qemuImg(argv.slice(1), { signal });
-      return await syncPath(step.path);
+      await qemuImg(deadline, [step.path], argv.slice(1), { signal });
+      return await syncPath(deadline, step.path);
     case "record":
       if (!target) return;
       return await updateRows(
+        deadline,
         target,
         (row) => moveInto(row, relative(target, step.path), relative(target, step.base)),
       );
     case "remove":
-      await removeFile(step.path);
-      return await syncPath(dirname(step.path));
+      await removeFile(deadline, step.path);
+      return await syncPath(deadline, dirname(step.path));
     case "symlink": {
-      const warning = await replaceSymlink(step.path, step.to);
+      const warning = await replaceSymlink(deadline, step.path, step.to);
       if (warning !== null) log.warn("{warning}", { warning });
     }
   }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { UsageError } from "../errors.ts";
 import { restorePoints } from "../repo/chains.ts";
 import { readTargets } from "../repo/months.ts";
@@ -31,14 +32,18 @@ export interface ChosenPoints {
  * @param filter Only one disk: that whose images' names contain this.
  */
 export async function choosePoints(
+  deadline: Deadline,
   dir: string,
   choice: RunChoice,
   filter?: string,
 ): Promise<ChosenPoints> {
-  const targets = filter === undefined ? await readTargets(dir) : [];
-  if (targets.some(knowsDisks)) return await pointsOfChosenRun(dir, choice);
-  const points = await pointsOfDisk(dir, filter);
-  return { points: [pickPoint(points, choice.until, await runsOf(points))], warnings: [] };
+  const targets = filter === undefined ? await readTargets(deadline, dir) : [];
+  if (targets.some(knowsDisks)) return await pointsOfChosenRun(deadline, dir, choice);
+  const points = await pointsOfDisk(deadline, dir, filter);
+  return {
+    points: [pickPoint(points, choice.until, await runsOf(deadline, points))],
+    warnings: [],
+  };
 }
 
 /**
@@ -47,10 +52,11 @@ export async function choosePoints(
  * @throws {UsageError} If the run lacks a disk and that is not allowed, or there is none.
  */
 export async function pointsOfChosenRun(
+  deadline: Deadline,
   dir: string,
   choice: RunChoice,
 ): Promise<ChosenPoints> {
-  const targets = await readTargets(dir);
+  const targets = await readTargets(deadline, dir);
   const runs = targets.flatMap(({ runs }) => runs);
   if (runs.length > 0 && !targets.some(knowsDisks)) refuseFailedRuns(dir, targets);
   if (runs.length === 0) {
@@ -59,7 +65,7 @@ export async function pointsOfChosenRun(
         "each disk's folder by itself, with --targetfile",
     );
   }
-  const points = await pointsOfTargets(targets);
+  const points = await pointsOfTargets(deadline, targets);
   if (points.length === 0) refuseFailedRuns(dir, targets);
   const known = targets.flatMap(({ runs }) => restorePoints(runs));
   const { runId, warnings } = chooseRun(known, points, choice, runs);

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { getLogger } from "@logtape/logtape";
 import { dirname, resolve } from "@std/path";
 import { createFile, lookAt, OWNER_ONLY } from "../fs/create.ts";
@@ -43,6 +44,7 @@ export interface MergeOptions {
   skipCheck: boolean;
   /** 0 is no limit. */
   rateLimitBytesPerSecond: number;
+  deadline: Deadline;
   signal: AbortSignal;
   onProgress(disk: string, doneBytes: number, totalBytes: number): void;
 }
@@ -80,9 +82,10 @@ interface CheckedJob {
  * @throws {Failure} If an image is missing, damaged or linked to another one, or `qemu-img` fails.
  */
 export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Restored[]> {
+  const { deadline } = options;
   const checked: CheckedJob[] = [];
   for (const job of jobs) {
-    await refuseExisting(job.targetFile, options.mode);
+    await refuseExisting(deadline, job.targetFile, options.mode);
     const layers = job.point.layers();
     const images = await checkImages(layers, options);
     for (const [i, layer] of layers.entries()) {
@@ -93,16 +96,19 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
   }
   const made: string[] = [];
   try {
-    for (const { job } of checked) await makeFolder(dirname(job.targetFile), options.mode, made);
+    for (const { job } of checked) {
+      await makeFolder(deadline, dirname(job.targetFile), options.mode, made);
+    }
     return await restoreAll(checked, options);
   } catch (error) {
     // What holds a disk that was restored before the error stays.
-    await removeFolders(made);
+    await removeFolders(deadline, made);
     throw error;
   }
 }
 
 async function restoreAll(checked: CheckedJob[], options: MergeOptions): Promise<Restored[]> {
+  const { deadline } = options;
   const restored: Restored[] = [];
   for (const { job: { point, targetFile }, layers, images } of checked) {
     const { virtualSizeBytes = 0 } = images.at(-1) ?? {};
@@ -114,10 +120,10 @@ async function restoreAll(checked: CheckedJob[], options: MergeOptions): Promise
     const onPercent = (percent: number) =>
       options.onProgress(point.disk, percent / 100 * virtualSizeBytes, virtualSizeBytes);
     await refuseChanged(point, layers);
-    const stamps = await stampsOf(layers, images);
+    const stamps = await stampsOf(deadline, layers, images);
     await convert(layers, targetFile, options, onPercent, async () => {
       await refuseChanged(point, layers);
-      const now = await stampsOf(layers, images);
+      const now = await stampsOf(deadline, layers, images);
       refuseTouched(layers.find((_, i) => now[i] !== stamps[i]));
     });
     restored.push({
@@ -133,24 +139,29 @@ async function restoreAll(checked: CheckedJob[], options: MergeOptions): Promise
   return restored;
 }
 
-async function refuseExisting(targetFile: string, mode = OWNER_ONLY) {
-  if (await exists(targetFile)) {
+async function refuseExisting(deadline: Deadline, targetFile: string, mode = OWNER_ONLY) {
+  if (await exists(deadline, targetFile)) {
     throw new UsageError(
       `"${targetFile}" exists already, and is not overwritten: name another file`,
     );
   }
-  await refuseLeftover(targetFile + PARTIAL_SUFFIX);
+  await refuseLeftover(deadline, targetFile + PARTIAL_SUFFIX);
   let folder = dirname(targetFile);
-  await refuseSharedFolder(folder, mode);
+  await refuseSharedFolder(deadline, folder, mode);
   // What is missing is made later.
-  while (!await exists(folder)) folder = dirname(folder);
-  const info = await stat(folder).catch(() => null);
+  while (!await exists(deadline, folder)) folder = dirname(folder);
+  const info = await stat(deadline, folder).catch(() => null);
   if (!info?.isDirectory) throw new UsageError(`"${folder}" is not a folder`);
 }
 
-async function makeFolder(path: string, mode: number | undefined, made: string[]) {
+async function makeFolder(
+  deadline: Deadline,
+  path: string,
+  mode: number | undefined,
+  made: string[],
+) {
   try {
-    await createFolders(path, mode, made);
+    await createFolders(deadline, path, mode, made);
   } catch (error) {
     throw new UsageError(`The folder "${path}" can't be made: ${messageOf(error)}`, {
       cause: error,
@@ -158,8 +169,8 @@ async function makeFolder(path: string, mode: number | undefined, made: string[]
   }
 }
 
-async function refuseLeftover(path: string) {
-  if (!await exists(path)) return;
+async function refuseLeftover(deadline: Deadline, path: string) {
+  if (!await exists(deadline, path)) return;
   throw new UsageError(`"${path}" was left by a restore that did not end: remove it`);
 }
 
@@ -171,20 +182,23 @@ async function refuseLeftover(path: string) {
  */
 export async function checkImages(
   layers: Layer[],
-  { skipCheck, signal }: Pick<MergeOptions, "skipCheck" | "signal">,
+  { skipCheck, deadline, signal }: Pick<MergeOptions, "skipCheck" | "deadline" | "signal">,
 ): Promise<CheckedImage[]> {
   await requireQemuImg();
   const images: CheckedImage[] = [];
   for (const { path, isRaw, fingerprint } of layers) {
     if (isRaw) {
-      images.push({ virtualSizeBytes: (await requireRawImage(path)).size, backing: null });
+      images.push({
+        virtualSizeBytes: (await requireRawImage(deadline, path)).size,
+        backing: null,
+      });
       continue;
     }
-    const seen = await requireImage(path, fingerprint);
-    const { virtualSizeBytes, backing } = await imageFacts(path, { signal });
-    if (!skipCheck) await checkImage(path, { signal });
+    const seen = await requireImage(deadline, path, fingerprint);
+    const { virtualSizeBytes, backing } = await imageFacts(deadline, path, { signal });
+    if (!skipCheck) await checkImage(deadline, path, { signal });
     // What was checked was not another one, put in its place for a moment.
-    await requireImage(path, seen.fingerprint);
+    await requireImage(deadline, path, seen.fingerprint);
     images.push({ virtualSizeBytes, backing, seen });
   }
   return images;
@@ -196,8 +210,8 @@ export type CheckedImage = Pick<ImageFacts, "virtualSizeBytes" | "backing"> & {
 };
 
 /** @throws {Failure} If it is missing, or not a regular file. */
-export async function requireRawImage(path: string): Promise<Deno.FileInfo> {
-  const info = await lookAt(path);
+export async function requireRawImage(deadline: Deadline, path: string): Promise<Deno.FileInfo> {
+  const info = await lookAt(deadline, path);
   if (info?.isFile) return info;
   throw new Failure(
     info === null
@@ -213,13 +227,17 @@ export async function requireRawImage(path: string): Promise<Deno.FileInfo> {
  * @returns What tells each file for as long as nobody touches it.
  * @throws {Failure} If one was changed.
  */
-async function stampsOf(layers: Layer[], checked: CheckedImage[]): Promise<string[]> {
+async function stampsOf(
+  deadline: Deadline,
+  layers: Layer[],
+  checked: CheckedImage[],
+): Promise<string[]> {
   const stamps: string[] = [];
   for (const [i, { path, isRaw }] of layers.entries()) {
     if (isRaw) {
-      const { mtime, ctime } = await requireRawImage(path);
+      const { mtime, ctime } = await requireRawImage(deadline, path);
       stamps.push(`${mtime?.getTime()} ${ctime?.getTime()}`);
-    } else stamps.push((await requireImage(path, checked[i]?.seen?.fingerprint)).stamp);
+    } else stamps.push((await requireImage(deadline, path, checked[i]?.seen?.fingerprint)).stamp);
   }
   return stamps;
 }
@@ -249,7 +267,7 @@ export function refuseOtherLink(
 async function convert(
   layers: Layer[],
   targetFile: string,
-  { format, mode = OWNER_ONLY, signal, rateLimitBytesPerSecond }: MergeOptions,
+  { format, mode = OWNER_ONLY, deadline, signal, rateLimitBytesPerSecond }: MergeOptions,
   onPercent: (percent: number) => void,
   beforePublishing: () => Promise<void>,
 ) {
@@ -260,22 +278,24 @@ async function convert(
   const passes = only?.isRaw
     ? [{ source: rawSource(only.path), isLast: true }]
     : planPasses(layers.map(({ path }) => path), between);
+  const folders = [...new Set([targetFile, ...layers.map(({ path }) => path)].map(dirname))];
   await using made = new AsyncDisposableStack();
   for (const [index, { source, isLast }] of passes.entries()) {
     const output = isLast ? partial : between(index + 1);
-    await refuseLeftover(output);
-    await createFile(output, mode);
-    made.defer(() => removeFile(output));
+    await refuseLeftover(deadline, output);
+    await createFile(deadline, output, mode);
+    made.defer(() => removeFile(deadline, output));
     const as = isLast ? format : "qcow2";
-    await qemuImg(["convert", "-p", "-W", "-m", "16", ...limit, "-O", as, source, output], {
+    const args = ["convert", "-p", "-W", "-m", "16", ...limit, "-O", as, source, output];
+    await qemuImg(deadline, folders, args, {
       signal,
       onPercent: (percent) => onPercent((index * 100 + percent) / passes.length),
     });
     // What was between the passes is of no use any more, and as large as the disk.
-    await removeFile(between(index));
+    await removeFile(deadline, between(index));
   }
   await beforePublishing();
-  await publish(partial, targetFile);
+  await publish(deadline, partial, targetFile);
 }
 
 /**
@@ -305,21 +325,21 @@ function refuseTouched(layer: Layer | undefined) {
 }
 
 /** A hard link fails where the name is taken; a rename would overwrite. */
-async function publish(partial: string, targetFile: string) {
-  await syncPath(partial);
+async function publish(deadline: Deadline, partial: string, targetFile: string) {
+  await syncPath(deadline, partial);
   try {
-    await link(partial, targetFile);
-    await syncPath(dirname(targetFile));
+    await link(deadline, partial, targetFile);
+    await syncPath(deadline, dirname(targetFile));
   } catch (error) {
     if (error instanceof Deno.errors.AlreadyExists) {
       throw new UsageError(`"${targetFile}" was made by somebody else meanwhile`, { cause: error });
     }
     // A file system without hard links.
-    await refuseTaken(targetFile);
-    await renameDurably(partial, targetFile);
+    await refuseTaken(deadline, targetFile);
+    await renameDurably(deadline, partial, targetFile);
   }
 }
 
-async function refuseTaken(targetFile: string) {
-  if (await exists(targetFile)) throw new UsageError(`"${targetFile}" exists already`);
+async function refuseTaken(deadline: Deadline, targetFile: string) {
+  if (await exists(deadline, targetFile)) throw new UsageError(`"${targetFile}" exists already`);
 }

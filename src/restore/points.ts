@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { basename, dirname, join, resolve } from "@std/path";
 import * as v from "valibot";
 import { ChainError, chainOf, images, restorePoints } from "../repo/chains.ts";
@@ -72,11 +73,15 @@ export interface RestorePoint {
  * @throws {UsageError} If there is nothing to restore, or several disks.
  * @throws {Failure} If the order of the images can't be told for sure.
  */
-export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoint[]> {
+export async function pointsOfDisk(
+  deadline: Deadline,
+  dir: string,
+  filter = "",
+): Promise<RestorePoint[]> {
   const isWanted = (name: string) => name.includes(filter);
-  const own = await readTargets(dir);
+  const own = await readTargets(deadline, dir);
   if (own.some(knowsDisks)) {
-    const points = (await pointsOfTargets(own)).filter(({ name }) => isWanted(name));
+    const points = (await pointsOfTargets(deadline, own)).filter(({ name }) => isWanted(name));
     const disks = new Set(points.map(({ disk }) => disk));
     if (disks.size <= 1) return points;
     throw new UsageError(
@@ -86,18 +91,18 @@ export async function pointsOfDisk(dir: string, filter = ""): Promise<RestorePoi
   }
   // A folder that was copied alone may lie beside anything. The records lie beside the folder itself, where
   // it was named by way of a link; a link in the place of one that they know was planted, and is not followed.
-  const real = await exists(dir) ? await realPath(dir) : dir;
+  const real = await exists(deadline, dir) ? await realPath(deadline, dir) : dir;
   for (const folder of new Set([dir, real])) {
     const above = dirname(folder);
-    if (!await exists(join(above, RUNS_FOLDER))) continue;
-    const points = (await pointsOfTarget(await readTarget(above)))
+    if (!await exists(deadline, join(above, RUNS_FOLDER))) continue;
+    const points = (await pointsOfTarget(deadline, await readTarget(deadline, above)))
       .filter((point) => point.folder === basename(folder) && isWanted(point.name));
     if (points.length > 0) return points;
   }
-  await refusePartials(dir, []);
-  const names = (await listFiles(dir)).filter(isWanted);
+  await refusePartials(deadline, dir, []);
+  const names = (await listFiles(deadline, dir)).filter(isWanted);
   if (own.length > 0 && orderByName(dir, names).length === 0) refuseFailedRuns(dir, own);
-  return pointsOfNames(dir, names, await rawDisks(dir, names));
+  return pointsOfNames(dir, names, await rawDisks(deadline, dir, names));
 }
 
 /**
@@ -127,25 +132,28 @@ const BECAME = {
 };
 
 /** All points of targets that follow each other, oldest first. */
-export async function pointsOfTargets(targets: Target[]): Promise<RestorePoint[]> {
+export async function pointsOfTargets(
+  deadline: Deadline,
+  targets: Target[],
+): Promise<RestorePoint[]> {
   const points: RestorePoint[] = [];
-  for (const target of targets) points.push(...await pointsOfTarget(target));
+  for (const target of targets) points.push(...await pointsOfTarget(deadline, target));
   return points;
 }
 
 /** All points of a target with records, oldest first. */
-export async function pointsOfTarget(target: Target): Promise<RestorePoint[]> {
+export async function pointsOfTarget(deadline: Deadline, target: Target): Promise<RestorePoint[]> {
   const points = restorePoints(target.runs);
   // What a run of ours is writing now, or wrote when it was killed, is in nobody's way.
   const ours = target.runs.flatMap(({ id, disks }) =>
     disks.map(({ file }) => partialName(basename(file), id))
   );
   for (const folder of new Set(points.map(({ disk }) => disk.folder))) {
-    await refusePartials(join(target.path, folder), ours);
+    await refusePartials(deadline, join(target.path, folder), ours);
   }
   const all = images(target.runs);
   const layersNow = async ({ folder, file }: DiskRecord) => {
-    const now = await pointsOfTarget(await readTarget(target.path));
+    const now = await pointsOfTarget(deadline, await readTarget(deadline, target.path));
     const isIt = (point: RestorePoint) => point.folder === folder && point.name === basename(file);
     return now.find(isIt)?.layers() ?? null;
   };
@@ -223,22 +231,22 @@ function rawIncrement({ path }: Layer): string {
 }
 
 /** The disks whose images are raw, as the reference's `.config` says: an image's own bytes may lie. */
-async function rawDisks(dir: string, names: string[]): Promise<Set<string>> {
+async function rawDisks(deadline: Deadline, dir: string, names: string[]): Promise<Set<string>> {
   const disks = new Set(names.map((name) => parseImageName(name)?.diskFileName ?? name));
   const raw = new Set<string>();
   for (const disk of disks) {
     for (const folder of [dirname(dir), dir]) {
-      if (await configFormat(join(folder, `${disk}.config`)) === "raw") raw.add(disk);
+      if (await configFormat(deadline, join(folder, `${disk}.config`)) === "raw") raw.add(disk);
     }
   }
   return raw;
 }
 
-async function configFormat(path: string): Promise<string | null> {
+async function configFormat(deadline: Deadline, path: string): Promise<string | null> {
   try {
     const config = v.safeParse(
       v.object({ format: v.string() }),
-      parseJson(await readSmall(path)),
+      parseJson(await readSmall(deadline, path)),
     );
     return config.success ? config.output.format : null;
   } catch {
@@ -289,9 +297,11 @@ export function pickPoint(
 }
 
 /** All runs of the targets that these points are of, those that failed too. */
-export async function runsOf(points: RestorePoint[]): Promise<RunRecord[]> {
+export async function runsOf(deadline: Deadline, points: RestorePoint[]): Promise<RunRecord[]> {
   const paths = new Set(points.flatMap(({ target }) => target ?? []));
-  return (await Promise.all([...paths].map(readTarget))).flatMap(({ runs }) => runs);
+  return (await Promise.all([...paths].map((path) => readTarget(deadline, path)))).flatMap((
+    { runs },
+  ) => runs);
 }
 
 /**
@@ -319,8 +329,8 @@ export function parseTime(text: string): number | null {
   return Number.isNaN(timeMs) ? null : timeMs;
 }
 
-async function refusePartials(dir: string, ours: string[]) {
-  const partial = (await listFiles(dir)).find((name) =>
+async function refusePartials(deadline: Deadline, dir: string, ours: string[]) {
+  const partial = (await listFiles(deadline, dir)).find((name) =>
     name.endsWith(PARTIAL_SUFFIX) && !ours.includes(name)
   );
   if (!partial) return;
@@ -330,9 +340,9 @@ async function refusePartials(dir: string, ours: string[]) {
   );
 }
 
-async function listFiles(dir: string): Promise<string[]> {
+async function listFiles(deadline: Deadline, dir: string): Promise<string[]> {
   try {
-    const entries = await listFolder(resolve(dir));
+    const entries = await listFolder(deadline, resolve(dir));
     return entries.filter(({ isDirectory }) => !isDirectory).map(({ name }) => name);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {

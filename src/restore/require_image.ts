@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { type Fingerprint, type ImageLook, isFault, lookAtImage } from "../repo/fingerprint.ts";
 import { Failure } from "../errors.ts";
 
@@ -14,8 +15,12 @@ import { Failure } from "../errors.ts";
  * @param known What tells it, if that is known.
  * @throws {Failure} If it is missing or another one, with what to do.
  */
-export async function requireImage(path: string, known?: Fingerprint): Promise<ImageLook> {
-  const seen = await lookAtImage(path, known);
+export async function requireImage(
+  deadline: Deadline,
+  path: string,
+  known?: Fingerprint,
+): Promise<ImageLook> {
+  const seen = await lookAtImage(deadline, path, known);
   if (!isFault(seen)) return seen;
   if (seen.state === "missing") {
     throw new Failure(`The image "${path}" is missing: what builds on it can't be restored`);

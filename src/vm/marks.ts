@@ -9,6 +9,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
 import { stat } from "../fs/files.ts";
@@ -39,8 +40,12 @@ const VmHolder = v.object({
 export type VmHolder = v.InferOutput<typeof VmHolder>;
 
 /** This process as the holder of a VM's lock, which has taken a file lock. */
-export async function vmHolder(holder: Holder, lockFile: string): Promise<VmHolder> {
-  const { ino, dev } = await stat(lockFile);
+export async function vmHolder(
+  deadline: Deadline,
+  holder: Holder,
+  lockFile: string,
+): Promise<VmHolder> {
+  const { ino, dev } = await stat(deadline, lockFile);
   return { ...holder, lockFile, lockInode: ino ?? 0, lockDevice: dev };
 }
 
@@ -66,12 +71,15 @@ export async function removeMark(qmp: QmpClient, id: string): Promise<void> {
  * @throws {LockedError} If a living run, or one that can't be asked, holds the lock.
  */
 export async function lockVm(
+  deadline: Deadline,
   qmp: QmpClient,
   holder: VmHolder,
 ): Promise<AsyncDisposable & { dead: VmHolder | null }> {
   const present = await readMark(qmp, LOCK);
   // Held until our mark is set: of two runs that find the same dead one, only one takes over.
-  using death = present === null ? null : await proveDead(present, { ...holder, isHeld: true });
+  using death = present === null
+    ? null
+    : await proveDead(deadline, present, { ...holder, isHeld: true });
   if (death) {
     log.warn("{holder} died and left this VM locked: taking over", {
       holder: describeHolder(death.holder),
@@ -107,12 +115,17 @@ export async function lockVm(
  * @throws {LockedError} If one is, or it can't be told.
  */
 export async function refuseLockedVm(
+  deadline: Deadline,
   qmp: QmpClient,
   lockFile: string | null,
 ): Promise<VmHolder | null> {
   const present = await readMark(qmp, LOCK);
   if (present === null) return null;
-  using death = await proveDead(present, lockFile === null ? null : { lockFile, isHeld: false });
+  using death = await proveDead(
+    deadline,
+    present,
+    lockFile === null ? null : { lockFile, isHeld: false },
+  );
   return death.holder;
 }
 
@@ -140,19 +153,20 @@ interface OwnLock {
  * @throws {LockedError} If it lives, or that can't be told.
  */
 async function proveDead(
+  deadline: Deadline,
   text: string,
   own: OwnLock | null,
 ): Promise<Disposable & { holder: VmHolder }> {
   const holder = parseVmHolder(text);
   if (!holder || holder.host !== Deno.hostname()) throw lockedBy(text);
   try {
-    const isOwn = own !== null && await isLockOf(holder, own.lockFile);
+    const isOwn = own !== null && await isLockOf(deadline, holder, own.lockFile);
     const lockFile = isOwn ? own.lockFile : holder.lockFile;
-    const isSame = isOwn || (await stat(lockFile)).ino === holder.lockInode;
+    const isSame = isOwn || (await stat(deadline, lockFile)).ino === holder.lockInode;
     const lock = isOwn && own.isHeld
       ? { [Symbol.dispose]: () => {} }
       : isSame
-      ? await takeDeadLock(lockFile)
+      ? await takeDeadLock(deadline, lockFile)
       : null;
     if (lock) {
       return { holder: { ...holder, lockFile }, [Symbol.dispose]: () => lock[Symbol.dispose]() };
@@ -166,14 +180,15 @@ async function proveDead(
 
 /** Whatever it is called: the target may have been renamed, or a link or a mount lead to it. */
 async function isLockOf(
+  deadline: Deadline,
   { lockFile, lockInode, lockDevice }: VmHolder,
   path: string,
 ): Promise<boolean> {
-  const { dev, ino } = await stat(path);
+  const { dev, ino } = await stat(deadline, path);
   if (ino !== lockInode) return false;
   if (dev === lockDevice) return true;
   // The file system was mounted anew.
-  const there = await stat(lockFile);
+  const there = await stat(deadline, lockFile);
   return there.dev === dev && there.ino === ino;
 }
 

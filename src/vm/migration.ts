@@ -10,6 +10,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { createFile } from "../fs/create.ts";
 import { removeFile } from "../fs/durable.ts";
 import { Failure } from "../errors.ts";
@@ -31,6 +32,7 @@ const BLOCKERS: [driver: string, image: () => Uint8Array<ArrayBuffer>][] = [
  * @throws {QmpCommandError} If QEMU can't open any such node.
  */
 export async function addMigrationBlocker(
+  deadline: Deadline,
   qmp: QmpClient,
   node: string,
   file: string,
@@ -39,7 +41,7 @@ export async function addMigrationBlocker(
   let refusal: unknown;
   for (const [driver, image] of BLOCKERS) {
     try {
-      return await openOnce(qmp, { driver, "node-name": node }, file, mode, image());
+      return await openOnce(deadline, qmp, { driver, "node-name": node }, file, mode, image());
     } catch (error) {
       if (!(error instanceof QmpCommandError)) throw error;
       await refuseMigrating(qmp);
@@ -50,18 +52,19 @@ export async function addMigrationBlocker(
 }
 
 async function openOnce(
+  deadline: Deadline,
   qmp: QmpClient,
   node: { driver: string; "node-name": string },
   file: string,
   mode: number,
   image: Uint8Array<ArrayBuffer>,
 ) {
-  await createFile(file, mode, image);
+  await createFile(deadline, file, mode, image);
   try {
     const options = { ...node, "read-only": true, file: { driver: "file", filename: file } };
     await qmp.execute("blockdev-add", options);
   } finally {
-    await removeFile(file);
+    await removeFile(deadline, file);
   }
 }
 

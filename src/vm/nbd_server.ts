@@ -7,6 +7,7 @@
  * @module
  */
 
+import type { Deadline } from "../fs/deadline.ts";
 import { removeFile } from "../fs/durable.ts";
 import { Failure } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
@@ -50,14 +51,14 @@ export function findNbdServer(qmp: QmpClient): Promise<string | null> {
 }
 
 /** Stops the server and all its exports (`nbd-server-stop`), if it is ours. */
-export async function stopNbdServer(qmp: QmpClient): Promise<void> {
+export async function stopNbdServer(deadline: Deadline, qmp: QmpClient): Promise<void> {
   const path = await readMark(qmp, MARKS.nbdServer);
   if (path === null) return;
   // It may not run: the run died before it started it, or QEMU refused.
   await qmp.execute("nbd-server-stop").catch((error) => {
     if (!(error instanceof QmpCommandError)) throw error;
   });
-  await removeFile(path);
+  await removeFile(deadline, path);
   await removeMark(qmp, MARKS.nbdServer);
 }
 

@@ -11,7 +11,7 @@
  */
 
 import { getLogger } from "@logtape/logtape";
-import { endsWithin } from "../fs/deadline.ts";
+import { type Deadline, endsWithin } from "../fs/deadline.ts";
 import { stat } from "../fs/files.ts";
 import { describeHolder, type Holder, parseHolder } from "../fs/flock.ts";
 import { LockedError, messageOf } from "../errors.ts";
@@ -36,11 +36,15 @@ const MAX_ANSWER_BYTES = 4096;
  * @throws {BusyError} If another client does, or it can't be told.
  * @throws {ConnectionError} If the socket can't be reached.
  */
-export async function connectVm(address: Address, options: QmpOptions): Promise<QmpClient> {
+export async function connectVm(
+  deadline: Deadline,
+  address: Address,
+  options: QmpOptions,
+): Promise<QmpClient> {
   try {
     return await QmpClient.connect(address, options);
   } catch (error) {
-    const holder = error instanceof BusyError ? await askHolder(address) : null;
+    const holder = error instanceof BusyError ? await askHolder(deadline, address) : null;
     if (holder === null) throw error;
     throw new LockedError(
       `Another run holds the QMP socket "${formatAddress(address)}": ${describeHolder(holder)}`,
@@ -50,9 +54,13 @@ export async function connectVm(address: Address, options: QmpOptions): Promise<
 }
 
 /** Tells anybody who asks that this run holds the VM's socket, until disposed; where that can't be done, it goes on without. */
-export async function nameHolder(address: Address, holder: Holder): Promise<AsyncDisposable> {
+export async function nameHolder(
+  deadline: Deadline,
+  address: Address,
+  holder: Holder,
+): Promise<AsyncDisposable> {
   try {
-    const path = await nameOf(address);
+    const path = await nameOf(deadline, address);
     const listener = Deno.listen({ transport: "unix", path });
     const answering = answer(listener, JSON.stringify(holder));
     return {
@@ -83,9 +91,9 @@ async function answer(listener: Deno.UnixListener, text: string): Promise<void> 
 }
 
 /** Who holds the socket; null if that is not a run of ours, or it can't be told. */
-async function askHolder(address: Address): Promise<Holder | null> {
+async function askHolder(deadline: Deadline, address: Address): Promise<Holder | null> {
   try {
-    const path = await nameOf(address);
+    const path = await nameOf(deadline, address);
     using conn = await connect({ transport: "unix", path }, "other run", ANSWER_TIMEOUT_MS);
     const answering = readAll(conn);
     return await endsWithin(answering, ANSWER_TIMEOUT_MS) ? parseHolder(await answering) : null;
@@ -109,11 +117,11 @@ async function readAll(conn: Deno.Conn): Promise<string> {
 }
 
 /** The name of the socket that says who holds this one. */
-async function nameOf(address: Address): Promise<string> {
+async function nameOf(deadline: Deadline, address: Address): Promise<string> {
   await refusePrompt();
   // sun_path has 108 bytes.
   if (address.transport === "tcp") return `\0qmpbackup/${formatAddress(address)}`.slice(0, 100);
-  const { dev, ino } = await stat(address.path);
+  const { dev, ino } = await stat(deadline, address.path);
   return `\0qmpbackup/${dev}/${ino}`;
 }
 

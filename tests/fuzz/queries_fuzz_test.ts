@@ -10,6 +10,7 @@ import { refuseLockedVm } from "../../src/vm/marks.ts";
 import qemu72Schema from "../unit/qmp/qemu_7_2_schema.json" with { type: "json" };
 import { Dice, dice, fuzz, mayReject } from "./_fuzz.ts";
 import { anyJson, distort, jsonText, mutateText, nearlyRight, word } from "./_nonsense.ts";
+import { deadline } from "../support/deadline.ts";
 
 /** A QEMU that gives these answers. */
 function answering(answer: (command: string) => unknown, version = "7.2.22"): QmpClient {
@@ -133,7 +134,7 @@ fuzz("refuseLockedVm() lets no mark pass for a dead run's", dice, async (seed) =
   const text = jsonText(nearlyRight(dice, holder));
   const mark = dice.once(2) ? text : mutateText(dice, text);
   const answers: Record<string, unknown> = { "qom-list": [{ name: "data" }], "qom-get": mark };
-  const words = await refuseLockedVm(answering((command) => answers[command]), null)
+  const words = await refuseLockedVm(deadline, answering((command) => answers[command]), null)
     .then(() => "free", (error) => error instanceof LockedError ? "locked" : error);
   assertEquals(words, "locked");
 }, { permissions: { sys: ["hostname"], read: true } });

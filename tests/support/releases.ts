@@ -7,6 +7,7 @@
 
 import { fromFileUrl, join } from "@std/path";
 import { exists } from "../../src/fs/durable.ts";
+import { deadline } from "./deadline.ts";
 
 /** Debian's suites, and the QEMU in each. */
 export const SUITES = { bullseye: "5.2", bookworm: "7.2", trixie: "10.0", forky: "11.1" } as const;
@@ -23,7 +24,7 @@ const CACHE = fromFileUrl(new URL("../../.build/qemu", import.meta.url));
 export async function qemuOf(suite: Suite): Promise<string> {
   const root = join(CACHE, suite);
   const bin = join(root, "bin");
-  if (await exists(join(bin, "ready"))) return bin;
+  if (await exists(deadline, join(bin, "ready"))) return bin;
   await Deno.remove(root, { recursive: true }).catch(() => {});
   await download(root, suite);
   await unpack(root);
@@ -107,7 +108,7 @@ async function writeWrapper(root: string, program: string) {
 async function loader(libraries: string[]): Promise<string> {
   for (const folder of libraries) {
     const path = join(folder, "ld-linux-x86-64.so.2");
-    if (await exists(path)) return await Deno.realPath(path);
+    if (await exists(deadline, path)) return await Deno.realPath(path);
   }
   throw new Error(`There is no loader in ${libraries.join(" or ")}`);
 }

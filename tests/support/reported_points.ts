@@ -8,6 +8,7 @@ import { exists } from "../../src/fs/durable.ts";
 import { compare } from "./qemu_img.ts";
 import type { Scene } from "./scene.ts";
 import { succeed } from "./tool.ts";
+import { deadline } from "./deadline.ts";
 
 export interface ReportedPoint {
   run: string;
@@ -59,7 +60,7 @@ export class ReportedPoints {
 
   async #done(): Promise<Map<string, Omit<ReportedPoint, "held">>> {
     // Cut off that early, a run has made no target.
-    if (!await exists(this.scene.target)) return new Map();
+    if (!await exists(deadline, this.scene.target)) return new Map();
     const { stdout } = await succeed([
       ...["info", "--show", "backups", "--dir", this.scene.target, "--json"],
     ]);

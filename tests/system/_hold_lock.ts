@@ -5,6 +5,7 @@
 
 import { messageOf } from "../../src/errors.ts";
 import { takeLock } from "../../src/fs/flock.ts";
+import { deadline } from "../support/deadline.ts";
 
 function say(line: string) {
   Deno.stdout.writeSync(new TextEncoder().encode(line + "\n"));
@@ -14,7 +15,7 @@ if (import.meta.main) {
   const [path = "", run = ""] = Deno.args;
   const holder = { run, host: "here", pid: Deno.pid, since: "2026-11-22T23:00:00Z" };
   try {
-    using _ = await takeLock(path, holder);
+    using _ = await takeLock(deadline, path, holder);
     say("held");
     await Deno.stdin.read(new Uint8Array(1));
   } catch (error) {

@@ -11,6 +11,7 @@ import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
 import { contentsOf, firstDifference, KIB, makeLayer, names, readImage } from "./_images.ts";
 import type { Write } from "./_images.ts";
+import { deadline } from "../support/deadline.ts";
 
 await ensurePrograms({ "qemu-storage-daemon": "qemu-system-common", "qemu-img": "qemu-utils" });
 
@@ -123,7 +124,7 @@ Deno.test("a long chain without links takes several overlays, and holds the poin
 /** A target with records: two disks, of one run. */
 async function recordedTarget(dir: string): Promise<string> {
   const target = `${dir}/target`;
-  await createTarget(target);
+  await createTarget(deadline, target);
   const disks = ["disk0", "disk1"].map((name) =>
     aDiskRecord(name, { file: `${name}/FULL-1700000000-d`, level: "full", parent: null })
   );
@@ -131,7 +132,7 @@ async function recordedTarget(dir: string): Promise<string> {
     await Deno.mkdir(`${target}/${folder}`);
     await makeLayer(`${target}/${file}`, SIZE, [[0, SIZE, i + 1]]);
   }
-  await writeRun(target, aRun(disks));
+  await writeRun(deadline, target, aRun(disks));
   return target;
 }
 
@@ -233,7 +234,10 @@ Deno.test("a record from elsewhere makes us remove no other file", async () => {
   const [record = ""] = await names(`${folder}/${ATTACHED_FOLDER}`);
   const attachment = JSON.parse(await Deno.readTextFile(`${folder}/${ATTACHED_FOLDER}/${record}`));
   const files = ["text", "disk.qcow2"].map((name) => dir.join(name));
-  await writeAttachment(folder, { ...attachment, files: [...files, ...attachment.files] });
+  await writeAttachment(deadline, folder, {
+    ...attachment,
+    files: [...files, ...attachment.files],
+  });
   const { stderr } = await detachAll(folder);
   for (const file of files) assertStringIncludes(stderr, file);
   assertEquals(await names(dir.path), ["disk.qcow2", "target", "text", "try"]);
@@ -246,7 +250,7 @@ Deno.test("what another host has attached is neither dead nor detached here", as
   await attach(folder, "--target-dir", dir.join("try"));
   const [record = ""] = await names(`${folder}/${ATTACHED_FOLDER}`);
   const attachment = JSON.parse(await Deno.readTextFile(`${folder}/${ATTACHED_FOLDER}/${record}`));
-  await writeAttachment(folder, { ...attachment, host: "elsewhere" });
+  await writeAttachment(deadline, folder, { ...attachment, host: "elsewhere" });
   await Deno.remove(dir.join("try"), { recursive: true });
   for (const words of [["attach", "--detach", "all"], ["rebase"]]) {
     const { code } = await tool(["restore", ...words, "--dir", folder]);

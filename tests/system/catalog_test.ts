@@ -23,6 +23,7 @@ import { Failure, UsageError } from "../../src/errors.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
 import { within } from "../support/fake_peer.ts";
+import { deadline } from "../support/deadline.ts";
 
 const HOLD_LOCK = fromFileUrl(new URL("./_hold_lock.ts", import.meta.url));
 const CHILD_MS = 10_000;
@@ -110,10 +111,10 @@ Deno.test("`takeLock()` refuses without a name if what stands in the lock is non
 Deno.test("`takeDeadLock()` takes what nobody holds, and can't tell without a file", async () => {
   await using dir = await tempDir();
   const path = dir.join("lock");
-  await assertRejects(() => takeDeadLock(path), Deno.errors.NotFound);
+  await assertRejects(() => takeDeadLock(deadline, path), Deno.errors.NotFound);
   await Deno.writeTextFile(path, "left over");
   {
-    using lock = await takeDeadLock(path);
+    using lock = await takeDeadLock(deadline, path);
     assertExists(lock);
   }
   assertEquals(await Deno.readTextFile(path), "left over");
@@ -128,7 +129,7 @@ Deno.test({
     await using dir = await tempDir();
     const path = dir.join("lock");
     await using holder = await lockChild(path, "run-1");
-    assertEquals(await within(CHILD_MS, takeDeadLock(path)), null);
+    assertEquals(await within(CHILD_MS, takeDeadLock(deadline, path)), null);
     await holder.end("kill -9");
   },
 });
@@ -136,8 +137,8 @@ Deno.test({
 Deno.test("`writeDurably()` replaces a file whole, for its owner alone", async () => {
   await using dir = await tempDir();
   const path = dir.join("a.json");
-  await writeDurably(path, "a longer text");
-  await writeDurably(path, "short");
+  await writeDurably(deadline, path, "a longer text");
+  await writeDurably(deadline, path, "short");
   assertEquals(await Deno.readTextFile(path), "short");
   assertEquals((await Deno.stat(path)).mode! & 0o777, 0o600);
   assertEquals(await names(dir.path), ["a.json"]);
@@ -147,7 +148,7 @@ Deno.test("`writeDurably()` leaves the old file and nothing else if it fails", a
   await using dir = await tempDir();
   // A folder can't be replaced by a file.
   await Deno.mkdir(dir.join("a.json", "inside"), { recursive: true });
-  await assertRejects(() => writeDurably(dir.join("a.json"), "text"), Error);
+  await assertRejects(() => writeDurably(deadline, dir.join("a.json"), "text"), Error);
   assertEquals(await names(dir.path), ["a.json"]);
   assertEquals(await names(dir.join("a.json")), ["inside"]);
 });
@@ -155,45 +156,48 @@ Deno.test("`writeDurably()` leaves the old file and nothing else if it fails", a
 Deno.test("`renameDurably()` gives a file its name; a missing one fails", async () => {
   await using dir = await tempDir();
   await Deno.writeTextFile(dir.join("a"), "text");
-  await renameDurably(dir.join("a"), dir.join("b"));
+  await renameDurably(deadline, dir.join("a"), dir.join("b"));
   assertEquals(await names(dir.path), ["b"]);
-  await assertRejects(() => renameDurably(dir.join("a"), dir.join("b")), Deno.errors.NotFound);
+  await assertRejects(
+    () => renameDurably(deadline, dir.join("a"), dir.join("b")),
+    Deno.errors.NotFound,
+  );
   assertEquals(await Deno.readTextFile(dir.join("b")), "text");
 });
 
 Deno.test("`syncPath()` flushes files and folders", async () => {
   await using dir = await tempDir();
   await Deno.writeTextFile(dir.join("a"), "text");
-  await syncPath(dir.join("a"));
-  await syncPath(dir.path);
-  await assertRejects(() => syncPath(dir.join("none")), Deno.errors.NotFound);
+  await syncPath(deadline, dir.join("a"));
+  await syncPath(deadline, dir.path);
+  await assertRejects(() => syncPath(deadline, dir.join("none")), Deno.errors.NotFound);
 });
 
 Deno.test("`exists()` sees files, folders and dangling links", async () => {
   await using dir = await tempDir();
   await Deno.writeTextFile(dir.join("file"), "");
   await Deno.symlink("nowhere", dir.join("link"));
-  for (const name of ["file", "link", "."]) assert(await exists(dir.join(name)), name);
-  assertEquals(await exists(dir.join("none")), false);
+  for (const name of ["file", "link", "."]) assert(await exists(deadline, dir.join(name)), name);
+  assertEquals(await exists(deadline, dir.join("none")), false);
 });
 
 Deno.test("`exists()` is false below a file", async () => {
   await using dir = await tempDir();
   await Deno.writeTextFile(dir.join("file"), "");
-  assertEquals(await exists(dir.join("file", "below")), false);
+  assertEquals(await exists(deadline, dir.join("file", "below")), false);
 });
 
 Deno.test("`removeFile()` removes a file, a dangling link, and nothing where there is nothing", async () => {
   await using dir = await tempDir();
   await Deno.writeTextFile(dir.join("file"), "");
   await Deno.symlink("nowhere", dir.join("link"));
-  for (const name of ["file", "link", "none"]) await removeFile(dir.join(name));
+  for (const name of ["file", "link", "none"]) await removeFile(deadline, dir.join(name));
   assertEquals(await names(dir.path), []);
 });
 
 Deno.test("`readTarget()` takes a directory that is not there for an empty one", async () => {
   await using dir = await tempDir();
-  const target = await readTarget(dir.join("none"));
+  const target = await readTarget(deadline, dir.join("none"));
   assertEquals(target, {
     path: dir.join("none"),
     chainId: null,
@@ -201,23 +205,25 @@ Deno.test("`readTarget()` takes a directory that is not there for an empty one",
     runs: [],
     halfAdopted: [],
   });
-  await refuseForeign(target);
+  await refuseForeign(deadline, target);
   assertEquals(await names(dir.path), []);
 });
 
 Deno.test("`readTarget()` reads back what was written, in the order of the sequence", async () => {
   await using dir = await tempDir();
   const path = dir.join("new", "target");
-  assertEquals(await createTarget(path), `${path}/${LOCK_FILE}`);
-  for (const sequence of [2, 10, 1]) await writeRun(path, runRecord(`run-${sequence}`, sequence));
-  await writeChainId(path, "chain-1");
-  await createFolder(path, "disk0");
-  const target = await readTarget(path);
+  assertEquals(await createTarget(deadline, path), `${path}/${LOCK_FILE}`);
+  for (const sequence of [2, 10, 1]) {
+    await writeRun(deadline, path, runRecord(`run-${sequence}`, sequence));
+  }
+  await writeChainId(deadline, path, "chain-1");
+  await createFolder(deadline, path, "disk0");
+  const target = await readTarget(deadline, path);
   assertEquals(target.chainId, "chain-1");
   assertEquals(target.hasRecords, true);
   assertEquals(target.runs.map(({ sequence }) => sequence), [1, 2, 10]);
   assertEquals(target.runs[0], runRecord("run-1", 1));
-  await refuseForeign(target);
+  await refuseForeign(deadline, target);
   // The reference reads this file as it is.
   assertEquals(await Deno.readTextFile(`${path}/uuid`), "chain-1");
   for (const folder of [path, `${path}/disk0`, `${path}/${RUNS_FOLDER}`]) {
@@ -228,8 +234,8 @@ Deno.test("`readTarget()` reads back what was written, in the order of the seque
 Deno.test("`createTarget()` and `createFolder()` leave what is there", async () => {
   await using dir = await tempDir();
   for (let time = 0; time < 2; time++) {
-    await createTarget(dir.path);
-    await createFolder(dir.path, "disk0");
+    await createTarget(deadline, dir.path);
+    await createFolder(deadline, dir.path, "disk0");
     await Deno.writeTextFile(dir.join("disk0", "image"), "text");
   }
   assertEquals(await names(dir.join("disk0")), ["image"]);
@@ -240,7 +246,7 @@ Deno.test("`readTarget()` and `createTarget()` refuse a file", async () => {
   await Deno.writeTextFile(dir.join("file"), "");
   for (const path of [dir.join("file"), dir.join("file", "below")]) {
     for (const use of [readTarget, createTarget]) {
-      await assertRejects(() => use(path), UsageError, `"${path}" is not a directory`);
+      await assertRejects(() => use(deadline, path), UsageError, `"${path}" is not a directory`);
     }
   }
 });
@@ -248,23 +254,23 @@ Deno.test("`readTarget()` and `createTarget()` refuse a file", async () => {
 Deno.test("`refuseForeign()` refuses a directory that holds something else", async () => {
   await using dir = await tempDir();
   await Deno.mkdir(dir.join("photos"));
-  const target = await readTarget(dir.path);
-  await assertRejects(() => refuseForeign(target), UsageError, 'holds "photos"');
+  const target = await readTarget(deadline, dir.path);
+  await assertRejects(() => refuseForeign(deadline, target), UsageError, 'holds "photos"');
 });
 
 Deno.test("`refuseForeign()` lets pass what is no backup and in nobody's way", async () => {
   await using dir = await tempDir();
   for (const name of [".snapshot", "lost+found", "cron.log"]) await Deno.mkdir(dir.join(name));
-  await refuseForeign(await readTarget(dir.path));
+  await refuseForeign(deadline, await readTarget(deadline, dir.path));
 });
 
 Deno.test("`refuseForeign()` lets pass the reference's directory", async () => {
   await using dir = await tempDir();
   await Deno.writeTextFile(dir.join("uuid"), "d2a5cb9e-7a5b-4b6c-8f4c-0c0a4b6a5a4c");
   await Deno.mkdir(dir.join("disk0"));
-  const target = await readTarget(dir.path);
+  const target = await readTarget(deadline, dir.path);
   assertEquals(target.chainId, "d2a5cb9e-7a5b-4b6c-8f4c-0c0a4b6a5a4c");
-  await refuseForeign(target);
+  await refuseForeign(deadline, target);
 });
 
 const BAD_IDS: Record<string, string> = {
@@ -278,7 +284,7 @@ for (const [what, text] of Object.entries(BAD_IDS)) {
   Deno.test(`\`readTarget()\` refuses a chain id of ${what}`, async () => {
     await using dir = await tempDir();
     await Deno.writeTextFile(dir.join("uuid"), text);
-    await assertRejects(() => readTarget(dir.path), RecordError, "holds no chain id");
+    await assertRejects(() => readTarget(deadline, dir.path), RecordError, "holds no chain id");
   });
 }
 
@@ -301,16 +307,16 @@ for (const [what, make] of Object.entries(INTRUDERS)) {
   Deno.test(`\`readTarget()\` refuses ${what} in place of the chain id`, async () => {
     await using dir = await tempDir();
     await make(dir.join("uuid"));
-    const error = await within(5_000, assertRejects(() => readTarget(dir.path), Failure));
+    const error = await within(5_000, assertRejects(() => readTarget(deadline, dir.path), Failure));
     assertStringIncludes(error.message, dir.join("uuid"));
   });
 
   Deno.test(`\`readTarget()\` refuses ${what} in place of a record`, async () => {
     await using dir = await tempDir();
-    await createTarget(dir.path);
-    await writeRun(dir.path, runRecord("run-1", 1));
+    await createTarget(deadline, dir.path);
+    await writeRun(deadline, dir.path, runRecord("run-1", 1));
     await make(dir.join(RUNS_FOLDER, "run-2.json"));
-    const error = await within(5_000, assertRejects(() => readTarget(dir.path), Failure));
+    const error = await within(5_000, assertRejects(() => readTarget(deadline, dir.path), Failure));
     assertStringIncludes(error.message, "run-2.json");
   });
 }
@@ -341,26 +347,26 @@ const BAD_RECORDS: Record<string, { text: string; says: string }> = {
 for (const [what, { text, says }] of Object.entries(BAD_RECORDS)) {
   Deno.test(`\`readTarget()\` refuses a record ${what}`, async () => {
     await using dir = await tempDir();
-    await createTarget(dir.path);
-    await writeRun(dir.path, runRecord("run-1", 1));
+    await createTarget(deadline, dir.path);
+    await writeRun(deadline, dir.path, runRecord("run-1", 1));
     await Deno.writeTextFile(dir.join(RUNS_FOLDER, "run-2.json"), text);
-    const error = await assertRejects(() => readTarget(dir.path), RecordError, says);
+    const error = await assertRejects(() => readTarget(deadline, dir.path), RecordError, says);
     assertStringIncludes(error.message, "run-2");
   });
 }
 
 Deno.test("`readTarget()` passes over a record that was not written whole", async () => {
   await using dir = await tempDir();
-  await createTarget(dir.path);
-  await writeRun(dir.path, runRecord("run-1", 1));
+  await createTarget(deadline, dir.path);
+  await writeRun(deadline, dir.path, runRecord("run-1", 1));
   await Deno.writeTextFile(dir.join(RUNS_FOLDER, "run-2.json.tmp"), '{"format": "qmp');
-  assertEquals((await readTarget(dir.path)).runs.length, 1);
+  assertEquals((await readTarget(deadline, dir.path)).runs.length, 1);
 });
 
 Deno.test("`readTarget()` says what is wrong if the folder of the records is a file", async () => {
   await using dir = await tempDir();
   await Deno.writeTextFile(dir.join("_qmpbackup"), "");
-  const error = await assertRejects(() => readTarget(dir.path), Error);
+  const error = await assertRejects(() => readTarget(deadline, dir.path), Error);
   assertInstanceOf(error, Failure);
   assertStringIncludes(error.message, "_qmpbackup");
 });
@@ -420,7 +426,7 @@ const HUGE = `It says: ${"\x01\u202e".repeat(4 << 20)} end`;
 Deno.test("`writeRun()` writes no record that `readTarget()` refuses, whatever was said", async () => {
   await using dir = await tempDir();
   const target = dir.join("target");
-  await createTarget(target);
+  await createTarget(deadline, target);
   const disks = Array.from({ length: 1000 }, (_, i) => {
     const [name, error] = [`disk${i}`, HUGE.slice(0, 1 << 16)];
     const paths = { folder: name, file: `${name}/FULL-1795392375-${name}`, fleece: `/vm/${i}` };
@@ -432,8 +438,8 @@ Deno.test("`writeRun()` writes no record that `readTarget()` refuses, whatever w
     aRun(disks, { warnings: Array(1000).fill(HUGE.slice(0, 5000)) }),
     aRun([aDiskRecord("disk0")], { leftOut: [{ device: "tpm0", reason: HUGE }] }),
   ].map((run, i) => ({ ...run, id: `2026112${i}T000000Z-0000000${i}`, sequence: i + 1 }));
-  for (const run of runs) await writeRun(target, run);
-  const read = (await readTarget(target)).runs;
+  for (const run of runs) await writeRun(deadline, target, run);
+  const read = (await readTarget(deadline, target)).runs;
   assertEquals(read.map(({ id }) => id), runs.map(({ id }) => id));
   const [first, second, third] = read;
   assertStringIncludes(first?.warnings.join() ?? "", "It says: ");
@@ -442,19 +448,19 @@ Deno.test("`writeRun()` writes no record that `readTarget()` refuses, whatever w
   assertEquals(second?.warnings.at(-1), "19501 more that are not recorded");
   assertEquals(third?.disks.length, 1000);
   // Written once more, as recovery does, it stays as it is.
-  for (const run of read) await writeRun(target, run);
-  assertEquals((await readTarget(target)).runs, read);
+  for (const run of read) await writeRun(deadline, target, run);
+  assertEquals((await readTarget(deadline, target)).runs, read);
 });
 
 Deno.test("`writeRun()` refuses at its beginning a run whose record nobody could read", async () => {
   await using dir = await tempDir();
   const target = dir.join("target");
-  await createTarget(target);
+  await createTarget(deadline, target);
   // What can't be cut, since later runs go by it.
   const unrecorded = Array(40_000).fill(`FULL-1795392375-${"x".repeat(200)}`);
   const run = aRun([aDiskRecord("disk0", { unrecorded, result: "pending" })], { state: "running" });
-  await assertRejects(() => writeRun(target, run), RecordError, "would be longer");
+  await assertRejects(() => writeRun(deadline, target, run), RecordError, "would be longer");
   const broken = aRun([aDiskRecord("disk0", { file: "../disk.qcow2" })]);
-  await assertRejects(() => writeRun(target, broken), RecordError, "disks.0.file");
-  assertEquals((await readTarget(target)).runs, []);
+  await assertRejects(() => writeRun(deadline, target, broken), RecordError, "disks.0.file");
+  assertEquals((await readTarget(deadline, target)).runs, []);
 });

@@ -13,6 +13,7 @@ import { Failure } from "../../src/errors.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
 import { names } from "./_images.ts";
+import { deadline } from "../support/deadline.ts";
 
 const modeOf = async (path: string) => ((await Deno.lstat(path)).mode ?? 0) & 0o7777;
 
@@ -38,14 +39,14 @@ for (const mask of [0o000, 0o022, 0o077, 0o777]) {
     await using dir = await tempDir();
     using _mask = umask(mask);
     for (const mode of [0o600, 0o660, 0o644]) {
-      await createFile(dir.join(`f${mode}`), mode);
-      await makeFolder(dir.join(`d${mode}`), mode);
-      await writeDurably(dir.join(`w${mode}`), "text", { mode });
+      await createFile(deadline, dir.join(`f${mode}`), mode);
+      await makeFolder(deadline, dir.join(`d${mode}`), mode);
+      await writeDurably(deadline, dir.join(`w${mode}`), "text", { mode });
       assertEquals(await modeOf(dir.join(`f${mode}`)), mode);
       assertEquals(await modeOf(dir.join(`w${mode}`)), mode);
       assertEquals(await modeOf(dir.join(`d${mode}`)), folderMode(mode));
     }
-    await createFolders(dir.join("a", "b", "c"));
+    await createFolders(deadline, dir.join("a", "b", "c"));
     for (const path of ["a", "a/b", "a/b/c"]) assertEquals(await modeOf(dir.join(path)), 0o700);
   });
 }
@@ -54,9 +55,9 @@ Deno.test("a folder keeps the group of its parent, where that has the set-group-
   await using dir = await tempDir();
   await Deno.chown(dir.path, null, 65534);
   await Deno.chmod(dir.path, 0o2770);
-  await createInside(dir.join("disk0"), 0o660);
-  await createTarget(dir.join("t"), 0o640);
-  await createFile(dir.join("disk0", "f"), 0o660);
+  await createInside(deadline, dir.join("disk0"), 0o660);
+  await createTarget(deadline, dir.join("t"), 0o640);
+  await createFile(deadline, dir.join("disk0", "f"), 0o660);
   const made: [string, number][] = [
     ["disk0", 0o2770],
     ["t", 0o2750],
@@ -77,7 +78,10 @@ Deno.test("`createFile()` never follows a link, dangling or not, and replaces no
   await Deno.symlink("file", dir.join("link"));
   await Deno.symlink("nowhere", dir.join("dangling"));
   for (const name of ["file", "link", "dangling"]) {
-    await assertRejects(() => createFile(dir.join(name), 0o666), Deno.errors.AlreadyExists);
+    await assertRejects(
+      () => createFile(deadline, dir.join(name), 0o666),
+      Deno.errors.AlreadyExists,
+    );
   }
   assertEquals(await Deno.readTextFile(dir.join("file")), "precious");
   assertEquals(await names(dir.path), ["dangling", "file", "link"]);
@@ -90,11 +94,11 @@ Deno.test("`createInside()` takes a folder that is there, and nothing else", asy
   await Deno.symlink("nowhere", dir.join("dangling"));
   await Deno.writeTextFile(dir.join("file"), "");
   await fifo(dir.join("pipe"));
-  await createInside(dir.join("folder"));
+  await createInside(deadline, dir.join("folder"));
   assertEquals(await modeOf(dir.join("folder")), 0o755);
   for (const name of ["link", "dangling", "file", "pipe"]) {
     const path = dir.join(name);
-    const error = await assertRejects(() => createInside(path), Failure);
+    const error = await assertRejects(() => createInside(deadline, path), Failure);
     assertStringIncludes(
       error.message,
       `"${path}" is ${/link|dang/.test(name) ? "a sym" : "not a folder made by qmpbackup"}`,
@@ -109,17 +113,17 @@ Deno.test("`writeDurably()` replaces a link and a leftover, and keeps the mode o
   const path = dir.join("a.json");
   for (const planted of [path, `${path}.tmp`]) {
     await Deno.symlink("victim", planted);
-    await writeDurably(path, "new");
+    await writeDurably(deadline, path, "new");
     assertEquals([await Deno.readTextFile(path), await modeOf(path)], ["new", 0o600]);
     assertEquals(await Deno.readTextFile(dir.join("victim")), "precious");
     await Deno.remove(path);
   }
   await Deno.writeTextFile(`${path}.tmp`, "of a run that was killed, longer than the new one");
-  await writeDurably(path, "new", { mode: 0o660 });
-  await writeDurably(path, "newer");
+  await writeDurably(deadline, path, "new", { mode: 0o660 });
+  await writeDurably(deadline, path, "newer");
   assertEquals([await Deno.readTextFile(path), await modeOf(path)], ["newer", 0o660]);
   await fifo(`${path}.tmp`);
-  await writeDurably(path, "newest");
+  await writeDurably(deadline, path, "newest");
   assertEquals(await names(dir.path), ["a.json", "victim"]);
 });
 
@@ -128,25 +132,29 @@ Deno.test("`replaceSymlink()` replaces links, and nothing else", async () => {
   const path = dir.join("image");
   await Deno.symlink("leftover", `${path}.new`);
   for (const to of ["a", "b"]) {
-    await replaceSymlink(path, to);
+    await replaceSymlink(deadline, path, to);
     assertEquals(await Deno.readLink(path), to);
   }
   await Deno.remove(path);
   await Deno.writeTextFile(path, "precious");
-  await assertRejects(() => replaceSymlink(path, "a"), Failure, "is in the way of a link");
+  await assertRejects(
+    () => replaceSymlink(deadline, path, "a"),
+    Failure,
+    "is in the way of a link",
+  );
   assertEquals(await Deno.readTextFile(path), "precious");
   assertEquals(await names(dir.path), ["image"]);
 });
 
 Deno.test("`writeBeside()` keeps what is not whole among the records", async () => {
   await using dir = await tempDir();
-  await createTarget(dir.path);
+  await createTarget(deadline, dir.path);
   // Disks may be called so, where they have no folders.
   for (const name of ["uuid.tmp", "d.config.tmp"]) {
     await Deno.writeTextFile(dir.join(name), "an image");
   }
-  await writeBeside(dir.path, "uuid", "id");
-  await writeBeside(dir.path, "d.config", "{}", 0o640);
+  await writeBeside(deadline, dir.path, "uuid", "id");
+  await writeBeside(deadline, dir.path, "d.config", "{}", 0o640);
   assertEquals(await names(dir.path), [
     ...["_qmpbackup", "d.config", "d.config.tmp", "uuid", "uuid.tmp"],
   ]);
@@ -167,8 +175,12 @@ for (const [what, [plant, says]] of Object.entries(NO_LOCKS)) {
     await using dir = await tempDir();
     await Deno.writeTextFile(dir.join("victim"), "precious");
     await plant(dir.join("lock"));
-    await assertRejects(() => takeLock(dir.join("lock"), holderNow("run-1")), Failure, says);
-    await assertRejects(() => takeDeadLock(dir.join("lock")), Failure, says);
+    await assertRejects(
+      () => takeLock(deadline, dir.join("lock"), holderNow("run-1")),
+      Failure,
+      says,
+    );
+    await assertRejects(() => takeDeadLock(deadline, dir.join("lock")), Failure, says);
     assertEquals(await names(dir.path), ["lock", "victim"]);
     assertEquals(await Deno.readTextFile(dir.join("victim")), "precious");
   });
@@ -178,19 +190,19 @@ Deno.test("`takeLock()` makes its file as it is told, and takes one whatever sta
   await using dir = await tempDir();
   const path = dir.join("lock");
   {
-    using _lock = await takeLock(path, holderNow("run-1"), 0o660);
+    using _lock = await takeLock(deadline, path, holderNow("run-1"), 0o660);
     assertEquals(await modeOf(path), 0o660);
   }
   await Deno.truncate(path, 2 ** 40);
-  using _lock = await takeLock(path, holderNow("run-2"));
+  using _lock = await takeLock(deadline, path, holderNow("run-2"));
   assertEquals((await Deno.stat(path)).size < 1000, true);
 });
 
 /** A target with one run of "disk0". */
 async function targetDir(): Promise<TempDir> {
   const dir = await tempDir();
-  await createTarget(dir.path);
-  await writeRun(dir.path, aRun([aDiskRecord()]));
+  await createTarget(deadline, dir.path);
+  await writeRun(deadline, dir.path, aRun([aDiskRecord()]));
   await Deno.mkdir(dir.join("disk0"));
   return dir;
 }
@@ -198,12 +210,12 @@ async function targetDir(): Promise<TempDir> {
 for (const name of ["_qmpbackup", "_qmpbackup/runs", "_qmpbackup/lock", "disk0"]) {
   Deno.test(`\`refuseLinks()\` names a link in the place of ${name}`, async () => {
     await using dir = await targetDir();
-    await refuseLinks(await readTarget(dir.path));
+    await refuseLinks(deadline, await readTarget(deadline, dir.path));
     await using outside = await tempDir();
     const path = dir.join(name);
     await Deno.rename(path, outside.join("moved")).catch(() => {});
     await Deno.symlink(outside.join("moved"), path);
-    const refuse = async () => await refuseLinks(await readTarget(dir.path));
+    const refuse = async () => await refuseLinks(deadline, await readTarget(deadline, dir.path));
     await assertRejects(refuse, Failure, `"${path}" is a symbolic link`);
   });
 }
@@ -213,8 +225,8 @@ Deno.test("`refuseLinks()` lets pass what is nothing of ours, and a target that 
   await Deno.symlink("/etc", dir.join("disk7"));
   await Deno.symlink(dir.path, `${dir.path}.link`);
   try {
-    await refuseLinks(await readTarget(`${dir.path}.link`));
-    await refuseLink(dir.path);
+    await refuseLinks(deadline, await readTarget(deadline, `${dir.path}.link`));
+    await refuseLink(deadline, dir.path);
   } finally {
     await Deno.remove(`${dir.path}.link`);
   }

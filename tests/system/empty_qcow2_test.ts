@@ -2,6 +2,7 @@ import { assertEquals } from "@std/assert";
 import { emptyQcow2 } from "../../src/qcow2/empty.ts";
 import { checkImage, imageFacts } from "../../src/qemu_img/qemu_img.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { deadline } from "../support/deadline.ts";
 
 const TIB = 2 ** 40;
 
@@ -23,8 +24,8 @@ for (
       return decode(stdout);
     };
     await run("qemu-img", "check", path);
-    await checkImage(path);
-    const facts = await imageFacts(path);
+    await checkImage(deadline, path);
+    const facts = await imageFacts(deadline, path);
     assertEquals([facts.virtualSizeBytes, facts.backing], [virtualSizeBytes, null]);
     const { "cluster-size": size } = JSON.parse(
       await run("qemu-img", "info", "--output=json", path),

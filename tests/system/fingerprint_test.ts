@@ -8,17 +8,18 @@ import {
 } from "../../src/repo/fingerprint.ts";
 import { compare, create, qemuImg, qemuIo } from "../support/qemu_img.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { deadline } from "../support/deadline.ts";
 
 const MIB = 1 << 20;
 
 async function seen(path: string, recorded?: Fingerprint): Promise<ImageLook> {
-  const look = await lookAtImage(path, recorded);
+  const look = await lookAtImage(deadline, path, recorded);
   assert(!isFault(look), JSON.stringify(look));
   return look;
 }
 
 async function reason(path: string, recorded?: Fingerprint): Promise<string> {
-  const look = await lookAtImage(path, recorded);
+  const look = await lookAtImage(deadline, path, recorded);
   assert(isFault(look));
   return look.reason;
 }
@@ -43,7 +44,7 @@ Deno.test("`sealImage()` makes equal images differ, and reading leaves a seal", 
   await using dir = await tempDir();
   await image(dir.join("a"));
   await Deno.copyFile(dir.join("a"), dir.join("b"));
-  for (const name of ["a", "b"]) await sealImage(dir.join(name));
+  for (const name of ["a", "b"]) await sealImage(deadline, dir.join(name));
   const { fingerprint } = await seen(dir.join("a"));
   assertNotEquals((await seen(dir.join("b"))).fingerprint.digest, fingerprint.digest);
   await qemuImg(["check", "-q", dir.join("a")]);
@@ -74,8 +75,11 @@ Deno.test("`lookAtImage()` names what is not an image of ours", async () => {
     assertStringIncludes(await reason(path), text);
     await Deno.remove(path, { recursive: true });
   };
-  assertEquals(await lookAtImage(path), { state: "missing", reason: "is missing" });
-  assertEquals(await lookAtImage(`${path}/y`), { state: "missing", reason: "is missing" });
+  assertEquals(await lookAtImage(deadline, path), { state: "missing", reason: "is missing" });
+  assertEquals(await lookAtImage(deadline, `${path}/y`), {
+    state: "missing",
+    reason: "is missing",
+  });
   await Deno.mkdir(path);
   await says("is not a regular file");
   await new Deno.Command("mkfifo", { args: [path] }).output();

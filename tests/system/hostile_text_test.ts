@@ -16,6 +16,7 @@ import { parseImageFacts } from "../../src/qemu_img/qemu_img.ts";
 import { JsonStream } from "../../src/wire/json_stream.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
+import { deadline } from "../support/deadline.ts";
 
 const MIB = 1 << 20;
 
@@ -65,17 +66,17 @@ const RECORDS: Record<string, string[]> = {
 for (const [what, texts] of Object.entries(RECORDS)) {
   Deno.test(`a record is refused at once: ${what}`, async () => {
     await using dir = await tempDir();
-    await createTarget(dir.path);
+    await createTarget(deadline, dir.path);
     for (const [i, text] of texts.entries()) {
       await Deno.writeTextFile(dir.join(RUNS_FOLDER, `r${i}.json`), text);
     }
-    await assertRefusedAtOnce(() => readTarget(dir.path));
+    await assertRefusedAtOnce(() => readTarget(deadline, dir.path));
   });
 }
 
 Deno.test("a disk's name of 3 MiB, in two records of one number, is not printed", async () => {
   await using dir = await tempDir();
-  await createTarget(dir.path);
+  await createTarget(deadline, dir.path);
   const disks = [aDiskRecord("disk0", { name: long })];
   for (const id of ["a", "b"]) {
     await Deno.writeTextFile(
@@ -83,20 +84,22 @@ Deno.test("a disk's name of 3 MiB, in two records of one number, is not printed"
       formatRecord(aRun(disks, { id })),
     );
   }
-  await assertRefusedAtOnce(() => readTarget(dir.path));
+  await assertRefusedAtOnce(() => readTarget(deadline, dir.path));
 });
 
 Deno.test("records of more than 256 MiB together are refused; one as large as may be is read", async () => {
   await using dir = await tempDir();
-  await createTarget(dir.path);
+  await createTarget(deadline, dir.path);
   const warnings = ["w".repeat(4 * MIB - 4000)];
   for (let i = 1; i <= 65; i++) {
     // We write none so long.
     const run = aRun([aDiskRecord()], { id: `r${i}`, sequence: i, warnings });
     await Deno.writeTextFile(dir.join(RUNS_FOLDER, `r${i}.json`), JSON.stringify(run));
-    if (i === 1) assert((await readTarget(dir.path)).runs[0]?.warnings[0] === warnings[0]);
+    if (i === 1) {
+      assert((await readTarget(deadline, dir.path)).runs[0]?.warnings[0] === warnings[0]);
+    }
   }
-  const error = await readTarget(dir.path).then(() => null, (error) => error);
+  const error = await readTarget(deadline, dir.path).then(() => null, (error) => error);
   assertInstanceOf(error, Failure);
   assert(error.message.includes("larger than 256 MiB together"), error.message);
 });
@@ -104,13 +107,13 @@ Deno.test("records of more than 256 MiB together are refused; one as large as ma
 for (const name of [UUID_FILE, LOCK_FILE]) {
   Deno.test(`what stands in ${name} is not read where it is large`, async () => {
     await using dir = await tempDir();
-    await createTarget(dir.path);
+    await createTarget(deadline, dir.path);
     const path = join(dir.path, name);
-    using holder = name === LOCK_FILE ? await takeLock(path, holderNow("r")) : null;
+    using holder = name === LOCK_FILE ? await takeLock(deadline, path, holderNow("r")) : null;
     await Deno.writeTextFile(path, "[".repeat(15_000_000));
     assert(name === UUID_FILE || holder);
     await assertRefusedAtOnce(() =>
-      name === LOCK_FILE ? takeLock(path, holderNow("s")) : readTarget(dir.path)
+      name === LOCK_FILE ? takeLock(deadline, path, holderNow("s")) : readTarget(deadline, dir.path)
     );
   });
 }

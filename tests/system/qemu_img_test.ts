@@ -17,17 +17,21 @@ import {
 import { tempDir } from "../support/temp_dir.ts";
 import { KIB, makeLayer, names } from "./_images.ts";
 import { within } from "../support/fake_peer.ts";
+import { deadline } from "../support/deadline.ts";
 
 const SOON_MS = 5_000;
 const SIZE = 1024 * KIB;
 
 /** A stand-in for `qemu-img`, first on the PATH of a child that runs `qemuImg()`. */
 async function withPath(path: string, args: string[]): Promise<string> {
-  const module = fromFileUrl(new URL("../../src/qemu_img/qemu_img.ts", import.meta.url));
+  const [module, deadlines] = ["qemu_img/qemu_img.ts", "fs/deadline.ts"]
+    .map((name) => JSON.stringify(new URL(`../../src/${name}`, import.meta.url).href));
   const config = fromFileUrl(new URL("../../deno.json", import.meta.url));
   const code = `
-    const { qemuImg } = await import(${JSON.stringify(`file://${module}`)});
-    const words = await qemuImg(${JSON.stringify(args)}).catch((e) => e.name + ": " + e.message);
+    const { qemuImg } = await import(${module});
+    const { Deadline } = await import(${deadlines});
+    const words = await qemuImg(new Deadline(60_000), ["/tmp"], ${JSON.stringify(args)})
+      .catch((e) => e.name + ": " + e.message);
     await Deno.stdout.write(new TextEncoder().encode(words));`;
   const child = new Deno.Command(Deno.execPath(), {
     args: ["eval", "--config", config, code],
@@ -73,7 +77,7 @@ Deno.test("`qemuImg()` keeps the end of an output without end", async () => {
 Deno.test("`qemuImg()` tells what qemu-img says, and its exit code", async () => {
   await using dir = await tempDir();
   const args = ["info", dir.join("none")];
-  const error = await assertRejects(() => qemuImg(args), QemuImgError);
+  const error = await assertRejects(() => qemuImg(deadline, [dir.path], args), QemuImgError);
   assertStringIncludes(error.message, "qemu-img info failed: Could not open");
   assertStringIncludes(error.message, dir.join("none"));
   assertEquals(error.status, 1);
@@ -82,7 +86,7 @@ Deno.test("`qemuImg()` tells what qemu-img says, and its exit code", async () =>
 Deno.test("`qemuImg()` gives its arguments to no shell", async () => {
   await using dir = await tempDir();
   const name = `$(touch ${dir.join("made")}); '"`;
-  await assertRejects(() => qemuImg(["info", dir.join(name)]), QemuImgError);
+  await assertRejects(() => qemuImg(deadline, [dir.path], ["info", dir.join(name)]), QemuImgError);
   assertEquals(await names(dir.path), []);
 });
 
@@ -90,9 +94,14 @@ Deno.test("`qemuImg()` tells how far it is", async () => {
   await using dir = await tempDir();
   await makeLayer(dir.join("a"), SIZE, [[0, SIZE, 1]]);
   const percents: number[] = [];
-  await qemuImg(["convert", "-p", "-O", "raw", dir.join("a"), dir.join("b")], {
-    onPercent: (percent) => void percents.push(percent),
-  });
+  await qemuImg(
+    deadline,
+    [dir.path],
+    ["convert", "-p", "-O", "raw", dir.join("a"), dir.join("b")],
+    {
+      onPercent: (percent) => void percents.push(percent),
+    },
+  );
   assertEquals(percents.at(-1), 100);
   assertEquals(percents, percents.toSorted((a, b) => a - b));
 });
@@ -102,9 +111,14 @@ Deno.test("`qemuImg()` ends with the signal's reason", async () => {
   const stop = new AbortController();
   // Without a server that answers, it would wait for ever.
   using listener = Deno.listen({ transport: "unix", path: dir.join("nbd") });
-  const running = qemuImg(["info", `nbd+unix:///?socket=${dir.join("nbd")}`], {
-    signal: stop.signal,
-  });
+  const running = qemuImg(
+    deadline,
+    [dir.path],
+    ["info", `nbd+unix:///?socket=${dir.join("nbd")}`],
+    {
+      signal: stop.signal,
+    },
+  );
   using _ = await within(SOON_MS, listener.accept());
   stop.abort(new StoppedError("SIGTERM"));
   await within(SOON_MS, assertRejects(() => running, StoppedError));
@@ -114,7 +128,7 @@ Deno.test("`qemuImg()` starts nothing if it is aborted before", async () => {
   await using dir = await tempDir();
   const signal = AbortSignal.abort(new StoppedError("SIGINT"));
   const args = ["create", "-q", "-f", "qcow2", dir.join("a"), "1M"];
-  await assertRejects(() => qemuImg(args, { signal }), StoppedError);
+  await assertRejects(() => qemuImg(deadline, [dir.path], args, { signal }), StoppedError);
   assertEquals(await names(dir.path), []);
 });
 
@@ -133,29 +147,29 @@ const WEIRD = [
 for (const name of WEIRD) {
   Deno.test(`\`createQcow2()\` makes a file called ${JSON.stringify(name.slice(0, 30))}`, async () => {
     await using dir = await tempDir();
-    await createQcow2(dir.join(name), { virtualSizeBytes: SIZE });
+    await createQcow2(deadline, dir.join(name), { virtualSizeBytes: SIZE });
     assertEquals(await names(dir.path), [name]);
-    const facts = await imageFacts(dir.join(name));
+    const facts = await imageFacts(deadline, dir.join(name));
     assertEquals([facts.format, facts.virtualSizeBytes, facts.backing], ["qcow2", SIZE, null]);
-    await checkImage(dir.join(name));
+    await checkImage(deadline, dir.join(name));
   });
 
   Deno.test(`\`createQcow2()\` links to one called ${JSON.stringify(name.slice(0, 30))}`, async () => {
     await using dir = await tempDir();
-    await createQcow2(dir.join("inc"), { virtualSizeBytes: SIZE, backing: name });
-    assertEquals((await imageFacts(dir.join("inc"))).backing, name);
+    await createQcow2(deadline, dir.join("inc"), { virtualSizeBytes: SIZE, backing: name });
+    assertEquals((await imageFacts(deadline, dir.join("inc"))).backing, name);
   });
 }
 
 Deno.test("`createQcow2()` makes the image as it is told, always of version 3", async () => {
   await using dir = await tempDir();
   const path = dir.join("a");
-  await createQcow2(path, {
+  await createQcow2(deadline, path, {
     virtualSizeBytes: 513 * 512,
     clusterSizeBytes: 4096,
     lazyRefcounts: true,
   });
-  const info = JSON.parse(await qemuImg(["info", "--output=json", path]));
+  const info = JSON.parse(await qemuImg(deadline, [dir.path], ["info", "--output=json", path]));
   assertEquals(info["virtual-size"], 513 * 512);
   assertEquals(info["cluster-size"], 4096);
   assertEquals(info["format-specific"].data.compat, "1.1");
@@ -165,28 +179,45 @@ Deno.test("`createQcow2()` makes the image as it is told, always of version 3", 
 Deno.test("`createQcow2()` fails below a folder that is not there", async () => {
   await using dir = await tempDir();
   const options = { virtualSizeBytes: SIZE };
-  await assertRejects(() => createQcow2(dir.join("none", "a"), options), QemuImgError, "none/a");
+  await assertRejects(
+    () => createQcow2(deadline, dir.join("none", "a"), options),
+    QemuImgError,
+    "none/a",
+  );
 });
 
 Deno.test("`imageFacts()` takes a raw image for none, whatever stands in it", async () => {
   await using dir = await tempDir();
   await Deno.writeFile(dir.join("raw"), new Uint8Array(SIZE));
-  await assertRejects(() => imageFacts(dir.join("raw")), QemuImgError);
+  await assertRejects(() => imageFacts(deadline, dir.join("raw")), QemuImgError);
 });
 
 Deno.test("`imageFacts()` waits for no pipe, and reads no folder", async () => {
   await using dir = await tempDir();
   await new Deno.Command("mkfifo", { args: [dir.join("pipe")] }).output();
   for (const path of [dir.join("pipe"), dir.path]) {
-    await assertRejects(() => imageFacts(path), QemuImgError, `"${path}" is not a regular file`);
+    await assertRejects(
+      () => imageFacts(deadline, path),
+      QemuImgError,
+      `"${path}" is not a regular file`,
+    );
   }
 });
 
 Deno.test("`imageFacts()` names an external data file", async () => {
   await using dir = await tempDir();
   const option = `data_file=${dir.join("data")}`;
-  await qemuImg(["create", "-q", "-f", "qcow2", "-o", option, dir.join("a"), "1M"]);
-  assertEquals((await imageFacts(dir.join("a"))).dataFile, dir.join("data"));
+  await qemuImg(deadline, [dir.path], [
+    "create",
+    "-q",
+    "-f",
+    "qcow2",
+    "-o",
+    option,
+    dir.join("a"),
+    "1M",
+  ]);
+  assertEquals((await imageFacts(deadline, dir.join("a"))).dataFile, dir.join("data"));
 });
 
 /** Where the entry of the first cluster stands: qcow2's specification, "Cluster mapping". */
@@ -208,9 +239,12 @@ Deno.test("`checkImage()` accepts leaked clusters", async () => {
   const path = dir.join("a");
   await makeLayer(path, SIZE, [[0, SIZE, 1]]);
   await overwrite(path, await firstEntryAt(path), [0, 0, 0, 0, 0, 0, 0, 0]);
-  const leaks = await assertRejects(() => qemuImg(["check", "-q", path]), QemuImgError);
+  const leaks = await assertRejects(
+    () => qemuImg(deadline, [dir.path], ["check", "-q", path]),
+    QemuImgError,
+  );
   assertEquals(leaks.status, 3);
-  await checkImage(path);
+  await checkImage(deadline, path);
 });
 
 Deno.test("`checkImage()` refuses an image whose tables are damaged", async () => {
@@ -219,7 +253,7 @@ Deno.test("`checkImage()` refuses an image whose tables are damaged", async () =
   await makeLayer(path, SIZE, [[0, SIZE, 1]]);
   // The first cluster is said to lie where the table of reference counts is.
   await overwrite(path, await firstEntryAt(path), [0x80, 0, 0, 0, 0, 1, 0, 0]);
-  const error = await assertRejects(() => checkImage(path), QemuImgError);
+  const error = await assertRejects(() => checkImage(deadline, path), QemuImgError);
   assertStringIncludes(error.message, "qemu-img check failed: ");
   assertEquals(error.status, 2);
 });
@@ -228,12 +262,12 @@ Deno.test("`checkImage()` refuses an image that was cut short in its header", as
   await using dir = await tempDir();
   await makeLayer(dir.join("a"), SIZE, []);
   await Deno.truncate(dir.join("a"), 50);
-  await assertRejects(() => checkImage(dir.join("a")), QemuImgError);
+  await assertRejects(() => checkImage(deadline, dir.join("a")), QemuImgError);
 });
 
 Deno.test("`checkImage()` refuses an image whose data was cut off", async () => {
   await using dir = await tempDir();
   await makeLayer(dir.join("a"), SIZE, [[0, SIZE, 1]]);
   await Deno.truncate(dir.join("a"), 10 * 64 * KIB);
-  await assertRejects(() => checkImage(dir.join("a")), QemuImgError);
+  await assertRejects(() => checkImage(deadline, dir.join("a")), QemuImgError);
 });

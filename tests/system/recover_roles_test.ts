@@ -12,6 +12,7 @@ import * as names from "../../src/vm/names.ts";
 import { serve } from "../support/fake_peer.ts";
 import { answer, Refusal } from "../support/fake_qmp.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { deadline } from "../support/deadline.ts";
 
 const TAG = "f00dcafe";
 
@@ -79,7 +80,7 @@ async function leftAfterRecovery(
   await using dir = await tempDir();
   await using fake = serve(dir.join("qmp"), (peer) => answer(peer, Object.fromEntries(answers)));
   await using qmp = await QmpClient.connect(fake.address, { timeoutMs: 5_000 });
-  await recover(qmp, {
+  await recover(deadline, qmp, {
     dead: null,
     target: null,
     thaw: () => Promise.resolve(void told.push("thaw")),

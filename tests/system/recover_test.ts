@@ -8,11 +8,14 @@ import { Failure } from "../../src/errors.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
 import { aDiskRecord, aRun, NOW_SECONDS } from "../unit/_fixtures.ts";
 import { names } from "./_images.ts";
+import { deadline } from "../support/deadline.ts";
 
 type Result = "done" | "failed" | "pending";
 
 async function repairAll(target: string) {
-  for (const leftover of await findInTarget(await readTarget(target))) await repair(leftover);
+  for (const leftover of await findInTarget(deadline, await readTarget(deadline, target))) {
+    await repair(leftover);
+  }
 }
 
 /** A target whose runs, one after the other, made the same image, and what lies in its folder. */
@@ -22,11 +25,11 @@ async function targetOf(
   image = "d",
 ): Promise<TempDir> {
   const dir = await tempDir();
-  await createTarget(dir.path);
+  await createTarget(deadline, dir.path);
   for (const [i, result] of results.entries()) {
     const disk = aDiskRecord("disk0", { file: `disk0/${image}`, result, fleece: "" });
     const state = result === "pending" ? "running" : result;
-    await writeRun(dir.path, aRun([disk], { id: `run-${i}`, sequence: i + 1, state }));
+    await writeRun(deadline, dir.path, aRun([disk], { id: `run-${i}`, sequence: i + 1, state }));
   }
   await Deno.mkdir(dir.join("disk0"));
   for (const [name, text] of Object.entries(files)) {
@@ -54,7 +57,7 @@ Deno.test("Recovery puts it back over one that does not count yet", async () => 
 Deno.test("Recovery removes it where the new one counts, whatever failed before", async () => {
   await using dir = await targetOf(["done", "failed", "done"], { "d.replaced": "old", d: "new" });
   assertEquals([await names(dir.join("disk0")), await text(dir)], [["d"], "new"]);
-  const points = restorePoints((await readTarget(dir.path)).runs);
+  const points = restorePoints((await readTarget(deadline, dir.path)).runs);
   assertEquals(points.map(({ run }) => run.id), ["run-2"]);
 });
 
@@ -82,8 +85,8 @@ function killed(disk: Partial<DiskRecord>, run: Partial<RunRecord> = {}): RunRec
 /** A target with these records, and files by their path in it. */
 async function targetWith(runs: RunRecord[], files: string[]): Promise<TempDir> {
   const dir = await tempDir();
-  await createTarget(dir.join("t"));
-  for (const run of runs) await writeRun(dir.join("t"), run);
+  await createTarget(deadline, dir.join("t"));
+  for (const run of runs) await writeRun(deadline, dir.join("t"), run);
   for (const file of files) {
     await Deno.mkdir(dirname(dir.join("t", file)), { recursive: true });
     await Deno.writeTextFile(dir.join("t", file), file);
@@ -136,14 +139,14 @@ Deno.test("Recovery removes no fleece but the run's own", async () => {
   ];
   for (const name of [...kept, `qmpbackup-${TAG}-7.fleece`]) {
     await Deno.writeTextFile(fleece(name), name);
-    await writeRun(dir.join("t"), killed({ file: NEW, fleece: fleece(name) }));
+    await writeRun(deadline, dir.join("t"), killed({ file: NEW, fleece: fleece(name) }));
     await recover(dir);
   }
   assertEquals(await names(dir.path), [...kept, "t"].sort());
   // A tag of another shape proves nothing.
   await Deno.writeTextFile(fleece("qmpbackup-run-0.fleece"), "");
   const other = killed({ fleece: fleece("qmpbackup-run-0.fleece") }, { id: "x-run", sequence: 3 });
-  await writeRun(dir.join("t"), other);
+  await writeRun(deadline, dir.join("t"), other);
   await recover(dir);
   assertEquals((await names(dir.path)).includes("qmpbackup-run-0.fleece"), true);
 });

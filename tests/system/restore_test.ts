@@ -32,6 +32,7 @@ import {
   readImage,
 } from "./_images.ts";
 import type { Write } from "./_images.ts";
+import { deadline } from "../support/deadline.ts";
 
 const SIZE = 1024 * KIB;
 
@@ -60,7 +61,7 @@ interface RestoreOptions extends Partial<MergeOptions> {
 
 async function restore(dir: string, targetFile: string, options: RestoreOptions = {}) {
   const { until = null, ...rest } = options;
-  const point = pickPoint(await pointsOfDisk(dir), until);
+  const point = pickPoint(await pointsOfDisk(deadline, dir), until);
   const [restored] = await merge([{ point, targetFile }], mergeOptions(rest));
   return restored as Restored;
 }
@@ -70,6 +71,7 @@ function mergeOptions(options: Partial<MergeOptions> = {}): MergeOptions {
     format: "qcow2",
     skipCheck: false,
     rateLimitBytesPerSecond: 0,
+    deadline,
     signal: new AbortController().signal,
     onProgress: () => {},
     ...options,
@@ -151,7 +153,7 @@ for (const [what, { until, writes }] of Object.entries(UNTIL)) {
 for (const until of ["INC-1-disk.qcow2", "2023-11-14T22:13:19Z", "yesterday", ""]) {
   Deno.test(`\`pickPoint()\` refuses "${until}"`, async () => {
     await using dir = await tempDir();
-    const points = await pointsOfDisk(await referenceFolder(dir.path));
+    const points = await pointsOfDisk(deadline, await referenceFolder(dir.path));
     const error = await assertRejects(async () => await pickPoint(points, until), UsageError);
     assertStringIncludes(error.message, `"${until}"`);
   });
@@ -383,8 +385,11 @@ Deno.test("`merge()` looks at all disks before it writes the first one", async (
   await Deno.mkdir(dir.join("disk1"));
   await Deno.writeFile(dir.join("disk1", "FULL-1-d"), new Uint8Array(SIZE));
   const jobs = [
-    { point: pickPoint(await pointsOfDisk(folder), null), targetFile: dir.join("out0") },
-    { point: pickPoint(await pointsOfDisk(dir.join("disk1")), null), targetFile: dir.join("out1") },
+    { point: pickPoint(await pointsOfDisk(deadline, folder), null), targetFile: dir.join("out0") },
+    {
+      point: pickPoint(await pointsOfDisk(deadline, dir.join("disk1")), null),
+      targetFile: dir.join("out1"),
+    },
   ];
   await assertRejects(() => merge(jobs, mergeOptions()), Failure);
   assertEquals(await names(dir.path), ["disk1", "target"]);
@@ -453,7 +458,7 @@ Deno.test("`merge()` restores a chain too long for one pass", async (t) => {
 
 /** A target of our own with two disks and two runs; `files` of the second run build on the first's. */
 async function ownTarget(path: string): Promise<void> {
-  await createTarget(path);
+  await createTarget(deadline, path);
   await Deno.writeTextFile(`${path}/uuid`, "chain-1");
   // The clock was set back: the names sort the wrong way round.
   const runs: [string, number, "full" | "inc", number][] = [
@@ -487,7 +492,7 @@ Deno.test("`merge()` goes by the records, whatever the names say", async () => {
 Deno.test("`merge()` restores all disks of one run", async () => {
   await using dir = await tempDir();
   await ownTarget(dir.join("target"));
-  const points = await pointsOfTarget(await readTarget(dir.join("target")));
+  const points = await pointsOfTarget(deadline, await readTarget(deadline, dir.join("target")));
   const jobs = points.filter(({ runId }) => runId === "run-a")
     .map((point) => ({ point, targetFile: dir.join(point.folder) }));
   assertEquals((await merge(jobs, mergeOptions())).map(({ disk }) => disk), ["disk0", "disk1"]);
@@ -498,11 +503,11 @@ Deno.test("`restore merge` takes the newest run that has all disks", async (t) =
   await using dir = await tempDir();
   const target = dir.join("target");
   await ownTarget(target);
-  const [, newer] = (await readTarget(target)).runs;
+  const [, newer] = (await readTarget(deadline, target)).runs;
   const failed = newer?.disks.find(({ folder }) => folder === "disk1");
   assert(newer && failed);
   failed.result = "failed";
-  await writeRun(target, newer);
+  await writeRun(deadline, target, newer);
   const out = dir.join("out");
   const restoreAll = (...args: string[]) =>
     tool(["restore", "merge", "--dir", target, "--target-dir", out, ...args]);
@@ -550,7 +555,7 @@ Deno.test("`merge()` refuses an image that was put in the place of another", asy
 Deno.test("`pointsOfDisk()` wants one disk of a target with several", async () => {
   await using dir = await tempDir();
   await ownTarget(dir.join("target"));
-  const attempt = () => pointsOfDisk(dir.join("target"));
+  const attempt = () => pointsOfDisk(deadline, dir.join("target"));
   await assertRejects(attempt, UsageError, 'the disks "disk0", "disk1"');
 });
 
@@ -559,7 +564,9 @@ Deno.test("`pointsOfDisk()` reads a disk's folder beside something that is no ta
   await Deno.writeTextFile(dir.join("uuid"), "not a chain's id, but somebody's notes\n");
   await Deno.mkdir(dir.join("disk0"));
   await makeLayer(dir.join("disk0", "FULL-1-d"), SIZE, FULL);
-  assertEquals((await pointsOfDisk(dir.join("disk0"))).map(({ name }) => name), ["FULL-1-d"]);
+  assertEquals((await pointsOfDisk(deadline, dir.join("disk0"))).map(({ name }) => name), [
+    "FULL-1-d",
+  ]);
 });
 
 Deno.test("`pointsOfDisk()` is not kept from reading by a backup that runs", async () => {
@@ -572,7 +579,7 @@ Deno.test("`pointsOfDisk()` is not kept from reading by a backup that runs", asy
   await Deno.writeTextFile(`${target}/${RUNS_FOLDER}/run-c.json`, formatRecord(running));
   await Deno.writeTextFile(`${target}/disk0/INC-3000-d.c.partial`, "");
   await Deno.writeTextFile(`${target}/${LOCK_FILE}`, "");
-  const points = await pointsOfDisk(`${target}/disk0`);
+  const points = await pointsOfDisk(deadline, `${target}/disk0`);
   assertEquals(points.map(({ name }) => name), ["FULL-2000-d", "INC-1000-d"]);
   assert(points[0]!.timeMs > points[1]!.timeMs);
 });
@@ -651,7 +658,7 @@ Deno.test("`--rate-limit` slows `restore merge` down, and changes nothing else",
   const sizeBytes = 16 * SIZE;
   await makeLayer(`${folder}/FULL-1-d`, sizeBytes, [[0, sizeBytes, 9]]);
   const start = performance.now();
-  const point = pickPoint(await pointsOfDisk(folder), null);
+  const point = pickPoint(await pointsOfDisk(deadline, folder), null);
   const options = mergeOptions({ rateLimitBytesPerSecond: sizeBytes / 2, format: "raw" });
   await merge([{ point, targetFile: dir.join("out") }], options);
   assertGreater(performance.now() - start, 1000);

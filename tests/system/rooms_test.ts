@@ -162,7 +162,7 @@ function* callsAround(text: string, index: number): Generator<string> {
 }
 
 Deno.test("no file call can wait for ever: each is given to what waits only so long", () => {
-  const WAITS_ONLY_SO_LONG = ["bounded", "boundedWork"];
+  const WAITS_ONLY_SO_LONG = ["deadline.run", "deadline.runLong"];
   const unbounded = sources.filter(({ path }) => roomOf(path) === "fs").flatMap(({ path, text }) =>
     [...text.matchAll(new RegExp(FILE_CALL, "g"))].filter(({ index }) =>
       !callsAround(text, index).some((name) => WAITS_ONLY_SO_LONG.includes(name))

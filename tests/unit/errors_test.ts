@@ -3,6 +3,7 @@ import {
   brief,
   EXIT_CODES,
   exitCodeOf,
+  explainGone,
   Failure,
   LockedError,
   messageOf,
@@ -26,6 +27,24 @@ const CODES: [unknown, number][] = [
 for (const [error, code] of CODES) {
   Deno.test(`exitCodeOf() gives ${code} for ${error}`, () => {
     assertEquals(exitCodeOf(error), code);
+  });
+}
+
+/** An error of the system, as the runtime throws it. */
+const systemError = (code: string) => Object.assign(new Error(`${code}: stat '/t/a'`), { code });
+for (const code of ["ENOENT", "ENOTCONN", "ESTALE", "ENODEV", "ENXIO"]) {
+  Deno.test(`explainGone() says what to do about ${code}`, () => {
+    const explained = explainGone(systemError(code));
+    assert(explained instanceof Failure);
+    assertEquals(
+      explained.message,
+      `${code}: stat '/t/a'. Check that its file system is still mounted, and run again`,
+    );
+  });
+}
+for (const error of [systemError("EACCES"), new Failure("x"), new TypeError("x"), "text"]) {
+  Deno.test(`explainGone() leaves ${error} as it is`, () => {
+    assertEquals(explainGone(error), error);
   });
 }
 

@@ -20,6 +20,7 @@ import {
 } from "../support/scene.ts";
 import { assertOrder, type Call, findCall, type Step, trace } from "../support/strace.ts";
 import { ended, startTool, succeed } from "../support/tool.ts";
+import { deadline } from "../support/deadline.ts";
 
 const MIB = 1 << 20;
 
@@ -48,7 +49,7 @@ function written({ open, named }: Names, partial: string, path: string): Step[] 
 
 /** Traces a backup, and returns the new image and the record too. */
 async function tracedBackup(s: Scene, level: string, ...more: string[]) {
-  const before = await exists(s.target) ? await filesOf(s.target) : [];
+  const before = await exists(deadline, s.target) ? await filesOf(s.target) : [];
   const { code, stderr, calls } = await trace(s.backupArgs(level, ...more));
   assertEquals(code, 0, stderr);
   const files = await filesOf(s.target);

@@ -25,6 +25,7 @@ import {
 import { fullThenChanges, leaveDeadRun, nextHoldsAll, runsOf } from "../support/next_run.ts";
 import { proxy } from "../support/proxy.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
+import { deadline } from "../support/deadline.ts";
 
 const MIB = 1 << 20;
 const SLOW = ["--speed-limit", String(MIB)];
@@ -106,7 +107,7 @@ Deno.test("a qemu-img that outlives its killed run does not write to the next ru
   // Without times both images have one name.
   const args = s.backupArgs("full", "--no-timestamp");
   const killed = startTool(args, { env: late });
-  await until(() => exists(join(signal, "asked")));
+  await until(() => exists(deadline, join(signal, "asked")));
   killed.kill("SIGKILL");
   await killed.status;
   await s.remember("full");

@@ -12,6 +12,7 @@ import { exists } from "../../src/fs/durable.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
 import { filesOf, queryBlock, type Scene, scene, until, untilJobs } from "../support/scene.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
+import { deadline } from "../support/deadline.ts";
 
 const MIB = 1 << 20;
 const UUID = "0b5e6d3a-1111-4222-8333-444455556666";
@@ -153,7 +154,7 @@ Deno.test("a run that dies while it takes a chain over leaves it as it was for r
   });
   const runs = join(s.target, "_qmpbackup/runs");
   const adopted = async () => {
-    const names = await exists(runs) ? (await Array.fromAsync(Deno.readDir(runs))) : [];
+    const names = await exists(deadline, runs) ? (await Array.fromAsync(Deno.readDir(runs))) : [];
     return names.filter(({ name }) => /^adopted-.*\.json$/.test(name)).length;
   };
   await until(async () => await adopted() === 1);

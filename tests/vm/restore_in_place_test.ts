@@ -9,6 +9,7 @@ import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { applySteps } from "../../src/restore/apply.ts";
 import { planCommit, type Step } from "../../src/restore/in_place.ts";
 import { pointsOfDisk } from "../../src/restore/points.ts";
+import { deadline } from "../support/deadline.ts";
 
 const MIB = 1 << 20;
 
@@ -118,7 +119,7 @@ Deno.test("restore snapshotrebase keeps every point as an internal snapshot", as
 for (const way of ["commit", "snapshotrebase"] as const) {
   const snapshots = way === "commit" ? null : [];
   const plan = async (s: Scene): Promise<Step[]> => {
-    const points = await pointsOfDisk(`${s.target}/disk0`);
+    const points = await pointsOfDisk(deadline, `${s.target}/disk0`);
     return planCommit(points.at(-1)?.layers() ?? [], [], snapshots);
   };
 
@@ -131,10 +132,11 @@ for (const way of ["commit", "snapshotrebase"] as const) {
       await using s = await chain();
       const done = (await plan(s)).slice(0, n);
       const { signal } = new AbortController();
-      await applySteps(done, s.target, { rateLimitBytesPerSecond: 0, signal });
+      await applySteps(done, s.target, { rateLimitBytesPerSecond: 0, deadline, signal });
       await newest(s, "m3");
       // After the last record there is nothing left to do but to remove what that gave up.
-      const isDone = (await pointsOfDisk(`${s.target}/disk0`)).at(-1)?.layers().length === 1;
+      const isDone =
+        (await pointsOfDisk(deadline, `${s.target}/disk0`)).at(-1)?.layers().length === 1;
       const { code } = await tool(["restore", way, "--dir", `${s.target}/disk0`]);
       assertEquals(code, isDone ? 2 : 0);
       assertEquals((await images(s)).length, 1);
@@ -254,7 +256,7 @@ Deno.test("restore merge of a disk that is committed before its turn ends with a
     ...["restore", "merge", "--dir", s.target, "--until", full?.id ?? "", "--target-dir", out],
     ...["--rate-limit", String(2 * MIB)],
   ]);
-  await until(() => exists(join(out, "disk0.qcow2.partial")));
+  await until(() => exists(deadline, join(out, "disk0.qcow2.partial")));
   await succeed(["restore", "commit", "--dir", `${s.target}/disk1`]);
   const { code, stderr } = await ended(child);
   assertEquals(code, 1);

@@ -114,7 +114,10 @@ Deno.test("a target that is unmounted is named, and what lies below it is left a
   await using target = await mountBadFs(s.target, 96 * MIB);
   await fullThenChanges(s);
   const { stderr } = await strike(s, inc(s), () => target.unmount());
-  assertMatch(stderr, /ERROR Disk disk0: No such file .*\/target\/disk0\/INC-/);
+  assertMatch(
+    stderr,
+    /ERROR Disk disk0: No such file .*\/target\/disk0\/INC-.* Check that its file system is still mounted, and run/,
+  );
   assertEquals(await Array.fromAsync(Deno.readDir(s.target)), []);
   await target.comeBack();
   await nextHoldsAll(s);

@@ -3,6 +3,7 @@ import { join, resolve } from "@std/path";
 import { backUp, type BackupContext } from "../../backup/backup.ts";
 import type { BackupRequest } from "../../plan/request.ts";
 import { isChainId } from "../../repo/layout.ts";
+import type { Deadline } from "../../fs/deadline.ts";
 import type { RunRecord } from "../../repo/record.ts";
 import { readFilesToSave } from "../../repo/saved.ts";
 import { exitCodeOf, messageOf, StoppedError, UsageError, WARNED } from "../../errors.ts";
@@ -28,7 +29,7 @@ export async function backup(context: CommandContext): Promise<number> {
   if (file === undefined) return await backUpBetweenHooks(context, begun);
   const started = new Date();
   const write = (exitCode: number) =>
-    tryToWriteMetrics(resolve(file), {
+    tryToWriteMetrics(context.deadline, resolve(file), {
       target: resolve(context.values.target ?? "."),
       started,
       finished: new Date(),
@@ -52,12 +53,12 @@ interface Begun {
 }
 
 async function backUpBetweenHooks(context: CommandContext, begun: Begun): Promise<number> {
-  const { values, signal } = context;
+  const { values, deadline, signal } = context;
   const seconds = values["hook-timeout"] ?? HOOK_TIMEOUT_SECONDS;
   if (seconds === 0) throw new UsageError("--hook-timeout must be 1 or more");
-  const before = await findHook("--before", values.before, seconds);
-  const after = await findHook("--after", values.after, seconds);
-  const save = await readFilesToSave((values.save ?? []).map((path) => resolve(path)));
+  const before = await findHook(deadline, "--before", values.before, seconds);
+  const after = await findHook(deadline, "--after", values.after, seconds);
+  const save = await readFilesToSave(deadline, (values.save ?? []).map((path) => resolve(path)));
   const request = { ...requestOf(values), save };
   let record: RunRecord;
   try {
@@ -99,9 +100,13 @@ async function tellAfter(
 }
 
 /** A run does not fail because its metrics can't be written. */
-async function tryToWriteMetrics(path: string, metrics: RunMetrics): Promise<boolean> {
+async function tryToWriteMetrics(
+  deadline: Deadline,
+  path: string,
+  metrics: RunMetrics,
+): Promise<boolean> {
   try {
-    await writeMetrics(path, metrics);
+    await writeMetrics(deadline, path, metrics);
     return true;
   } catch (error) {
     const words = messageOf(error);
@@ -119,12 +124,13 @@ function report(record: RunRecord, { values, io, progress }: CommandContext): nu
 }
 
 function surroundingsOf(
-  { values, progress, signal }: CommandContext,
+  { values, progress, deadline, signal }: CommandContext,
 ): Omit<BackupContext, "onBegin"> {
   return {
     ...qmpTarget(values),
     agentSocket: agentSocketOf(values),
     agentTimeoutMs: timeoutMsOf("agent-timeout", values["agent-timeout"] ?? 10),
+    deadline,
     signal,
     toolVersion: VERSION,
     onPlan: ({ disks }) => {

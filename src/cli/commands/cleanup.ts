@@ -18,15 +18,15 @@ const log = getLogger(["qmpbackup", "cleanup"]);
 
 /** `qmpbackup cleanup --recover` and `--remove-bitmap`, in this order where both are asked for. */
 export async function cleanup(context: CommandContext): Promise<number> {
-  const { values, io } = context;
+  const { values, io, deadline } = context;
   const { recover = false, "remove-bitmap": bitmaps = false, "dry-run": dryRun = false } = values;
   if (!recover && !bitmaps) {
     throw new UsageError('"cleanup" needs --recover or --remove-bitmap');
   }
   const { socket, qmpOptions } = qmpTarget(values);
-  await using qmp = await connectVm(socket, qmpOptions);
+  await using qmp = await connectVm(deadline, socket, qmpOptions);
   // Bitmaps are removed in a moment, and without the right to know the host's name.
-  await using _named = recover ? await nameHolder(socket, holderNow("cleanup")) : null;
+  await using _named = recover ? await nameHolder(deadline, socket, holderNow("cleanup")) : null;
   const recovered = recover ? await recoverAll(qmp, context, dryRun) : 0;
   const removed = bitmaps ? await removeBitmaps(qmp, context, dryRun) : 0;
   const state = dryRun ? "planned" : "done";
@@ -36,11 +36,12 @@ export async function cleanup(context: CommandContext): Promise<number> {
 
 async function recoverAll(
   qmp: QmpClient,
-  { values, io }: CommandContext,
+  { values, io, deadline }: CommandContext,
   dryRun: boolean,
 ): Promise<number> {
   let unsaid: unknown = null;
   const count = await cleanUp(qmp, {
+    deadline,
     target: values.target === undefined ? null : resolve(values.target),
     thaw: thawOf(values),
     dryRun,
@@ -64,10 +65,10 @@ async function recoverAll(
 
 async function removeBitmaps(
   qmp: QmpClient,
-  { values, io, signal }: CommandContext,
+  { values, io, deadline, signal }: CommandContext,
   dryRun: boolean,
 ): Promise<number> {
-  await refuseLockedVm(qmp, null);
+  await refuseLockedVm(deadline, qmp, null);
   const { disks } = await queryDisks(qmp);
   const ours = disks.flatMap((disk) =>
     disk.bitmaps.filter(({ name }) => isBackupBitmap(name, values.uuid))

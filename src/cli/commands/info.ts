@@ -37,11 +37,11 @@ export function shown({ show, socket, dir }: Values): NonNullable<Values["show"]
 }
 
 async function infoVm(
-  { values, io }: CommandContext,
+  { values, io, deadline }: CommandContext,
   show: "blockdev" | "bitmaps",
 ): Promise<number> {
   const { socket, qmpOptions } = qmpTarget(values);
-  await using qmp = await connectVm(socket, qmpOptions);
+  await using qmp = await connectVm(deadline, socket, qmpOptions);
   const { disks, leftOut: unfit } = await queryDisks(qmp);
   const leftOut = [...unfit, ...await queryOutside(qmp)];
   const bitmaps = bitmapsJson(disks);

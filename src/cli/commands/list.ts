@@ -1,4 +1,5 @@
 import { resolve } from "@std/path";
+import type { Deadline } from "../../fs/deadline.ts";
 import { messageOf, UsageError } from "../../errors.ts";
 import { exists } from "../../fs/durable.ts";
 import { freeBytes } from "../../fs/files.ts";
@@ -16,13 +17,13 @@ import type { CommandContext } from "./context.ts";
 
 /** `qmpbackup list`, and `info --show backups`. */
 export async function list(context: CommandContext): Promise<number> {
-  const { values, io } = context;
+  const { values, io, deadline } = context;
   if (!values.nagios) return await listBackups(context);
   const given = (["json", "all", "last", "disk"] as const).find((flag) => values[flag]);
   if (given !== undefined) throw new UsageError(`--nagios and --${given} don't go together`);
   const maxAgeMs = maxAgeOf(values) ?? parseAge("max-age", DEFAULT_PLUGIN_AGE);
-  const found = await findBackups(values);
-  const { line, exitCode } = pluginResult(await judge(found.all, maxAgeMs), maxAgeMs);
+  const found = await findBackups(deadline, values);
+  const { line, exitCode } = pluginResult(await judge(deadline, found.all, maxAgeMs), maxAgeMs);
   io.stdout(line);
   return exitCode;
 }
@@ -30,10 +31,12 @@ export async function list(context: CommandContext): Promise<number> {
 /** A night, and some time for the run. */
 const DEFAULT_PLUGIN_AGE = "26h";
 
-async function listBackups({ values, io }: CommandContext): Promise<number> {
+async function listBackups({ values, io, deadline }: CommandContext): Promise<number> {
   const maxAgeMs = maxAgeOf(values);
-  const { one, all } = await findBackups(values);
-  const healths = one === null ? await judge(all, maxAgeMs) : [await showOne(one, maxAgeMs)];
+  const { one, all } = await findBackups(deadline, values);
+  const healths = one === null
+    ? await judge(deadline, all, maxAgeMs)
+    : [await showOne(one, maxAgeMs)];
   if (one === null) showAll(healths);
   return maxAgeMs !== null && healths.some(isCritical) ? 1 : 0;
 
@@ -48,8 +51,8 @@ async function listBackups({ values, io }: CommandContext): Promise<number> {
   }
 
   async function showOne(backups: VmBackups, maxAgeMs: number | null): Promise<VmHealth> {
-    const states = await allStates(backups);
-    const needed = await neededStates(backups);
+    const states = await allStates(deadline, backups);
+    const needed = await neededStates(deadline, backups);
     const health = healthOf(backups, needed, { nowMs: Date.now(), maxAgeMs });
     const { disk = null } = values;
     const runs = runsOf(backups);
@@ -64,7 +67,7 @@ async function listBackups({ values, io }: CommandContext): Promise<number> {
     }
     const chains = chainTotals(backups.targets, states)
       .filter((chain) => disk === null || chain.disk === disk);
-    const outlook = await outlookFor(backups.path, nights);
+    const outlook = await outlookFor(deadline, backups.path, nights);
     const view = { health, nights, last, chains, outlook };
     if (!values.json) {
       io.stdout(backupsText(view, io.width()));
@@ -102,25 +105,30 @@ function maxAgeOf({ "max-age": maxAge }: Values): number | null {
 
 /** The backups of one VM, or of all below a folder. */
 async function findBackups(
+  deadline: Deadline,
   { dir }: Values,
 ): Promise<{ one: VmBackups; all: VmBackups[] } | { one: null; all: VmBackups[] }> {
   if (dir === undefined) throw new UsageError("--show backups needs --dir");
   const path = resolve(dir);
-  const one = await readBackups(path);
+  const one = await readBackups(deadline, path);
   if (one !== null) return { one, all: [one] };
-  if (!await exists(path)) throw new UsageError(`"${path}" does not exist`);
-  const all = await readAllBelow(path);
+  if (!await exists(deadline, path)) throw new UsageError(`"${path}" does not exist`);
+  const all = await readAllBelow(deadline, path);
   if (all.length === 0) throw new UsageError(`"${path}" holds no records of backups`);
   return { one: null, all };
 }
 
 /** The worst first. */
-async function judge(all: VmBackups[], maxAgeMs: number | null): Promise<VmHealth[]> {
+async function judge(
+  deadline: Deadline,
+  all: VmBackups[],
+  maxAgeMs: number | null,
+): Promise<VmHealth[]> {
   const nowMs = Date.now();
   const healths: VmHealth[] = [];
   for (const backups of all) {
     try {
-      healths.push(healthOf(backups, await neededStates(backups), { nowMs, maxAgeMs }));
+      healths.push(healthOf(backups, await neededStates(deadline, backups), { nowMs, maxAgeMs }));
     } catch (error) {
       const broken = { ...backups, error: messageOf(error) };
       healths.push(healthOf(broken, new Map(), { nowMs, maxAgeMs }));
@@ -129,16 +137,16 @@ async function judge(all: VmBackups[], maxAgeMs: number | null): Promise<VmHealt
   return worstFirst(healths);
 }
 
-async function allStates({ targets }: VmBackups): Promise<ImageStates> {
-  const states = await Promise.all(targets.map((target) => imageStates(target)));
+async function allStates(deadline: Deadline, { targets }: VmBackups): Promise<ImageStates> {
+  const states = await Promise.all(targets.map((target) => imageStates(deadline, target)));
   return new Map(states.flatMap((one) => [...one]));
 }
 
 /** Of the images that the newest complete run is restored from. */
-async function neededStates(backups: VmBackups): Promise<ImageStates> {
+async function neededStates(deadline: Deadline, backups: VmBackups): Promise<ImageStates> {
   const run = lastCompleteRun(backups);
   const target = run && backups.targets.find(({ runs }) => runs.includes(run));
-  return run && target ? await statesOfRun(target, run) : new Map();
+  return run && target ? await statesOfRun(deadline, target, run) : new Map();
 }
 
 function refuseUnknownDisk(disk: string | null, backups: VmBackups) {
@@ -150,11 +158,12 @@ function refuseUnknownDisk(disk: string | null, backups: VmBackups) {
 }
 
 async function outlookFor(
+  deadline: Deadline,
   path: string,
   nights: Parameters<typeof outlookOf>[0],
 ): Promise<Outlook | null> {
   try {
-    return outlookOf(nights, await freeBytes(path));
+    return outlookOf(nights, await freeBytes(deadline, path));
   } catch (error) {
     // Started from source without --allow-sys=statfs.
     if (error instanceof Deno.errors.NotCapable) return null;

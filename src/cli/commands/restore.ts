@@ -1,5 +1,6 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
+import type { Deadline } from "../../fs/deadline.ts";
 import { UsageError, WARNED } from "../../errors.ts";
 import { type ImageFormat, merge, type MergeJob } from "../../restore/merge.ts";
 import { pointsOfChosenRun } from "../../restore/choose_points.ts";
@@ -13,17 +14,18 @@ const log = getLogger(["qmpbackup", "restore"]);
 
 /** `qmpbackup restore merge`. */
 export async function restoreMerge(
-  { values, io, progress, signal }: CommandContext,
+  { values, io, progress, deadline, signal }: CommandContext,
 ): Promise<number> {
   const format = values.format ?? "qcow2";
   const mode = fileMode(values.mode);
-  const { jobs, warnings } = await jobsOf(values, format);
+  const { jobs, warnings } = await jobsOf(deadline, values, format);
   for (const warning of warnings) log.warn("{warning}", { warning });
   const restored = await merge(jobs, {
     format,
     mode,
     skipCheck: values["skip-check"] ?? false,
     rateLimitBytesPerSecond: values["rate-limit"] ?? 0,
+    deadline,
     signal,
     onProgress: (disk, doneBytes, totalBytes) => progress.update(disk, doneBytes, totalBytes),
   });
@@ -42,19 +44,19 @@ interface Jobs {
   warnings: string[];
 }
 
-async function jobsOf(values: Values, format: ImageFormat): Promise<Jobs> {
+async function jobsOf(deadline: Deadline, values: Values, format: ImageFormat): Promise<Jobs> {
   const { targetfile, "target-dir": targetDir, until = null } = values;
   const dir = resolve(values.dir ?? ".");
   if ((targetfile === undefined) === (targetDir === undefined)) {
     throw new UsageError('"restore merge" needs either --targetfile or --target-dir');
   }
   if (targetfile !== undefined) {
-    const points = await pointsOfDisk(dir, values.filter);
-    const point = pickPoint(points, until, await runsOf(points));
+    const points = await pointsOfDisk(deadline, dir, values.filter);
+    const point = pickPoint(points, until, await runsOf(deadline, points));
     return { jobs: [{ point, targetFile: resolve(targetfile) }], warnings: [] };
   }
   const allowMissing = values["allow-missing"] ?? false;
-  const { points, warnings } = await pointsOfChosenRun(dir, { until, allowMissing });
+  const { points, warnings } = await pointsOfChosenRun(deadline, dir, { until, allowMissing });
   const folder = resolve(targetDir ?? ".");
   const jobs = points.map((point) => ({
     point,

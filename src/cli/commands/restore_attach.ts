@@ -44,17 +44,18 @@ function refuseMixed({ list, detach, nbd, "target-dir": targetDir, until, filter
   }
 }
 
-async function attachPoints({ values, io, signal }: CommandContext): Promise<number> {
+async function attachPoints({ values, io, deadline, signal }: CommandContext): Promise<number> {
   const { nbd = false, "target-dir": targetDir, until = null, filter, json } = values;
   const dir = resolve(values.dir ?? ".");
   const choice = { until, allowMissing: values["allow-missing"] ?? false };
-  const { points, warnings } = await choosePoints(dir, choice, filter);
+  const { points, warnings } = await choosePoints(deadline, dir, choice, filter);
   for (const warning of warnings) log.warn("{warning}", { warning });
   const attachment = await attach(points, {
     kind: nbd ? "nbd" : "overlay",
     folder: resolve(targetDir ?? SOCKET_FOLDER),
     mode: fileMode(values.mode),
     host: Deno.hostname(),
+    deadline,
     signal,
   });
   const opened = attachment.disks.map(({ open }) => open);
@@ -67,8 +68,8 @@ async function attachPoints({ values, io, signal }: CommandContext): Promise<num
   return values.strict && warnings.length > 0 ? WARNED : 0;
 }
 
-async function showAttached({ values, io }: CommandContext): Promise<number> {
-  const all = await listAttached(resolve(values.dir ?? "."), Deno.hostname());
+async function showAttached({ values, io, deadline }: CommandContext): Promise<number> {
+  const all = await listAttached(deadline, resolve(values.dir ?? "."), Deno.hostname());
   if (!values.json) {
     io.stdout(attachedListText(all));
     return 0;
@@ -80,14 +81,17 @@ async function showAttached({ values, io }: CommandContext): Promise<number> {
   return 0;
 }
 
-async function detachNamed({ values, io }: CommandContext, name: string): Promise<number> {
-  const all = await listAttached(resolve(values.dir ?? "."), Deno.hostname());
+async function detachNamed(
+  { values, io, deadline }: CommandContext,
+  name: string,
+): Promise<number> {
+  const all = await listAttached(deadline, resolve(values.dir ?? "."), Deno.hostname());
   const wanted = name === "all" ? all : all.filter(({ attachment }) => attachment.name === name);
   if (wanted.length === 0 && name !== "all") throw unknown(name, all);
   const done: Attached[] = [];
   for (const attached of wanted) {
     try {
-      await detach(attached);
+      await detach(deadline, attached);
       done.push(attached);
     } catch (error) {
       if (wanted.length === 1) throw error;

@@ -1,4 +1,5 @@
 import { basename, dirname, join, resolve } from "@std/path";
+import type { Deadline } from "../../fs/deadline.ts";
 import { listFolder } from "../../fs/files.ts";
 import { placeOf } from "../../attach/attach.ts";
 import { refuseAttached } from "../../attach/detach.ts";
@@ -33,30 +34,32 @@ type Way = "rebase" | "commit" | "snapshotrebase";
 
 /** `qmpbackup restore rebase`, `commit` and `snapshotrebase`. */
 export function restoreInPlace(way: Way): (context: CommandContext) => Promise<number> {
-  return async ({ values, io, signal }) => {
+  return async ({ values, io, deadline, signal }) => {
     const dir = resolve(values.dir ?? ".");
-    const [first] = await pointsOfDisk(dir, values.filter);
+    const [first] = await pointsOfDisk(deadline, dir, values.filter);
     const target = first?.target ?? null;
-    if (target === null) await refuseSharedFolder(dir);
+    if (target === null) await refuseSharedFolder(deadline, dir);
     else {
-      const records = await readTarget(target);
-      await refuseLinks(records);
-      await refuseShared(records);
+      const records = await readTarget(deadline, target);
+      await refuseLinks(deadline, records);
+      await refuseShared(deadline, records);
     }
     using _lock = target === null
       ? null
-      : await takeLock(join(target, LOCK_FILE), holderNow("of a restore in place"));
+      : await takeLock(deadline, join(target, LOCK_FILE), holderNow("of a restore in place"));
     if (first && target !== null && !values["dry-run"]) {
-      await removeGivenUp(target, join(target, first.folder));
+      await removeGivenUp(deadline, target, join(target, first.folder));
     }
     // Read again under the lock: a run may have ended between.
-    const points = (await pointsOfDisk(dir, values.filter)).filter(({ level }) => level !== "copy");
+    const points = (await pointsOfDisk(deadline, dir, values.filter)).filter(({ level }) =>
+      level !== "copy"
+    );
     if (new Set(points.map((point) => point.target)).size > 1) {
       throw new UsageError(
         `"${dir}" holds the months of --monthly: name a disk's folder in one of them`,
       );
     }
-    const point = pickPoint(points, values.until ?? null, await runsOf(points));
+    const point = pickPoint(points, values.until ?? null, await runsOf(deadline, points));
     const layers = point.layers();
     if (layers.length < 2) {
       throw new UsageError(`"${point.name}" in "${dir}" has no increment: there is nothing to do`);
@@ -64,14 +67,18 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
     if (layers.some(({ isRaw }) => isRaw)) {
       throw new UsageError(`"${dir}" holds raw images, which can't be linked: use "restore merge"`);
     }
-    const images = await checkImages(layers, { skipCheck: values["skip-check"] ?? false, signal });
+    const images = await checkImages(layers, {
+      skipCheck: values["skip-check"] ?? false,
+      deadline,
+      signal,
+    });
     refuseHole(layers, images);
     if (way !== "rebase") refuseShrunk(layers, images);
-    const steps = await planSteps(way, points, layers);
+    const steps = await planSteps(deadline, way, points, layers);
     const refuseOpen = () =>
-      refuseAttached(placeOf(point), layers.map(({ path }) => path), Deno.hostname());
+      refuseAttached(deadline, placeOf(point), layers.map(({ path }) => path), Deno.hostname());
     await refuseOpen();
-    await refuseLinkedImages(layers, steps);
+    await refuseLinkedImages(deadline, layers, steps);
     const rateLimitBytesPerSecond = values["rate-limit"] ?? 0;
     const commands = steps.flatMap((step) => {
       const argv = commandOf(step, rateLimitBytesPerSecond);
@@ -83,14 +90,24 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
       const known = new Map(
         images.flatMap(({ seen }, i) => seen ? [[layers[i]?.path ?? "", seen.fingerprint]] : []),
       );
-      await applySteps(steps, target, { rateLimitBytesPerSecond, signal, known, refuseOpen });
-      if (target !== null) await writeRestoreFile(target, (await readTarget(target)).runs);
+      await applySteps(steps, target, {
+        rateLimitBytesPerSecond,
+        deadline,
+        signal,
+        known,
+        refuseOpen,
+      });
+      if (target !== null) {
+        await writeRestoreFile(deadline, target, (await readTarget(deadline, target)).runs);
+      }
     }
     if (values.json) {
       const state = isDryRun ? "planned" : "done";
       io.stdout(jsonLine("summary", { state, point: point.name, commands }));
     } else if (isDryRun) {
-      for (const argv of [...await chmodOf(steps), ...commands]) io.stdout(shellText(argv) + "\n");
+      for (const argv of [...await chmodOf(deadline, steps), ...commands]) {
+        io.stdout(shellText(argv) + "\n");
+      }
     } else {
       io.stdout(`${way} of ${layers.length} images up to ${point.name}: done\n`);
     }
@@ -99,33 +116,34 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
 }
 
 /** Finished images can't be written: who does it by hand has to change that first. */
-async function chmodOf(steps: Step[]): Promise<string[][]> {
+async function chmodOf(deadline: Deadline, steps: Step[]): Promise<string[][]> {
   const locked: string[] = [];
   for (const path of new Set(steps.flatMap(writtenBy))) {
-    if (!(((await lookAt(path))?.mode ?? 0) & 0o200)) locked.push(path);
+    if (!(((await lookAt(deadline, path))?.mode ?? 0) & 0o200)) locked.push(path);
   }
   return locked.length > 0 ? [["chmod", "u+w", ...locked]] : [];
 }
 
 /** Another image in the folder that builds on one of these: the disk of a VM that was started on a backup. */
 async function unknownChild(
+  deadline: Deadline,
   points: RestorePoint[],
   layers: Layer[],
 ): Promise<{ path: string } | undefined> {
   const dir = dirname((layers[0] as Layer).path);
-  for (const { name, isFile } of await listFolder(dir)) {
+  for (const { name, isFile } of await listFolder(deadline, dir)) {
     if (!isFile || points.some((point) => point.name === name)) continue;
     const path = join(dir, name);
-    const backing = await imageFacts(path).then(({ backing }) => backing, () => null);
+    const backing = await imageFacts(deadline, path).then(({ backing }) => backing, () => null);
     const parent = backing === null ? null : resolve(dir, backing);
     if (layers.some(({ path }) => path === parent)) return { path };
   }
 }
 
 /** Writing through a link would change an image outside of the folder. */
-async function refuseLinkedImages(layers: Layer[], steps: Step[]) {
+async function refuseLinkedImages(deadline: Deadline, layers: Layer[], steps: Step[]) {
   const written = steps.filter(({ kind }) => kind !== "symlink");
-  for (const { path } of [...layers, ...written]) await refuseLink(path);
+  for (const { path } of [...layers, ...written]) await refuseLink(deadline, path);
 }
 
 /**
@@ -158,10 +176,15 @@ function refuseShrunk(layers: Layer[], images: CheckedImage[]) {
   );
 }
 
-async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Promise<Step[]> {
+async function planSteps(
+  deadline: Deadline,
+  way: Way,
+  points: RestorePoint[],
+  layers: Layer[],
+): Promise<Step[]> {
   if (way === "rebase") return planRebase(layers);
   const beside = besideOf(points.map((point) => point.layers()), layers) ??
-    await unknownChild(points, layers);
+    await unknownChild(deadline, points, layers);
   if (beside) {
     throw new Failure(
       `"${beside.path}" also builds on these images, and would be damaged: copy what it holds to a ` +
@@ -172,6 +195,6 @@ async function planSteps(way: Way, points: RestorePoint[], layers: Layer[]): Pro
   const following = points.flatMap((point) => point.layers())
     .filter(({ parent }) => parent === last).map(({ path }) => path);
   const full = layers[0] as Layer;
-  const snapshots = way === "commit" ? null : (await imageFacts(full.path)).snapshots;
+  const snapshots = way === "commit" ? null : (await imageFacts(deadline, full.path)).snapshots;
   return planCommit(layers, [...new Set(following)], snapshots);
 }

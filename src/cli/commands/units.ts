@@ -13,21 +13,21 @@ const FOR_ALL_TO_READ = 0o644;
 
 /** `qmpbackup units`. */
 export async function units(context: CommandContext): Promise<number> {
-  const { values, io } = context;
+  const { values, io, deadline } = context;
   if (values.root === undefined) return await print(unitsText)(context);
   const root = resolve(values.root);
   const files = UNITS.map(({ path, text }) => ({ path: join(root, path), text }));
   // Before anything is written: somebody may have changed a unit.
   for (const { path } of files) {
-    if (await exists(path)) {
+    if (await exists(deadline, path)) {
       throw new UsageError(
         `"${path}" exists already, and is not overwritten: compare it with what "qmpbackup units" prints`,
       );
     }
   }
   for (const { path, text } of files) {
-    await makeFolders(dirname(path));
-    await createFile(path, FOR_ALL_TO_READ, text);
+    await makeFolders(deadline, dirname(path));
+    await createFile(deadline, path, FOR_ALL_TO_READ, text);
     if (!values.json) io.stdout(`${path}\n`);
   }
   if (values.json) io.stdout(jsonLine("summary", { files: files.map(({ path }) => path) }));

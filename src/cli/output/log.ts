@@ -6,6 +6,7 @@
 
 import { configure, dispose, getTextFormatter, type LogRecord, type Sink } from "@logtape/logtape";
 import { bold, dim, red, yellow } from "@std/fmt/colors";
+import type { Deadline } from "../../fs/deadline.ts";
 import { type Appender, openAppending } from "../../fs/append.ts";
 import { messageOf, UsageError } from "../../errors.ts";
 import { withoutSecrets } from "../../secrets.ts";
@@ -38,6 +39,7 @@ export interface LogOptions {
  * @throws {UsageError} If the file can't be written.
  */
 export async function startLog(
+  deadline: Deadline,
   write: (text: string) => void,
   options: LogOptions,
 ): Promise<AsyncDisposable> {
@@ -46,7 +48,7 @@ export async function startLog(
   const sinks: Record<string, Sink> = { stderr: (record) => write(format(record)) };
   if (options.file !== null) {
     const plain = lineFormatter(false);
-    const file = stack.use(await openLogFile(options.file, write));
+    const file = stack.use(await openLogFile(deadline, options.file, write));
     file.append(`${localTime(new Date())} INFO ${printable(withoutSecrets(options.headline))}\n`);
     sinks.file = (record) => file.append(plain(record));
   }
@@ -66,11 +68,20 @@ export async function startLog(
   return { [Symbol.asyncDispose]: () => started.disposeAsync() };
 }
 
-async function openLogFile(path: string, write: (text: string) => void): Promise<Appender> {
+async function openLogFile(
+  deadline: Deadline,
+  path: string,
+  write: (text: string) => void,
+): Promise<Appender> {
   const words = (error: unknown) => `The log file "${path}" can't be written: ${messageOf(error)}`;
   try {
     // A backup goes on if its log can't be written.
-    return await openAppending(path, "the log", (error) => write(printable(words(error)) + "\n"));
+    return await openAppending(
+      deadline,
+      path,
+      "the log",
+      (error) => write(printable(words(error)) + "\n"),
+    );
   } catch (error) {
     throw new UsageError(words(error), { cause: error });
   }
