@@ -15,6 +15,7 @@ import { list } from "./cli/commands/list.ts";
 import { print } from "./cli/commands/print.ts";
 import { restoreAttach } from "./cli/commands/restore_attach.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
+import { restoreVerify } from "./cli/commands/restore_verify.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
 import { units } from "./cli/commands/units.ts";
 import { bashCompletions, fishCompletions, zshCompletions } from "./cli/args/completions.ts";
@@ -40,6 +41,7 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   "restore attach": restoreAttach,
   "restore rebase": restoreInPlace("rebase"),
   "restore commit": restoreInPlace("commit"),
+  "restore verify": restoreVerify,
   "restore snapshotrebase": restoreInPlace("snapshotrebase"),
   info,
   list,

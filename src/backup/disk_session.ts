@@ -186,6 +186,7 @@ export class DiskSession {
     await delay(this.plan.request.removeDelayMs, { signal: options.signal });
     await this.#closeTarget();
     await this.file.check();
+    await this.file.digest(options.signal);
   }
 
   /** The record is written: the image and the next bitmap stay, the spent bitmaps go. */

@@ -7,6 +7,9 @@
 
 import { basename, dirname, join, relative } from "@std/path";
 import type { Deadline } from "../fs/deadline.ts";
+import { digestFile } from "../digest/digest.ts";
+import type { PartDigests } from "../digest/format.ts";
+import { forgetDigest, writeDigests } from "../digest/store.ts";
 import { createFile, makeReadOnly } from "../fs/create.ts";
 import { exists, removeFile, renameDurably, replaceSymlink, syncPath } from "../fs/durable.ts";
 import { rename, stat } from "../fs/files.ts";
@@ -24,6 +27,8 @@ export class ImageFile {
   readonly path: string;
   /** Its name until it is finished. */
   readonly partial: string;
+  /** Of the sealed image. */
+  #digests: PartDigests | null = null;
 
   /** @param undo What takes it all away again, unless the run ends well. */
   constructor(
@@ -90,6 +95,17 @@ export class ImageFile {
     await this.flush();
   }
 
+  /**
+   * Reads the sealed image for its digests: now much of it is still in the page cache.
+   *
+   * @throws {Failure} If it can't be read back.
+   */
+  async digest(signal: AbortSignal): Promise<void> {
+    if (this.plan.request.digest) {
+      this.#digests = await digestFile(this.deadline, this.partial, { signal });
+    }
+  }
+
   async #sizeBytes(): Promise<number> {
     return (await stat(this.deadline, this.partial)).size;
   }
@@ -125,6 +141,27 @@ export class ImageFile {
     const warning = await replaceSymlink(this.deadline, path, basename(this.path));
     if (isNew) this.undo.push(`remove "${path}"`, () => removeFile(this.deadline, path));
     return warning === null ? null : `${warning}, or use --no-symlink`;
+  }
+
+  /**
+   * Records the digests of the published image.
+   *
+   * @returns A warning, where they can't be written: the image is as good.
+   */
+  async recordDigests(fingerprint: Fingerprint): Promise<string | null> {
+    const { disk: { file }, plan: { request: { target, mode } } } = this;
+    if (this.#digests === null) return null;
+    this.undo.push(
+      `remove the digests of "${this.path}"`,
+      () => forgetDigest(this.deadline, target, file),
+    );
+    try {
+      await writeDigests(this.deadline, target, file, fingerprint, this.#digests, mode);
+      return null;
+    } catch (error) {
+      return `The digests of "${this.path}" could not be recorded, the first "restore verify" does it: ` +
+        messageOf(error);
+    }
   }
 
   /** The new image counts: the one that it replaces goes. */

@@ -333,7 +333,8 @@ async function publish(
     if (row.result === "failed") continue;
     row.fingerprint = await session.file.finish();
     const warning = await session.file.publish();
-    if (warning !== null) record.warnings.push(warning);
+    const unrecorded = await session.file.recordDigests(row.fingerprint);
+    record.warnings.push(...[warning, unrecorded].filter((sentence) => sentence !== null));
     await writeBeside(deadline, target, session.disk.configFile, configText(session.disk), mode);
     row.result = "done";
   }

@@ -93,6 +93,59 @@ export function metricsText(run: RunMetrics, before: string): string {
       ]),
     },
   ];
+  return textOf(metrics) + keptFamilies(before, isOfVerify);
+}
+
+/** What is written of a verification of one target. */
+export interface VerifyMetrics {
+  target: string;
+  vm: string;
+  finished: Date;
+  damages: number;
+  spoiledPoints: number;
+}
+
+/** The text of what `restore verify` found, before what a backup wrote into the same file. */
+export function verifyMetricsText(all: readonly VerifyMetrics[], before: string): string {
+  const samples = (of: (one: VerifyMetrics) => number) =>
+    all.map((one): Metric["samples"][number] => [{ vm: one.vm, target: one.target }, of(one)]);
+  const metrics: Metric[] = [
+    {
+      name: "qmpbackup_last_verified_timestamp_seconds",
+      help: "When the last verification ended, in Unix time.",
+      samples: samples(({ finished }) => finished.getTime() / 1000),
+    },
+    {
+      name: "qmpbackup_verify_ok",
+      help: "Whether the last verification found no damage: 1 or 0.",
+      samples: samples(({ damages }) => damages === 0 ? 1 : 0),
+    },
+    {
+      name: "qmpbackup_verify_damages",
+      help: "How many damages the last verification found.",
+      samples: samples(({ damages }) => damages),
+    },
+    {
+      name: "qmpbackup_verify_spoiled_points",
+      help: "How many restore points need a damaged file.",
+      samples: samples(({ spoiledPoints }) => spoiledPoints),
+    },
+  ];
+  return textOf(metrics) + keptFamilies(before, (name) => !isOfVerify(name));
+}
+
+const isOfVerify = (name: string) => /^qmpbackup_(last_verified|verify)_/.test(name);
+
+/** The metrics in a text that we wrote which the other subcommand keeps up to date. */
+function keptFamilies(before: string, isKept: (name: string) => boolean): string {
+  const families = before.split(/^(?=# HELP )/m);
+  return families.filter((family) => {
+    const name = /^# HELP (qmpbackup_\w+) /.exec(family)?.[1];
+    return name !== undefined && isKept(name);
+  }).join("");
+}
+
+function textOf(metrics: Metric[]): string {
   return metrics.filter(({ samples }) => samples.length > 0).map(familyText).join("");
 }
 
@@ -132,11 +185,13 @@ const MAX_BYTES = 1 << 20;
 /**
  * Writes the file whole or not at all, for every user to read; the collector is another one, and its folder
  * may belong to that one.
+ *
+ * @param textAfter Makes the text; it gets what the file held.
  */
 export async function writeMetrics(
   deadline: Deadline,
   path: string,
-  run: RunMetrics,
+  textAfter: (before: string) => string,
 ): Promise<void> {
   const present = await lookAt(deadline, path);
   // A link is replaced, not followed. What a reader waits at, or a device, is not.
@@ -147,7 +202,7 @@ export async function writeMetrics(
   // A run that is refused may write at the same time as the one that holds the lock.
   const fresh = join(dirname(path), `.qmpbackup-${crypto.randomUUID()}`);
   try {
-    await createFile(deadline, fresh, 0o644, metricsText(run, before));
+    await createFile(deadline, fresh, 0o644, textAfter(before));
     await renameDurably(deadline, fresh, path);
   } catch (error) {
     await removeFile(deadline, fresh).catch(() => {});

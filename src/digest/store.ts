@@ -11,11 +11,12 @@ import type { Deadline } from "../fs/deadline.ts";
 import { basename, dirname, join } from "@std/path";
 import { Failure } from "../errors.ts";
 import { createInside, exists, removeFile, syncPath, writeDurably } from "../fs/durable.ts";
-import type { ReadOptions } from "../fs/read.ts";
+import { stat } from "../fs/files.ts";
+import { openRegular, type ReadOptions } from "../fs/read.ts";
 import { readUpTo } from "../fs/open.ts";
 import { type Fingerprint, isFault, lookAtImage } from "../repo/fingerprint.ts";
 import { DIGESTS_FOLDER, RECORDS_FOLDER, UUID_FILE } from "../repo/layout.ts";
-import { digestFile } from "./digest.ts";
+import { digestFile, digestRange } from "./digest.ts";
 import {
   DigestError,
   DIGESTS_HEAD,
@@ -24,6 +25,7 @@ import {
   MAX_DIGESTS_BYTES,
   parseDigests,
   type PartDigests,
+  rangeOfPart,
 } from "./format.ts";
 
 /** The file that keeps an image's digests. */
@@ -37,29 +39,61 @@ export function digestsFile(target: string, image: string): string {
  *
  * @param target Absolute.
  * @param image Its path in the target.
- * @param options `mode` is that of a new file.
+ * @param options `mode` is that of a new file; `isRaw` that it is not qcow2 (of the Python tools alone).
  * @throws {Failure} If it can't be read, or was changed meanwhile.
  */
 export async function recordDigest(
   deadline: Deadline,
   target: string,
   image: string,
-  options: ReadOptions & { mode?: number } = {},
+  { mode, isRaw = false, ...how }: ReadOptions & { mode?: number; isRaw?: boolean } = {},
 ): Promise<void> {
   const path = join(target, image);
-  const before = await look(deadline, path);
-  const digests = await digestFile(deadline, path, options);
-  const after = await look(deadline, path);
-  if (before.stamp !== after.stamp || before.fingerprint.digest !== after.fingerprint.digest) {
+  const see = isRaw ? lookAtRaw : look;
+  const before = await see(deadline, path);
+  const digests = await digestFile(deadline, path, how);
+  const after = await see(deadline, path);
+  if (before.stamp !== after.stamp || before.fingerprint?.digest !== after.fingerprint?.digest) {
     throw new Failure(`"${path}" was changed while it was read: run again`);
   }
-  await writeDigests(deadline, target, image, after.fingerprint, digests, options.mode);
+  await writeDigests(deadline, target, image, after.fingerprint, digests, mode);
+}
+
+/**
+ * As `recordDigest()`, of an image in which nothing but the header was changed since it had these digests: only
+ * its first part is read, and damage in the others stays known.
+ */
+export async function renewHead(
+  deadline: Deadline,
+  target: string,
+  image: string,
+  known: ImageDigests,
+  options: ReadOptions = {},
+): Promise<void> {
+  const path = join(target, image);
+  const { fingerprint } = await look(deadline, path);
+  const { sizeBytes, partBytes, parts: [, ...others] } = known;
+  if (fingerprint.sizeBytes !== sizeBytes) {
+    return await recordDigest(deadline, target, image, options);
+  }
+  using file = await openRegular(deadline, path);
+  const first = await digestRange(deadline, file, path, rangeOfPart(known, 0), options);
+  await writeDigests(deadline, target, image, fingerprint, {
+    sizeBytes,
+    partBytes,
+    parts: [first, ...others],
+  });
 }
 
 async function look(deadline: Deadline, path: string) {
   const seen = await lookAtImage(deadline, path);
   if (isFault(seen)) throw new Failure(`"${path}" ${seen.reason}`);
   return seen;
+}
+
+async function lookAtRaw(deadline: Deadline, path: string) {
+  const { size, mtime, ctime } = await stat(deadline, path);
+  return { fingerprint: null, stamp: `${size} ${mtime?.getTime()} ${ctime?.getTime()}` };
 }
 
 /**

@@ -48,6 +48,8 @@ export interface BackupRequest {
   timestamp: boolean;
   /** Beside a full backup without a time, a link `FULL-<name>`. */
   symlink: boolean;
+  /** Record the digests of each new image. */
+  digest: boolean;
   /** How long a job, or a file system, may make no progress before it is given up. */
   stallTimeoutMs: number;
   /** Between a disk's last byte and the closing of its image. */

@@ -9,6 +9,7 @@
  * TARGET/_qmpbackup/runs/<run id>.json         the record of a run
  * TARGET/_qmpbackup/digests/<image>.json       the digests of an image
  * TARGET/_qmpbackup/attached/<name>.json       what `restore attach` has opened and not yet let go
+ * TARGET/_qmpbackup/verified/<time>-<tag>.json what a verification found
  * TARGET/_qmpbackup/lock
  * ```
  *
@@ -26,6 +27,7 @@ export const RECORDS_FOLDER = "_qmpbackup";
 export const RUNS_FOLDER = `${RECORDS_FOLDER}/runs`;
 export const DIGESTS_FOLDER = `${RECORDS_FOLDER}/digests`;
 export const ATTACHED_FOLDER = `${RECORDS_FOLDER}/attached`;
+export const VERIFIED_FOLDER = `${RECORDS_FOLDER}/verified`;
 export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 /** The target whose lock this is. */
 export const targetOfLock = (lockFile: string) => dirname(dirname(lockFile));

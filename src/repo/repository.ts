@@ -31,6 +31,7 @@ import {
   RUNS_FOLDER,
   TEMPORARY_SUFFIX,
   UUID_FILE,
+  VERIFIED_FOLDER,
 } from "./layout.ts";
 import {
   type DiskRecord,
@@ -325,7 +326,10 @@ export async function writeBeside(
 /** What runs that died have left of files that were not whole yet. */
 export async function temporaries(deadline: Deadline, path: string): Promise<string[]> {
   const records = [RECORDS_FOLDER, RUNS_FOLDER].map((folder) => join(path, folder));
-  const folders = [...records, ...await foldersOfDigests(deadline, join(path, DIGESTS_FOLDER))];
+  const others = [DIGESTS_FOLDER, VERIFIED_FOLDER].map((folder) =>
+    foldersIn(deadline, join(path, folder))
+  );
+  const folders = [...records, ...(await Promise.all(others)).flat()];
   const found: string[] = [];
   for (const folder of folders) {
     for (const { name, isDirectory } of await listFolder(deadline, folder)) {
@@ -335,8 +339,8 @@ export async function temporaries(deadline: Deadline, path: string): Promise<str
   return found;
 }
 
-/** The folder of the digests, and in it one for each disk. Nothing is followed through a link. */
-async function foldersOfDigests(deadline: Deadline, folder: string): Promise<string[]> {
+/** A folder, and the folders in it: that of the digests has one for each disk. A link is not followed. */
+async function foldersIn(deadline: Deadline, folder: string): Promise<string[]> {
   if (!(await lookAt(deadline, folder))?.isDirectory) return [];
   const entries = await listFolder(deadline, folder);
   const disks = entries.filter(({ isDirectory }) => isDirectory).map(({ name }) => name);

@@ -8,6 +8,7 @@ import type { Deadline } from "../fs/deadline.ts";
 import { getLogger } from "@logtape/logtape";
 import { dirname, join, relative, resolve } from "@std/path";
 import { images } from "../repo/chains.ts";
+import { forgetDigest } from "../digest/store.ts";
 import { makeWritable, tryMode } from "../fs/create.ts";
 import { exists, removeFile, replaceSymlink, syncPath } from "../fs/durable.ts";
 import { allocatedBytes } from "../fs/files.ts";
@@ -17,6 +18,7 @@ import { readTarget, updateRows } from "../repo/repository.ts";
 import { Failure } from "../errors.ts";
 import { qemuImg } from "../qemu_img/qemu_img.ts";
 import { commandOf, type Step } from "./in_place.ts";
+import { renewDigests, takeDigests } from "./renew_digests.ts";
 import { requireImage } from "./require_image.ts";
 import { shellText } from "../shell.ts";
 
@@ -31,6 +33,8 @@ export interface ApplyOptions {
   refuseOpen?(): Promise<void>;
   /** What tells each image, by its path: it is looked at again when its turn comes. */
   known?: ReadonlyMap<string, Fingerprint>;
+  /** Record the digests of what was changed. */
+  digest: boolean;
 }
 
 /**
@@ -54,6 +58,7 @@ export async function applySteps(
     await updateRows(deadline, target, (row) => forget(row, written.has(join(target, row.file))));
   }
   await options.refuseOpen?.();
+  const digests = await takeDigests(deadline, target, written);
   const modes = new Map<string, number>();
   try {
     for (const path of written) modes.set(path, await makeWritable(deadline, path));
@@ -70,6 +75,18 @@ export async function applySteps(
     if (target) {
       const sealed = await sealAll(deadline, target, written);
       await updateRows(deadline, target, (row) => recordSealed(row, sealed.get(row.file)));
+    }
+    if (options.digest) {
+      const linked = new Set(steps.flatMap((step) => step.kind === "link" ? [step.path] : []));
+      const filled = new Set(steps.flatMap((step) => step.kind === "link" ? [] : writtenBy(step)));
+      const warnings = await renewDigests(
+        deadline,
+        target,
+        digests,
+        linked.difference(filled),
+        options.signal,
+      );
+      for (const warning of warnings) log.warn("{warning}", { warning });
     }
   } finally {
     for (const [path, mode] of modes) {
@@ -156,6 +173,7 @@ export async function removeGivenUp(
     const path = join(target, file);
     if (result === "superseded" && dirname(path) === dir && !isNeeded(file)) {
       await removeFile(deadline, path);
+      await forgetDigest(deadline, target, file);
     }
   }
 }

@@ -22,6 +22,7 @@ const PLAIN = [
     "qmp",
     "repo",
     "restore",
+    "verify",
     "wire",
   ]
     .map((room) => `src/${room}`),

@@ -78,9 +78,7 @@ Deno.test("a file system that hangs ends `info`, `restore` and `cleanup`, and wh
     "cleanup --recover": () =>
       cleanup(contextOf({ recover: true, socket: dir.join("qmp"), target: hung })),
     "--metrics-file": () =>
-      writeMetrics(new Deadline(TIMEOUT_MS), `${hung}/metrics.prom`, {
-        ...{ target: hung, started: new Date(), finished: new Date(), exitCode: 0, record: null },
-      }),
+      writeMetrics(new Deadline(TIMEOUT_MS), `${hung}/metrics.prom`, () => ""),
     "--logfile": () =>
       startLog(new Deadline(TIMEOUT_MS), () => {}, {
         ...{ debug: false, color: false, file: `${hung}/log`, syslog: false, headline: "" },

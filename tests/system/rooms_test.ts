@@ -64,14 +64,15 @@ const MAY_IMPORT: Record<string, string[]> = {
   recovery: ["wire", "process", "fs", "qmp", "repo", "vm", "plan"],
   backup: [
     ...["wire", "fs", "qcow2", "qmp", "qga", "qemu_img", "repo", "vm", "machine"],
-    ...["plan", "recovery"],
+    ...["plan", "recovery", "digest"],
   ],
-  restore: ["fs", "qemu_img", "repo", "python", "machine"],
+  verify: ["fs", "qemu_img", "repo", "digest", "python", "restore"],
+  restore: ["fs", "digest", "qemu_img", "repo", "python", "machine"],
   overview: ["fs", "repo"],
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
   cli: [
     ...["wire", "process", "fs", "qmp", "qga", "qemu_img", "repo", "vm"],
-    ...["plan", "recovery", "backup", "restore", "attach", "overview"],
+    ...["plan", "recovery", "backup", "restore", "attach", "overview", "verify"],
   ],
   "app.ts": ["cli"],
 };
@@ -131,7 +132,14 @@ Deno.test("programs are started in `src/process` alone", () => {
 
 Deno.test("what a run puts into QEMU is named in `src/vm/names.ts` alone", () => {
   // Of files, and of the program itself.
-  const OTHERS = ["src/cli/", "src/digest/", "src/fs/", "src/repo/", "src/plan/gather.ts"];
+  const OTHERS = [
+    "src/cli/",
+    "src/digest/",
+    "src/verify/",
+    "src/fs/",
+    "src/repo/",
+    "src/plan/gather.ts",
+  ];
   const found = filesWith(/["`]qmpbackup[-.](?!\$\{tag\}\.nbd)|\^qmpbackup/);
   assertEquals(found.filter((path) => !OTHERS.some((other) => path.startsWith(other))), [
     "src/vm/names.ts",

@@ -132,7 +132,12 @@ for (const way of ["commit", "snapshotrebase"] as const) {
       await using s = await chain();
       const done = (await plan(s)).slice(0, n);
       const { signal } = new AbortController();
-      await applySteps(done, s.target, { rateLimitBytesPerSecond: 0, deadline, signal });
+      await applySteps(done, s.target, {
+        rateLimitBytesPerSecond: 0,
+        deadline,
+        signal,
+        digest: true,
+      });
       await newest(s, "m3");
       // After the last record there is nothing left to do but to remove what that gave up.
       const isDone =

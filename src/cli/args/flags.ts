@@ -121,6 +121,11 @@ export const FLAGS = {
       "increments build on it",
   },
   "no-symlink": { kind: "switch", help: "with --no-timestamp: no link FULL-<name> beside it" },
+  "no-digest": {
+    kind: "switch",
+    help:
+      "don't read each finished image back to record its digests, which restore verify compares",
+  },
   monthly: { kind: "switch", help: "the target is DIR/YYYY-MM: with auto, one chain a month" },
   "remove-delay": {
     kind: "count",
@@ -235,6 +240,11 @@ export const FLAGS = {
     value: "BYTES",
     help: "bytes per second; 50M and 1G count by 1024, as QEMU does; 0 is no limit",
   },
+  subset: {
+    kind: "text",
+    value: "SHARE",
+    help: "read this share of the contents only, such as 1/7 or 10%; each day it is another one",
+  },
   "dry-run": { kind: "switch", help: "only say what would be done" },
   "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
 
@@ -287,7 +297,9 @@ const BACKUPS = {
     "the backup directory of a VM, that of its months, or a folder that holds those of several VMs",
 } as const;
 const LIST_FLAGS = ["last", "disk", "all", "max-age", "nagios"] as const;
-const IN_PLACE_FLAGS = ["until", "filter", "rate-limit", "dry-run", "skip-check"] as const;
+const IN_PLACE_FLAGS = [
+  ...["until", "filter", "rate-limit", "dry-run", "skip-check", "no-digest"] as const,
+];
 
 export interface Command {
   summary: string;
@@ -323,7 +335,7 @@ export const COMMANDS = {
       ...["on-lost-bitmap"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
-      ...["no-timestamp", "no-symlink", "mode", "strict"] as const,
+      ...["no-timestamp", "no-symlink", "no-digest", "mode", "strict"] as const,
       ...["save", "before", "after", "hook-timeout", "metrics-file"] as const,
     ],
     examples: [
@@ -360,7 +372,7 @@ export const COMMANDS = {
   "restore rebase": {
     summary: "Link the images of a chain in place, and `image` to the newest",
     required: ["dir"],
-    optional: ["until", "filter", "dry-run", "skip-check"],
+    optional: ["until", "filter", "dry-run", "skip-check", "no-digest"],
     says: ONE_DISK,
     examples: [
       {
@@ -416,6 +428,23 @@ export const COMMANDS = {
         line: "qmpbackup restore attach --dir /backup/vm1/disk0 --nbd",
       },
       { does: "Let all go", line: "qmpbackup restore attach --dir /backup/vm1 --detach all" },
+    ],
+  },
+  "restore verify": {
+    summary: "Check that all backups are there and hold what was backed up",
+    required: ["dir"],
+    optional: ["subset", "filter", "metrics-file"],
+    says: {
+      dir: "a disk's folder, a backup directory, or a folder of backup directories",
+      "metrics-file":
+        "write the result to FILE in Prometheus' text format; it may be the FILE of the backups",
+    },
+    examples: [
+      { does: "Everything", line: "qmpbackup restore verify --dir /backup/vm1" },
+      {
+        does: "Of all VMs a seventh each night: in a week everything",
+        line: "qmpbackup restore verify --dir /backup --subset 1/7",
+      },
     ],
   },
   info: {

@@ -10,7 +10,7 @@ import { exitCodeOf, messageOf, StoppedError, UsageError, WARNED } from "../../e
 import { parseAddress } from "../../wire/address.ts";
 import { fileMode } from "../args/file_mode.ts";
 import { findHook, type Hook, runHook } from "../hooks.ts";
-import { type RunMetrics, writeMetrics } from "../metrics.ts";
+import { metricsText, type RunMetrics, writeMetrics } from "../metrics.ts";
 import type { Values } from "../args/parse.ts";
 import { backupText, jsonLine } from "../output/report.ts";
 import { localTime } from "../../time.ts";
@@ -106,7 +106,7 @@ async function tryToWriteMetrics(
   metrics: RunMetrics,
 ): Promise<boolean> {
   try {
-    await writeMetrics(deadline, path, metrics);
+    await writeMetrics(deadline, path, (before) => metricsText(metrics, before));
     return true;
   } catch (error) {
     const words = messageOf(error);
@@ -181,6 +181,7 @@ function requestOf(values: Values): Omit<BackupRequest, "save"> {
     subdir: !values["no-subdir"],
     timestamp: !values["no-timestamp"],
     symlink: !values["no-symlink"],
+    digest: !values["no-digest"],
     stallTimeoutMs: timeoutMsOf("stall-timeout", values["stall-timeout"] ?? 300),
     removeDelayMs: (values["remove-delay"] ?? 0) * 1000,
   };

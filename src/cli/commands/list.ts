@@ -13,6 +13,12 @@ import type { Values } from "../args/parse.ts";
 import { backupsText } from "../output/backups.ts";
 import { fleetText, isCritical, pluginResult } from "../output/fleet.ts";
 import { healthJson, imagesText, jsonLine, runJson } from "../output/report.ts";
+import {
+  type Verifications,
+  verificationsJson,
+  verificationsText,
+} from "../output/verify_report.ts";
+import { readResults } from "../../verify/results.ts";
 import type { CommandContext } from "./context.ts";
 
 /** `qmpbackup list`, and `info --show backups`. */
@@ -69,8 +75,9 @@ async function listBackups({ values, io, deadline }: CommandContext): Promise<nu
       .filter((chain) => disk === null || chain.disk === disk);
     const outlook = await outlookFor(deadline, backups.path, nights);
     const view = { health, nights, last, chains, outlook };
+    const verifications = await verificationsOf(deadline, backups);
     if (!values.json) {
-      io.stdout(backupsText(view, io.width()));
+      io.stdout(backupsText(view, io.width()) + verificationsText(verifications));
       return health;
     }
     const shown = nights.slice(last === null ? 0 : -last);
@@ -89,9 +96,20 @@ async function listBackups({ values, io, deadline }: CommandContext): Promise<nu
       freeBytes: outlook?.freeBytes ?? null,
       nightBytes: outlook?.nightBytes ?? null,
       nightsLeft: outlook?.nights ?? null,
+      ...verificationsJson(verifications),
     }));
     return health;
   }
+}
+
+/** What was found of each target: each month has its own. */
+async function verificationsOf(
+  deadline: Deadline,
+  { targets }: VmBackups,
+): Promise<Verifications[]> {
+  return await Promise.all(
+    targets.map(async ({ path }) => ({ target: path, results: await readResults(deadline, path) })),
+  );
 }
 
 function lastOf({ last }: Values): number | null {

@@ -90,12 +90,14 @@ export function restoreInPlace(way: Way): (context: CommandContext) => Promise<n
       const known = new Map(
         images.flatMap(({ seen }, i) => seen ? [[layers[i]?.path ?? "", seen.fingerprint]] : []),
       );
+      const digest = !values["no-digest"];
       await applySteps(steps, target, {
         rateLimitBytesPerSecond,
         deadline,
         signal,
         known,
         refuseOpen,
+        digest,
       });
       if (target !== null) {
         await writeRestoreFile(deadline, target, (await readTarget(deadline, target)).runs);

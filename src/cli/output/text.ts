@@ -11,6 +11,11 @@ export function size(sizeBytes: number): string {
   return formatBytes(sizeBytes, { binary: true });
 }
 
+/** "1 image", "3 images". */
+export function counted(count: number, thing: string): string {
+  return `${count} ${thing}${count === 1 ? "" : "s"}`;
+}
+
 /** A time left: "1:02:03", "4:05". */
 export function clock(seconds: number): string {
   const whole = Math.round(seconds);
