@@ -12,32 +12,39 @@ import { runId, tagOf, targetOfLock } from "../repo/layout.ts";
 import { readPastMonths } from "../repo/months.ts";
 import type { RunRecord } from "../repo/record.ts";
 import {
-  type ClaimedTarget,
   claimTarget,
   knowsDisks,
+  outlineTarget,
   readTarget,
   refuseForeign,
-  refuseShared,
   refuseSharedFolder,
+  refuseSharedOutline,
   type Target,
 } from "../repo/repository.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../qga/agent.ts";
 import { requireQemuImg } from "../qemu_img/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
-import { queryIdentity } from "../qmp/queries.ts";
-import { holderOfVm, lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/marks.ts";
+import { queryIdentity, type VmIdentity } from "../qmp/queries.ts";
+import {
+  holderOfVm,
+  lockVm,
+  queryObjects,
+  unlockVm,
+  type VmHolder,
+  vmHolder,
+} from "../vm/marks.ts";
+import type { Device } from "../vm/devices.ts";
 import { connectVm, nameHolder } from "../vm/socket_holder.ts";
 import type { Address } from "../wire/address.ts";
 import { describeMachine, type KnownVm } from "../machine/describe.ts";
-import { markIoError } from "../vm/io_error.ts";
+import { markIoError, StopEvents } from "../vm/io_error.ts";
 import { gatherFacts } from "../plan/gather.ts";
 import { type FailedRun, recordFailure } from "./failed_run.ts";
 import { startGuard } from "../recovery/watchdog.ts";
 import type { DiskPlan, Plan } from "../plan/plan.ts";
 import { planBackup, refuseOtherVm } from "../plan/plan_backup.ts";
 import { recover } from "../recovery/order.ts";
-import { hasLeftovers } from "../recovery/recover.ts";
 import type { BackupRequest } from "../plan/request.ts";
 import { runBackup } from "./run.ts";
 import { isShutDown, silenceOf } from "../plan/run_state.ts";
@@ -69,19 +76,18 @@ export interface BackupContext {
 export async function backUp(request: BackupRequest, context: BackupContext): Promise<RunRecord> {
   const { deadline } = context;
   const run = newRun();
-  const known = await readTarget(deadline, request.target);
-  await refuseForeign(deadline, known);
-  await refuseShared(deadline, known, request.mode);
-  const past = request.monthly && !knowsDisks(known)
-    ? await readPastMonths(deadline, request.target)
-    : [];
-  const lastMonth = past.findLast(knowsDisks);
+  const outline = await outlineTarget(deadline, request.target);
+  await refuseForeign(deadline, outline);
+  await refuseSharedOutline(deadline, outline, request.mode);
+  const lastMonth = request.monthly ? await findLastMonth(deadline, request.target) : undefined;
   // That the next month's folder is not there yet is neither a typing mistake nor a missing mount.
   if (!lastMonth && !await exists(deadline, request.target)) {
-    return await backUpToNew(known, run, request, context);
+    return await backUpToNew(run, request, context);
   }
   // Locked first: a run that holds it may hold the VM's only socket, too.
-  await using target = await claimTarget(deadline, request.target, run, request.mode);
+  await using claimed = await claimTarget(deadline, request.target, run, request.mode);
+  // Read now: until here another run may have written.
+  const target = await readTarget(deadline, request.target);
   const failed = { id: run.run, startedAt: startOf(run), toolVersion: context.toolVersion };
   const vmThen = lastMonth?.runs.findLast(({ disks }) => disks.length > 0)?.vm ?? null;
   let asked: Pick<FailedRun, "qemu" | "vm"> = { qemu: "", vm: vmThen };
@@ -91,18 +97,23 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
     const vm = await queryIdentity(qmp);
     asked = { qemu: qmp.version, vm };
     // A dead run's files are to be removed only where its QEMU is the one that we talk to.
-    refuseOtherVm(await readTarget(deadline, request.target), vm);
-    await refuseEarly(deadline, qmp, known, run, request);
-    return await backUpTo(target, qmp, run, request, context);
+    refuseOtherVm(target, vm);
+    await refuseEarly(deadline, qmp, request);
+    return await backUpTo({ lockFile: claimed.lockFile, target, vm, qmp, run }, request, context);
   } catch (error) {
     await recordFailure(deadline, request, { ...failed, ...asked }, error);
     throw error;
   }
 }
 
+/** The last month's target with backups, where this month's has none yet. */
+async function findLastMonth(deadline: Deadline, target: string): Promise<Target | undefined> {
+  if (knowsDisks(await readTarget(deadline, target))) return undefined;
+  return (await readPastMonths(deadline, target)).findLast(knowsDisks);
+}
+
 /** The target is made late: a typing mistake, or a mount that is missing, leaves no folder. */
 async function backUpToNew(
-  known: Target,
   run: Holder,
   request: BackupRequest,
   context: BackupContext,
@@ -110,39 +121,55 @@ async function backUpToNew(
   const { deadline } = context;
   await using qmp = await connectVm(deadline, context.socket, context.qmpOptions);
   await using _named = await nameHolder(deadline, context.socket, run);
-  await refuseEarly(deadline, qmp, known, run, request);
-  await using target = await claimTarget(deadline, request.target, run, request.mode);
-  return await backUpTo(target, qmp, run, request, context);
+  const vm = await queryIdentity(qmp);
+  await refuseEarly(deadline, qmp, request);
+  await using claimed = await claimTarget(deadline, request.target, run, request.mode);
+  const target = await readTarget(deadline, request.target);
+  return await backUpTo({ lockFile: claimed.lockFile, target, vm, qmp, run }, request, context);
 }
 
-/** From the VM's lock on; the target is ours. */
+/** A target that is ours, and the VM that is to be backed up to it. */
+interface Claimed {
+  lockFile: string;
+  target: Target;
+  qmp: QmpClient;
+  vm: VmIdentity;
+  run: Holder;
+}
+
+/** From the VM's lock on. */
 async function backUpTo(
-  { lockFile }: ClaimedTarget,
-  qmp: QmpClient,
-  run: Holder,
+  { lockFile, target, qmp, vm, run }: Claimed,
   request: BackupRequest,
   context: BackupContext,
 ): Promise<RunRecord> {
   const { deadline } = context;
   const holder = await vmHolder(deadline, run, lockFile);
-  await using vm = await lockVm(deadline, qmp, holder);
-  await recover(deadline, qmp, {
-    dead: vm.dead,
-    target: request.target,
+  await using lock = await lockVm(deadline, qmp, holder);
+  const recovered = await recover(deadline, qmp, {
+    dead: lock.dead,
+    target: { path: target.path, read: () => Promise.resolve(target) },
     mode: request.mode,
     thaw: thawOf(context),
     // No reason to take no backup here.
     onOtherTarget: (error) =>
       log.error('What a run that died left on "{target}" could not be removed: {words}', {
-        target: vm.dead && targetOfLock(vm.dead.lockFile),
+        target: lock.dead && targetOfLock(lock.dead.lockFile),
         words: messageOf(error),
       }),
   });
-  const target = await readTarget(deadline, request.target);
-  const facts = await gatherFacts(deadline, qmp, target, request, {
-    tag: tagOf(run.run),
-    startedAt: startOf(run),
-  });
+  using stops = new StopEvents(qmp);
+  const facts = await gatherFacts(
+    deadline,
+    qmp,
+    recovered.count > 0 ? await readTarget(deadline, request.target) : target,
+    request,
+    {
+      ...{ tag: tagOf(run.run), startedAt: startOf(run), vm },
+      objects: recovered.vm?.objects ?? await queryObjects(qmp),
+      graph: recovered.vm?.graph,
+    },
+  );
   const plan = planBackup(request, facts);
   context.onPlan(plan);
   const warnings = [...plan.warnings];
@@ -150,13 +177,9 @@ async function backUpTo(
   await using agent = await connectAgent(context, plan, warnings);
   try {
     const startGuardOfRun = () => startGuard({ ...context, run: holder.run });
-    const machine = await describeMachine(qmp, knownVm(plan, context));
+    const machine = await describeMachine(qmp, knownVm(plan, facts.devices, context));
     return await runBackup(plan, {
-      ...context,
-      qmp,
-      agent,
-      warnings,
-      machine,
+      ...{ ...context, qmp, stops, agent, warnings, machine },
       startGuard: startGuardOfRun,
     });
   } finally {
@@ -165,21 +188,19 @@ async function backUpTo(
   }
 }
 
-function knownVm({ vm, disks, tpms }: Plan, { socket }: BackupContext): KnownVm {
+function knownVm({ vm, disks, tpms }: Plan, devices: Device[], { socket }: BackupContext): KnownVm {
   return {
     ...vm,
     socket: socket.transport === "unix" ? socket.path : "",
     disks: disks.map(({ disk }) => disk),
-    tpms,
+    ...{ tpms, devices },
   };
 }
 
-/** What can be refused before anything is written, or put right. */
+/** What can be refused before anything is written or cleaned up. */
 async function refuseEarly(
   deadline: Deadline,
   qmp: QmpClient,
-  target: Target,
-  run: Holder,
   request: BackupRequest,
 ): Promise<void> {
   refuseOld(qmp.version);
@@ -191,11 +212,6 @@ async function refuseEarly(
   }
   await requireQemuImg();
   if (request.symlink && !request.timestamp) await requireSymlinks();
-  // What a run left may hang, and QEMU with it when it is asked for all nodes.
-  if (await hasLeftovers(deadline, qmp)) return;
-  if (target.hasRecords) return;
-  const draft = { tag: "00000000", startedAt: startOf(run) };
-  planBackup(request, await gatherFacts(deadline, qmp, target, request, draft));
 }
 
 /** 5.2 has all that a backup can't do without, and is the oldest that was tried. */
@@ -230,7 +246,7 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
     }
     await recover(deadline, qmp, {
       dead: holder,
-      target,
+      target: { path: target, read: () => readTarget(deadline, target) },
       thaw: thawOf(context),
       unlock: () => unlockVm(qmp),
     });

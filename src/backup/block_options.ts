@@ -48,20 +48,28 @@ export function jobStallTimeoutMs({ request }: Pick<Plan, "request">, { disk }: 
 /** How a target is written, as far as a user says. */
 export type TargetOptions = Pick<BackupRequest, "directTarget" | "targetAio">;
 
-/** The target's file, with a name of its own so that the target can be reopened on top of it. */
+/**
+ * The image's file, a part of the image's node. It has a name, so that the image can be reopened on top of it,
+ * and stays as it is when the image is made read-only.
+ */
 export function fileNode(name: string, path: string, { directTarget, targetAio }: TargetOptions) {
   return {
     driver: "file",
     "node-name": name,
     filename: path,
     discard: "unmap",
+    "read-only": false,
     ...(directTarget ? { cache: { direct: true } } : {}),
     ...(targetAio ? { aio: targetAio } : {}),
   };
 }
 
-/** The new image. `backing: null`: the parent in its header is for readers, the job must not see it. */
-export function targetNode(name: string, file: string, { directTarget }: TargetOptions) {
+/**
+ * The new image. `backing: null`: the parent in its header is for readers, the job must not see it.
+ *
+ * @param file Its node, or the name of that.
+ */
+export function targetNode<File>(name: string, file: File, { directTarget }: TargetOptions) {
   return {
     driver: "qcow2",
     "node-name": name,
@@ -98,13 +106,15 @@ export function fleeceNode(name: string, path: string) {
 }
 
 /**
+ * The filter between the guest and its disk, with the fleece as a part of it.
+ *
  * `break-snapshot`: whatever is wrong with the fleece fails the backup, never the guest's write.
  * `discard`: without, QEMU keeps from the disk what the guest discards meanwhile, and says it is done.
  */
 export function filterNode(
   name: string,
   disk: string,
-  fleece: string,
+  fleece: ReturnType<typeof fleeceNode>,
   timeoutSeconds: number | null,
 ) {
   return {

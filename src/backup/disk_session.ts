@@ -22,16 +22,18 @@ import { emptyQcow2 } from "../qcow2/empty.ts";
 import type { BlockErrors } from "../qmp/block_errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import {
+  dismissJob,
   endJob,
   finalizeJob,
   JobError,
+  JobEvents,
   StalledError,
   waitForJob,
   waitForWork,
 } from "../qmp/jobs.ts";
 import type { Job } from "../qmp/queries.ts";
 import { addExport, exportName, removeExport } from "../vm/nbd_server.ts";
-import { resumeAfterIoError } from "../vm/io_error.ts";
+import { resumeAfterIoError, type StopEvents } from "../vm/io_error.ts";
 import {
   gateNode,
   isNode,
@@ -78,6 +80,11 @@ export class DiskSession {
   readonly #guest: UndoStack;
   readonly #target: UndoStack;
   readonly #result: UndoStack;
+  /** The nodes that QEMU has no more. */
+  readonly #removed = new Set<string>();
+  /** Made before the job is. */
+  #events: JobEvents | null = null;
+  #isConcluded = false;
   /** Storage that QEMU would wait for, and the guest with it. */
   #hanging: HangingError | null = null;
 
@@ -88,6 +95,7 @@ export class DiskSession {
     readonly disk: DiskPlan,
     readonly errors: BlockErrors,
     leftovers: string[],
+    readonly stops: StopEvents,
   ) {
     this.sentinel = disk.sentinel;
     this.#guest = new UndoStack(leftovers);
@@ -96,7 +104,7 @@ export class DiskSession {
     // Last of all, when our files are gone: see `watch_guest.ts`.
     for (const stack of [this.#guest, this.#result]) {
       stack.push("let the guest go on", async () => {
-        if (qmp.isOpen) await resumeAfterIoError(qmp);
+        if (qmp.isOpen && stops.heard) await resumeAfterIoError(qmp);
       });
     }
     this.file = new ImageFile(deadline, plan, disk, this.#result);
@@ -112,8 +120,8 @@ export class DiskSession {
     if (this.disk.compare) return;
     await this.file.format();
     try {
-      await this.#addNode(this.#target, fileNode(nodes.file, partial, request));
-      await this.#addNode(this.#target, targetNode(nodes.target, nodes.file, request));
+      const file = fileNode(nodes.file, partial, request);
+      await this.#addNode(this.#target, targetNode(nodes.target, file, request));
     } catch (error) {
       const folders = new Set([request.target, dirname(partial)]);
       throw explainOpen(
@@ -131,19 +139,18 @@ export class DiskSession {
    */
   async prepare(warn: (sentence: string) => void): Promise<void> {
     await this.#addNextBitmap(warn);
-    if (!this.plan.direct) await this.#openFleece();
+    if (!this.plan.direct) await this.#createFleece();
   }
 
   /** Puts a gate under the device, and a filter beside it. The gate still leads to the image. */
   async addGate(): Promise<void> {
-    const { disk, nodes, cbwTimeoutSeconds } = this.disk;
-    const filter = filterNode(nodes.filter, disk.rootNode, nodes.fleece, cbwTimeoutSeconds);
-    await this.#addNode(this.#guest, filter);
+    const { disk, nodes } = this.disk;
+    await this.#addFilter();
     await this.#addNode(this.#guest, gateNode(nodes.gate, disk.rootNode));
     this.#pushInQemu(
       this.#guest,
       `take the gate off the disk "${disk.name}"`,
-      () => takeOffGate(this.qmp, nodes.gate),
+      () => takeOffGate(this.qmp, nodes.gate, disk),
     );
     await setDrive(this.qmp, disk.id, nodes.gate);
   }
@@ -163,6 +170,7 @@ export class DiskSession {
         () => removeBitmap(this.qmp, disk.node, jobBitmap),
       );
     }
+    this.#events = new JobEvents(this.qmp, job);
     this.#guest.push(`end the job "${job}"`, () => this.#endJob());
   }
 
@@ -230,6 +238,7 @@ export class DiskSession {
       let end = await wait(this.qmp, this.disk.job, {
         signal,
         stallTimeoutMs,
+        ...(this.#events ? { events: this.#events } : {}),
         onProgress: (job) => {
           this.#refuseOutgrown(job["total-progress"]);
           onProgress(job["current-progress"], job["total-progress"]);
@@ -237,8 +246,9 @@ export class DiskSession {
       });
       if (end.status === "pending") {
         await this.#refuseHanging();
-        end = await finalizeJob(this.qmp, this.disk.job);
+        end = await finalizeJob(this.qmp, this.disk.job, this.#events ?? undefined);
       }
+      this.#isConcluded = end.status === "concluded";
       return await this.#failureOf(end);
     } catch (error) {
       throw error instanceof StalledError ? this.#stalled(stallTimeoutMs) : error;
@@ -390,18 +400,26 @@ export class DiskSession {
     }
   }
 
-  async #openFleece() {
+  async #createFleece() {
     const { disk, nodes, fleeceFile } = this.disk;
     // Its folder may be the disk's, and its owner's: nobody but QEMU opens it by its name, who has no more
     // rights there than before.
     const empty = emptyQcow2(disk.virtualSizeBytes, chunkBytes(disk));
     await createFile(this.deadline, fleeceFile, this.plan.request.mode, empty);
     this.#guest.push(`remove "${fleeceFile}"`, async () => {
-      await this.#refuseOpen(nodes.fleece);
+      if (!this.#removed.has(nodes.filter)) await this.#refuseOpen(nodes.fleece);
       await removeFile(this.deadline, fleeceFile);
     });
+  }
+
+  async #addFilter() {
+    const { disk, nodes, fleeceFile, cbwTimeoutSeconds } = this.disk;
+    const fleece = fleeceNode(nodes.fleece, fleeceFile);
     try {
-      await this.#addNode(this.#guest, fleeceNode(nodes.fleece, fleeceFile));
+      await this.#addNode(
+        this.#guest,
+        filterNode(nodes.filter, disk.rootNode, fleece, cbwTimeoutSeconds),
+      );
     } catch (error) {
       throw explainOpen(
         error,
@@ -421,7 +439,10 @@ export class DiskSession {
 
   async #addNode(stack: UndoStack, options: { "node-name": string }) {
     const name = options["node-name"];
-    this.#pushInQemu(stack, `remove the node "${name}"`, () => removeNode(this.qmp, name));
+    this.#pushInQemu(stack, `remove the node "${name}"`, async () => {
+      await removeNode(this.qmp, name);
+      this.#removed.add(name);
+    });
     await this.qmp.execute("blockdev-add", options);
   }
 
@@ -436,7 +457,10 @@ export class DiskSession {
   async #endJob() {
     try {
       if (!this.plan.direct) await this.#refuseHanging();
-      await endJob(this.qmp, this.disk.job);
+      const end = this.#isConcluded ? dismissJob : endJob;
+      await end(this.qmp, this.disk.job);
+      this.#isConcluded = false;
+      this.#events?.[Symbol.dispose]();
     } catch (error) {
       if (!(error instanceof JobError || error instanceof HangingError)) throw error;
       const what = error instanceof JobError

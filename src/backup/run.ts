@@ -27,8 +27,10 @@ import type { Machine } from "../machine/machine.ts";
 import type { GuestAgent } from "../qga/agent.ts";
 import { BlockErrors } from "../qmp/block_errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { type BlockNode, queryNodes } from "../qmp/queries.ts";
+import { type BlockNode, queryGraph, queryNodes } from "../qmp/queries.ts";
+import { backendOf } from "../vm/backend.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
+import type { StopEvents } from "../vm/io_error.ts";
 import { isOurNode } from "../vm/names.ts";
 import { addMigrationBlocker } from "../vm/migration.ts";
 import { leadGates, nodeNames, removeNode } from "../vm/switch_node.ts";
@@ -52,6 +54,8 @@ export interface RunContext {
   deadline: Deadline;
   /** The guest's agent, if its file systems are to be frozen. */
   agent: GuestAgent | null;
+  /** Listens since before the VM's state was asked for. */
+  stops: StopEvents;
   signal: AbortSignal;
   /** See `point_in_time.ts`. */
   startGuard: () => Promise<Guard>;
@@ -79,7 +83,7 @@ export async function runBackup(plan: Plan, context: RunContext): Promise<RunRec
   const leftovers: string[] = [];
   using errors = new BlockErrors(context.qmp);
   const sessions = plan.disks.map((disk) =>
-    new DiskSession(context.qmp, deadline, plan, disk, errors, leftovers)
+    new DiskSession(context.qmp, deadline, plan, disk, errors, leftovers, context.stops)
   );
   const whole = new UndoStack(leftovers);
   const { target, mode } = plan.request;
@@ -124,9 +128,11 @@ async function keepMigrationAway(
   const { disks: [disk], migrationBlocker: node, request: { mode } } = plan;
   if (!disk) return [];
   undo.push("let the VM be migrated again", async () => {
-    const ours = (await nodeNames(qmp)).filter(isOurNode);
     // What is still in the guest's way is named by its own step.
-    if (ours.some((name) => name !== node)) return;
+    if (undo.leftovers.length > 0) {
+      const ours = (await nodeNames(qmp)).filter(isOurNode);
+      if (ours.some((name) => name !== node)) return;
+    }
     await deadline.probe(dirname(disk.fleeceFile));
     await removeNode(qmp, node);
   });
@@ -187,8 +193,11 @@ async function takeAndCopy(
     await startNbdServer(qmp, plan.nbdSocket);
   }
   // Without a fleece it is the job that hears of it first.
-  await using watch = plan.direct ? null : watchGuest(qmp);
+  await using watch = plan.direct ? null : watchGuest(qmp, context.stops);
   const copySignal = watch ? AbortSignal.any([signal, watch.signal]) : signal;
+  // After the point in time, when nobody can resize a disk any more.
+  const nodes = plan.direct ? null : queryNodes(qmp);
+  nodes?.catch(() => {});
   const allEnded = gathering(sessions.length);
   await Promise.all(rows.map(async ({ session, row }) => {
     const { disk } = session;
@@ -198,7 +207,7 @@ async function takeAndCopy(
         await session.unwind();
         return;
       }
-      if (!plan.direct) refuseResized(disk, await queryNodes(qmp));
+      if (nodes) refuseResized(disk, await nodes);
       await session.copy({
         signal: copySignal,
         allEnded,
@@ -228,12 +237,12 @@ function gathering(count: number): () => Promise<void> {
 }
 
 /** The guest's writes go through filters, which keep what is overwritten: a job may take its time. */
-function fleecedSteps(qmp: QmpClient, _plan: Plan, disks: RunningDisks): SwitchSteps {
+function fleecedSteps(qmp: QmpClient, plan: Plan, disks: RunningDisks): SwitchSteps {
   return {
     addGates: async () => {
-      const now = await queryDisks(qmp);
+      const present = await lookAtDisks(qmp, plan);
       await disks.each(async ({ session }) => {
-        refuseChanged(session.disk, now.disks);
+        refuseChanged(session.disk, present);
         await session.addGate();
       });
     },
@@ -253,8 +262,8 @@ function fleecedSteps(qmp: QmpClient, _plan: Plan, disks: RunningDisks): SwitchS
 function directSteps(qmp: QmpClient, plan: Plan, disks: RunningDisks): SwitchSteps {
   return {
     addGates: async () => {
-      const now = await queryDisks(qmp);
-      await disks.each(({ session }) => refuseChanged(session.disk, now.disks));
+      const present = await lookAtDisks(qmp, plan);
+      await disks.each(({ session }) => refuseChanged(session.disk, present));
     },
     switchOver: async () => {
       await refuseAllResized(qmp, disks);
@@ -296,8 +305,23 @@ async function probeJob(qmp: QmpClient, plan: Plan, disk: DiskPlan) {
   throw own;
 }
 
+/** Which nodes a device has now: the one at its root, and that of its image. */
+type DiskNodes = Pick<Disk, "id" | "rootNode" | "node">;
+
+/**
+ * The graph alone tells that a disk with its image right at the device is as it was. Of all others the nodes are
+ * asked for: only `query-block` passes over the filters that other programs' jobs have put there.
+ */
+async function lookAtDisks(qmp: QmpClient, plan: Plan): Promise<DiskNodes[]> {
+  const graph = await queryGraph(qmp);
+  const disks = plan.disks.map(({ disk }) => disk);
+  const isAsItWas = (disk: Disk) =>
+    disk.rootNode === disk.node && backendOf(graph, disk)?.root === disk.rootNode;
+  return disks.every(isAsItWas) ? disks : (await queryDisks(qmp)).disks;
+}
+
 /** Looks whether a device still has the node that its filter stands on, and below it its image. */
-function refuseChanged({ disk: { id, name, rootNode, node } }: DiskPlan, now: Disk[]) {
+function refuseChanged({ disk: { id, name, rootNode, node } }: DiskPlan, now: DiskNodes[]) {
   const present = now.find((disk) => disk.id === id);
   if (present?.rootNode === rootNode && present.node === node) return;
   throw new Failure(`The disk "${name}" was changed by another program meanwhile: run again`);

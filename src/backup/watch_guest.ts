@@ -7,25 +7,24 @@
  * @module
  */
 
-import { delay } from "@std/async/delay";
 import { Failure } from "../errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { isOutOfSpace } from "../vm/io_error.ts";
-
-const INTERVAL_MS = 500;
+import { isOutOfSpace, type StopEvents } from "../vm/io_error.ts";
 
 export interface GuestWatch extends AsyncDisposable {
-  /** Aborted, with a {@linkcode Failure}, when the guest stands still for want of room. */
+  /** Aborted, with a {@linkcode Failure}, when the guest is stopped for want of room. */
   signal: AbortSignal;
 }
 
 /** Watches until disposed. */
-export function watchGuest(qmp: QmpClient): GuestWatch {
+export function watchGuest(qmp: QmpClient, stops: StopEvents): GuestWatch {
   const outOfSpace = new AbortController();
-  const isOver = new AbortController();
+  const over = Promise.withResolvers<void>();
+  let isOver = false;
   const watch = async () => {
-    while (!isOver.signal.aborted) {
-      if (await isOutOfSpace(qmp)) {
+    while (!isOver) {
+      const stopped = stops.next;
+      if (stops.heard && await isOutOfSpace(qmp)) {
         return outOfSpace.abort(
           new Failure(
             "The guest ran out of room for its own disks and stood still: the backup was given up, so that " +
@@ -33,15 +32,16 @@ export function watchGuest(qmp: QmpClient): GuestWatch {
           ),
         );
       }
-      await delay(INTERVAL_MS, { signal: isOver.signal });
+      await Promise.race([stopped, over.promise]);
     }
   };
-  // Over; or QEMU does not answer, which whoever copies hears as well.
+  // QEMU does not answer: those who copy hear that as well.
   const watching = watch().catch(() => {});
   return {
     signal: outOfSpace.signal,
     async [Symbol.asyncDispose]() {
-      isOver.abort();
+      isOver = true;
+      over.resolve();
       await watching;
     },
   };

@@ -11,6 +11,7 @@ import * as v from "valibot";
 import { Failure, messageOf } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { decodeAnswer } from "../qmp/queries.ts";
+import type { Device } from "../vm/devices.ts";
 import type { DiskDevice, Machine, Nic } from "./machine.ts";
 import { readProcess } from "./process.ts";
 
@@ -24,6 +25,7 @@ export interface KnownVm {
   socket: string;
   disks: { name: string; id: string }[];
   tpms: string[];
+  devices: Device[];
 }
 
 /** Describes the VM; null where QEMU can't say it, which must not keep the backup from being taken. */
@@ -44,7 +46,6 @@ const Memory = v.object({
   "base-memory": v.number(),
   "plugged-memory": v.optional(v.number(), 0),
 });
-const Children = v.array(v.object({ name: v.string(), type: v.string() }));
 
 async function describe(qmp: QmpClient, vm: KnownVm): Promise<Machine> {
   const ask = async <S extends v.GenericSchema>(command: string, schema: S) =>
@@ -54,16 +55,9 @@ async function describe(qmp: QmpClient, vm: KnownVm): Promise<Machine> {
   const memory = await ask("query-memory-size-summary", Memory);
   const type = await property(qmp, "/machine", "type");
   const nics: Nic[] = [];
-  for (const folder of ["/machine/peripheral", "/machine/peripheral-anon"]) {
-    const found = decodeAnswer(
-      "qom-list",
-      Children,
-      await qmp.execute("qom-list", { path: folder }),
-    );
-    for (const child of found) nics.push(...await nicAt(qmp, folder, child));
-  }
+  for (const device of vm.devices) nics.push(...await nicAt(qmp, device));
   const disks: DiskDevice[] = [];
-  for (const disk of vm.disks) disks.push(await diskAt(qmp, disk));
+  for (const disk of vm.disks) disks.push(await diskAt(qmp, disk, vm.devices));
   return {
     arch,
     type: text(type).replace(/-machine$/, ""),
@@ -77,14 +71,7 @@ async function describe(qmp: QmpClient, vm: KnownVm): Promise<Machine> {
   };
 }
 
-async function nicAt(
-  qmp: QmpClient,
-  folder: string,
-  { name, type }: v.InferOutput<typeof Children>[number],
-): Promise<Nic[]> {
-  const driver = /^child<(.*)>$/.exec(type)?.[1];
-  if (driver === undefined) return [];
-  const path = `${folder}/${name}`;
+async function nicAt(qmp: QmpClient, { path, type: driver }: Device): Promise<Nic[]> {
   const mac = text(await property(qmp, path, "mac"));
   if (mac === "") return [];
   const netdev = text(await property(qmp, path, "netdev"));
@@ -92,12 +79,17 @@ async function nicAt(
 }
 
 /** What has the `drive` may be a part of the device (virtio): that is what a user names. */
-async function diskAt(qmp: QmpClient, { name, id }: KnownVm["disks"][number]): Promise<DiskDevice> {
+async function diskAt(
+  qmp: QmpClient,
+  { name, id }: KnownVm["disks"][number],
+  devices: Device[],
+): Promise<DiskDevice> {
   const path = id.replace(/\/virtio-backend$/, "");
   return {
     disk: name,
     path,
-    driver: text(await property(qmp, path, "type")),
+    driver: devices.find((device) => device.path === path)?.type ??
+      text(await property(qmp, path, "type")),
     bus: text(await property(qmp, path, "parent_bus")),
     serial: text(await property(qmp, path, "serial")),
     bootIndex: place(await property(qmp, path, "bootindex")),

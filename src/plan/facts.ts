@@ -9,6 +9,7 @@ import type { RunRecord } from "../repo/record.ts";
 import type { Target } from "../repo/repository.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Features } from "../qmp/schema.ts";
+import type { Device } from "../vm/devices.ts";
 import type { Disk, LeftOut } from "../vm/disks.ts";
 
 export interface Facts {
@@ -19,6 +20,8 @@ export interface Facts {
   /** Whether disks may be served by other threads than QEMU's main loop. */
   hasIothreads: boolean;
   disks: Disk[];
+  /** All devices that a user has added. */
+  devices: Device[];
   leftOut: LeftOut[];
   /** The ids of its TPMs, which are left out as well. */
   tpms: string[];

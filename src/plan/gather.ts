@@ -14,8 +14,9 @@ import { readPastMonths } from "../repo/months.ts";
 import type { RunRecord } from "../repo/record.ts";
 import type { Target } from "../repo/repository.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { queryIdentity, queryIothreads, queryStatus, queryTpms } from "../qmp/queries.ts";
+import { type BlockGraph, type QomChild, queryStatus, queryTpms } from "../qmp/queries.ts";
 import { queryFeatures } from "../qmp/schema.ts";
+import { type Device, queryDevices } from "../vm/devices.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
 import { queryOutside } from "../vm/outside.ts";
 import { adoptChains } from "../python/adopt.ts";
@@ -23,18 +24,28 @@ import { bitmapsOf, lastBackup } from "./last_backup.ts";
 import type { Facts } from "./facts.ts";
 import type { BackupRequest } from "./request.ts";
 
+/** What is known before. */
+export interface Known extends Pick<Facts, "tag" | "startedAt" | "vm"> {
+  /** All objects of QEMU that a user has added. */
+  objects: QomChild[];
+  /** If it was just asked for. */
+  graph?: BlockGraph | undefined;
+}
+
 /** Asks QEMU and looks into the target. */
 export async function gatherFacts(
   deadline: Deadline,
   qmp: QmpClient,
   target: Target,
   { monthly, level }: BackupRequest,
-  { tag, startedAt }: Pick<Facts, "tag" | "startedAt">,
+  { tag, startedAt, vm, objects, graph }: Known,
 ): Promise<Facts> {
-  const { disks: found, leftOut } = await queryDisks(qmp);
+  const features = await queryFeatures(qmp);
+  const devices = await queryDevices(qmp);
+  const { flatBlock } = features;
+  const { disks: found, leftOut } = await queryDisks(qmp, { graph, devices, flatBlock });
   const disks = await withBackingTimes(deadline, found);
-  const vm = await queryIdentity(qmp);
-  const tpms = await queryTpms(qmp);
+  const tpms = await findTpms(qmp, devices);
   const leftTpms = tpms.map((id) => (
     {
       device: id,
@@ -42,7 +53,7 @@ export async function gatherFacts(
       unasked: true,
     }
   ));
-  const outside = await queryOutside(qmp);
+  const outside = await queryOutside(qmp, devices);
   const files = await listFolders(deadline, target, disks);
   const adopted = await adoptChains(deadline, target, disks, files, vm, tag);
   const past = monthly ? await readPastMonths(deadline, target.path) : [];
@@ -53,9 +64,9 @@ export async function gatherFacts(
   return {
     vm,
     runState: (await queryStatus(qmp)).status,
-    features: await queryFeatures(qmp),
-    hasIothreads: (await queryIothreads(qmp)).length > 0,
-    disks,
+    features,
+    hasIothreads: objects.some(({ type }) => type === "iothread"),
+    ...{ disks, devices },
     leftOut: [...leftOut, ...outside, ...leftTpms],
     tpms,
     target: { ...target, runs },
@@ -74,6 +85,11 @@ export async function gatherFacts(
     tag,
     newChainId: crypto.randomUUID(),
   };
+}
+
+/** QEMU is asked for the ids of TPMs where the guest has one. */
+async function findTpms(qmp: QmpClient, devices: Device[]): Promise<string[]> {
+  return devices.some(({ type }) => type.startsWith("tpm")) ? await queryTpms(qmp) : [];
 }
 
 type Looks = Pick<Facts, "imageFaults" | "newFingerprints">;

@@ -9,8 +9,9 @@
  */
 
 import { delay } from "@std/async/delay";
+import * as v from "valibot";
 import { Failure } from "../errors.ts";
-import type { QmpClient } from "./client.ts";
+import { type QmpClient, QmpCommandError } from "./client.ts";
 import { type Job, queryFailedJobs, queryJobs } from "./queries.ts";
 
 /** A job did not end when told to. */
@@ -40,12 +41,88 @@ export function standingOf(last: Standing | null, job: Job, nowMs: number): Stan
   return isWaiting ? last : { progress, sinceMs: nowMs };
 }
 
+const StatusChange = v.object({ id: v.string(), status: v.string() });
+/** Of a job that was cancelled QEMU sends another event. */
+const Completed = v.object({
+  device: v.string(),
+  len: v.number(),
+  offset: v.number(),
+  error: v.optional(v.string()),
+});
+
+/**
+ * What QEMU tells of a job without being asked. Made before the job is started, it misses nothing: then a job
+ * that is done within moments is not asked for at all.
+ *
+ * Source: QEMU QMP Reference Manual, `JOB_STATUS_CHANGE` and `BLOCK_JOB_COMPLETED`.
+ */
+export class JobEvents implements Disposable {
+  #status = "";
+  #end: v.InferOutput<typeof Completed> | null = null;
+  #wake = Promise.withResolvers<void>();
+  readonly #subscription: Disposable;
+
+  constructor(readonly qmp: QmpClient, readonly id: string) {
+    this.#subscription = qmp.subscribe(({ event, data }) => {
+      if (event === "BLOCK_JOB_COMPLETED" && v.is(Completed, data) && data.device === id) {
+        this.#end = data;
+      }
+      if (event !== "JOB_STATUS_CHANGE" || !v.is(StatusChange, data) || data.id !== id) return;
+      this.#status = data.status;
+      this.#wake.resolve();
+      this.#wake = Promise.withResolvers();
+    });
+  }
+
+  /** Waits for one of these states, for as long as a look may wait. Returns whether it was heard of. */
+  async hears(statuses: string[], { signal, intervalMs = LOOK_EVERY_MS }: WaitOptions = {}) {
+    const stop = new AbortController();
+    const signals = signal ? [signal, stop.signal] : [stop.signal];
+    const late = delay(intervalMs, { signal: AbortSignal.any(signals) }).then(
+      () => true,
+      () => true,
+    );
+    let isLate = false;
+    while (!isLate && this.qmp.isOpen && !statuses.includes(this.#status)) {
+      isLate = await Promise.race([
+        late,
+        this.#wake.promise.then(() => false),
+        this.qmp.closed.then(() => true),
+      ]);
+    }
+    stop.abort();
+    return statuses.includes(this.#status);
+  }
+
+  /** The job as it is now, as far as was heard; null where a look would tell more. */
+  get job(): Job | null {
+    const job = { id: this.id, type: "backup", status: this.#status };
+    if (this.#status === "pending") return { ...job, "current-progress": 0, "total-progress": 0 };
+    if (this.#status !== "concluded" || !this.#end) return null;
+    const { len, offset, error } = this.#end;
+    return {
+      ...job,
+      "current-progress": offset,
+      "total-progress": len,
+      ...(error === undefined ? {} : { error }),
+    };
+  }
+
+  [Symbol.dispose]() {
+    this.#subscription[Symbol.dispose]();
+  }
+}
+
+const LOOK_EVERY_MS = 500;
+
 /** How a job is waited for. */
 export interface WaitOptions {
   signal?: AbortSignal;
   intervalMs?: number;
   stallTimeoutMs?: number;
   onProgress?: (job: Job) => void;
+  /** Listens since before the job was started. */
+  events?: JobEvents;
 }
 
 /**
@@ -81,6 +158,10 @@ export async function waitForWork(
   id: string,
   options: WaitOptions = {},
 ): Promise<Job> {
+  const { events } = options;
+  if (await events?.hears(["pending", "paused", "concluded"], options) && events?.job) {
+    return events.job;
+  }
   const isOver = async ({ status }: Job) =>
     ["pending", "concluded"].includes(status) ||
     // Somebody may have paused it, too.
@@ -89,9 +170,20 @@ export async function waitForWork(
 }
 
 /** Lets a job that is `pending` conclude (`job-finalize`). */
-export async function finalizeJob(qmp: QmpClient, id: string): Promise<Job> {
+export async function finalizeJob(qmp: QmpClient, id: string, events?: JobEvents): Promise<Job> {
   await qmp.execute("job-finalize", { id });
-  return await waitForJob(qmp, id);
+  const heard = await events?.hears(["concluded"]) ? events?.job : null;
+  return heard ?? await waitForJob(qmp, id);
+}
+
+/** Takes away a job that was seen concluded; whatever has become of it since, as `endJob()` does. */
+export async function dismissJob(qmp: QmpClient, id: string): Promise<void> {
+  try {
+    await qmp.execute("job-dismiss", { id });
+  } catch (error) {
+    if (!(error instanceof QmpCommandError)) throw error;
+    await endJob(qmp, id);
+  }
 }
 
 async function follow(
@@ -127,7 +219,7 @@ async function follow(
       }
       const pause = new AbortController();
       await Promise.race([
-        delay(options.intervalMs ?? 500, { signal: pause.signal }).catch(() => {}),
+        delay(options.intervalMs ?? LOOK_EVERY_MS, { signal: pause.signal }).catch(() => {}),
         wake.promise,
       ]);
       pause.abort();

@@ -98,9 +98,14 @@ export async function queryMigration(qmp: QmpClient): Promise<string | null> {
   return status ?? null;
 }
 
-/** `query-block`: the devices of the guest. */
-export async function queryBlock(qmp: QmpClient): Promise<BlockDevice[]> {
-  return decodeAnswer("query-block", v.array(BlockDevice), await qmp.execute("query-block"));
+/**
+ * `query-block`: the devices of the guest.
+ *
+ * @param flat Without the images behind each, where QEMU can leave them out: see `Features.flatBlock`.
+ */
+export async function queryBlock(qmp: QmpClient, flat = false): Promise<BlockDevice[]> {
+  const answer = await qmp.execute("query-block", flat ? { flat } : undefined);
+  return decodeAnswer("query-block", v.array(BlockDevice), answer);
 }
 
 /** `query-named-block-nodes`: all nodes, without the images behind each (`flat`). */
@@ -117,6 +122,8 @@ const BlockGraph = v.object({
     name: v.string(),
     /** What the parent may do with the child. */
     perm: v.optional(v.array(v.string())),
+    /** What others may do with the child meanwhile. */
+    "shared-perm": v.optional(v.array(v.string())),
   })),
 });
 export type BlockGraph = v.InferOutput<typeof BlockGraph>;

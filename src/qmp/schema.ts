@@ -40,6 +40,8 @@ export interface Features {
    * permitted", 7.2, each time). By the version, too.
    */
   busyIothreads: boolean;
+  /** `query-block` can leave out the images behind each disk's. */
+  flatBlock: boolean;
 }
 
 /** Asks QEMU for its schema. */
@@ -64,5 +66,6 @@ export function featuresOf(schema: Schema, majorVersion: number): Features {
     longCbwTimeout: majorVersion >= 10,
     busyIothreads: majorVersion >= 9,
     backupPerf: backup.includes("x-perf"),
+    flatBlock: membersOf(entities.get("query-block")?.["arg-type"]).includes("flat"),
   };
 }

@@ -55,7 +55,13 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
     if (!options.dryRun) await leftover.repair();
   };
   if (dead) await handle(unlocked(dead));
-  const count = await recover(deadline, qmp, { dead, target, thaw: options.thaw, handle });
+  const { count } = await recover(deadline, qmp, {
+    dead,
+    // Read late: a run may have ended before the lock was ours.
+    target: target === null ? null : { path: target, read: () => readTarget(deadline, target) },
+    thaw: options.thaw,
+    handle,
+  });
   return dead ? count + 1 : count;
 }
 

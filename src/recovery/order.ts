@@ -17,8 +17,9 @@
 
 import type { Deadline } from "../fs/deadline.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { readTarget } from "../repo/repository.ts";
-import type { VmHolder } from "../vm/marks.ts";
+import { readTarget, type Target } from "../repo/repository.ts";
+import { type BlockGraph, type QomChild, queryGraph } from "../qmp/queries.ts";
+import { markNames, queryObjects, type VmHolder } from "../vm/marks.ts";
 import {
   findBitmaps,
   findHeldGuest,
@@ -41,8 +42,8 @@ export interface GuestRecovery {
 export interface Recovery extends GuestRecovery {
   /** The run that left its lock in the VM; null where none did. */
   dead: VmHolder | null;
-  /** Locked by the caller, as the VM is; null where no target is known. */
-  target: string | null;
+  /** Locked by the caller, as the VM is; null where no target is known. It may hang, so QEMU comes first. */
+  target: { path: string; read: () => Promise<Target> } | null;
   /** Of files that are made on the target; see `refuseShared()`. */
   mode?: number | undefined;
   /** Unlocks the VM, where that is not left to the caller: QEMU is done with then. */
@@ -51,44 +52,54 @@ export interface Recovery extends GuestRecovery {
   onOtherTarget?: (error: unknown) => void;
 }
 
+/** What recovery has seen, so that it needn't be asked for again. */
+export interface Recovered {
+  /** How many leftovers there were. */
+  count: number;
+  /** QEMU's objects and its graph; null where something was changed since. */
+  vm: { objects: QomChild[]; graph: BlockGraph } | null;
+}
+
 /**
  * The first stage alone: lets a guest go on that a dead run has stopped or frozen.
  *
  * @returns How many leftovers there were.
  */
-export async function recoverGuest(
+export async function recoverGuest(qmp: QmpClient, recovery: GuestRecovery): Promise<number> {
+  return await recoverHeld(qmp, await markNames(qmp), recovery);
+}
+
+async function recoverHeld(
   qmp: QmpClient,
+  marks: string[],
   { thaw, handle = repair }: GuestRecovery,
 ): Promise<number> {
-  return await handleAll(await findHeldGuest(qmp, thaw), handle);
+  return await handleAll(await findHeldGuest(qmp, marks, thaw), handle);
 }
 
 /**
  * All stages. The caller holds the locks of VM and target, so that what has our names there is a dead run's.
- *
- * @returns How many leftovers there were.
  */
 export async function recover(
   deadline: Deadline,
   qmp: QmpClient,
   recovery: Recovery,
-): Promise<number> {
+): Promise<Recovered> {
   const { dead, target, mode, handle = repair } = recovery;
-  let count = await recoverGuest(qmp, recovery);
-  await refuseHangingRuns(deadline, qmp, dead, target);
-  count += await handleAll(await findInVm(deadline, qmp), handle);
+  const objects = await queryObjects(qmp);
+  const marks = objects.map(({ name }) => name);
+  let count = await recoverHeld(qmp, marks, recovery);
+  const graph = await queryGraph(qmp);
+  await refuseHangingRuns(deadline, graph, dead, target?.path ?? null);
+  count += await handleAll(await findInVm(deadline, qmp, marks, graph), handle);
   if (dead) count += await handleAll(await findBitmaps(deadline, qmp, dead), handle);
   await recovery.unlock?.();
-  if (target !== null) {
-    // Read now: a run may have ended before the lock was ours.
-    count += await handleAll(
-      await findInTarget(deadline, await readTarget(deadline, target), mode),
-      handle,
-    );
+  if (target) {
+    count += await handleAll(await findInTarget(deadline, await target.read(), mode), handle);
   }
   count += await recoverOtherTarget(deadline, recovery, handle);
   if (count > 0 || dead) count += await handleAll(await findIoError(qmp), handle);
-  return count;
+  return { count, vm: count > 0 ? null : { objects, graph } };
 }
 
 async function recoverOtherTarget(
@@ -97,7 +108,7 @@ async function recoverOtherTarget(
   handle: (leftover: Leftover) => Promise<unknown>,
 ): Promise<number> {
   try {
-    using other = await lockTargetOf(deadline, dead, target);
+    using other = await lockTargetOf(deadline, dead, target?.path ?? null);
     if (!other) return 0;
     return await handleAll(
       await findInTarget(deadline, await readTarget(deadline, other.target)),

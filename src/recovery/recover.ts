@@ -39,7 +39,7 @@ import {
 import { messageOf } from "../errors.ts";
 import { type QmpClient } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
-import { queryExports, queryJobs, queryNodes, queryStatus } from "../qmp/queries.ts";
+import { type BlockGraph, queryExports, queryNodes, queryStatus } from "../qmp/queries.ts";
 import {
   inRemovalOrder,
   isBitmapOfRun,
@@ -59,7 +59,8 @@ import {
   type VmHolder,
 } from "../vm/marks.ts";
 import {
-  nodeNames,
+  jobsIn,
+  nodesIn,
   removeBitmap,
   removeNode,
   takeOffFilter,
@@ -85,14 +86,15 @@ export async function repair(leftover: Leftover): Promise<void> {
 /**
  * Finds a guest that a dead run has stopped or frozen.
  *
+ * @param marks The names of all marks there are.
  * @param thaw Thaws it through its agent; null where no agent is known.
  */
 export async function findHeldGuest(
   qmp: QmpClient,
+  marks: string[],
   thaw: (() => Promise<void>) | null,
 ): Promise<Leftover[]> {
   const leftovers: Leftover[] = [];
-  const marks = await markNames(qmp);
   const paused = await findPause(qmp, marks);
   if (paused !== null) {
     const { running, status } = await queryStatus(qmp);
@@ -133,13 +135,13 @@ export async function findHeldGuest(
  */
 export async function refuseHangingRuns(
   deadline: Deadline,
-  qmp: QmpClient,
+  graph: BlockGraph,
   dead: VmHolder | null,
   named: string | null,
 ): Promise<void> {
   const target = dead ? targetOfLock(dead.lockFile) : named;
   if (target === null) return;
-  const ours = [...await nodeNames(qmp), ...(await queryJobs(qmp)).map(({ id }) => id)];
+  const ours = [...nodesIn(graph), ...jobsIn(graph)];
   const tags = new Set(ours.flatMap((name) => tagIn(name) ?? []));
   if (tags.size === 0) return;
   const runs = await readTarget(deadline, target).then(({ runs }) => runs, (error) => {
@@ -158,21 +160,27 @@ export async function refuseHangingRuns(
  * gone the guest's writes go straight to its disks again. The caller holds the VM's lock, so that all
  * that bears our names is a dead run's.
  */
-export async function findInVm(deadline: Deadline, qmp: QmpClient): Promise<Leftover[]> {
+export async function findInVm(
+  deadline: Deadline,
+  qmp: QmpClient,
+  marks: string[],
+  graph: BlockGraph,
+): Promise<Leftover[]> {
   const leftovers: Leftover[] = [];
   const found = (what: string, repair: Leftover["repair"]) =>
     leftovers.push({ description: `${what} of a run that died`, repair });
-  for (const { id } of await queryJobs(qmp)) {
+  for (const id of jobsIn(graph)) {
     if (isOurJob(id)) found(`Ending the job ${id}`, () => endJob(qmp, id));
   }
-  const server = await findNbdServer(qmp);
+  const server = await findNbdServer(qmp, marks);
   if (server !== null) {
+    // Exports need a server, and are asked for where ours may run.
     found(`Stopping the NBD server on ${server}`, () => stopNbdServer(deadline, qmp));
+    for (const id of await queryExports(qmp)) {
+      if (isOurNode(id)) found(`Removing the export ${id}`, () => removeExport(qmp, id));
+    }
   }
-  for (const id of await queryExports(qmp)) {
-    if (isOurNode(id)) found(`Removing the export ${id}`, () => removeExport(qmp, id));
-  }
-  for (const name of inRemovalOrder(await nodeNames(qmp))) {
+  for (const name of inRemovalOrder(nodesIn(graph))) {
     found(`Removing the node ${name}`, async () => {
       const role = nodeRole(name);
       if (role === "gate") await takeOffGate(qmp, name);
@@ -181,18 +189,10 @@ export async function findInVm(deadline: Deadline, qmp: QmpClient): Promise<Left
     });
   }
   if (leftovers.length > 0) {
-    // Not looked for before: see `hasLeftovers()`.
+    // Not looked for before: see `order.ts`.
     found("Removing the bitmaps of the jobs", () => removeJobBitmaps(qmp));
   }
   return leftovers;
-}
-
-/**
- * Whether dead runs have left anything in QEMU's block layer. As long as they have, all nodes are not to
- * be asked for: should the storage of one hang, QEMU hangs with it, and the guest.
- */
-export async function hasLeftovers(deadline: Deadline, qmp: QmpClient): Promise<boolean> {
-  return (await findInVm(deadline, qmp)).length > 0;
 }
 
 /** What told a job on the disk itself what to copy; that of a snapshot has gone with it. */

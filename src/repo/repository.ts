@@ -83,6 +83,32 @@ export async function readTarget(deadline: Deadline, path: string): Promise<Targ
   }
 }
 
+/** What can be told of a target without reading its records. */
+export interface TargetOutline extends Pick<Target, "path" | "chainId" | "hasRecords"> {
+  /** The file of the newest record, by its name; null where there is none. */
+  newestRecord: string | null;
+}
+
+/**
+ * Looks at a backup directory before it is locked: its records may change until then, and are read later.
+ *
+ * @param path Absolute.
+ * @throws As `readTarget()`, but for what its records say.
+ */
+export async function outlineTarget(deadline: Deadline, path: string): Promise<TargetOutline> {
+  try {
+    const newest = (await recordNames(deadline, path)).toSorted().at(-1);
+    return {
+      path,
+      chainId: await readChainId(deadline, path),
+      hasRecords: await exists(deadline, join(path, RUNS_FOLDER)),
+      newestRecord: newest === undefined ? null : join(path, RUNS_FOLDER, newest),
+    };
+  } catch (error) {
+    throw readable(error, path);
+  }
+}
+
 /** Names that may lie in a new target without being backups. */
 function isHarmless({ name }: Deno.DirEntry): boolean {
   return name.startsWith(".") || ["lost+found", RESTORE_FILE].includes(name) ||
@@ -94,7 +120,10 @@ function isHarmless({ name }: Deno.DirEntry): boolean {
  *
  * @throws {UsageError} If it does.
  */
-export async function refuseForeign(deadline: Deadline, target: Target): Promise<void> {
+export async function refuseForeign(
+  deadline: Deadline,
+  target: TargetOutline | Target,
+): Promise<void> {
   if (target.chainId !== null || target.hasRecords || !await exists(deadline, target.path)) return;
   try {
     for (const entry of await listFolder(deadline, target.path)) {
@@ -142,6 +171,19 @@ export async function refuseShared(
   ]);
   const folders = runs.flatMap(({ disks }) => disks.map(({ folder }) => folder));
   for (const name of new Set([".", RECORDS_FOLDER, RUNS_FOLDER, ...folders])) {
+    await refuseSharedFolder(deadline, join(path, name), fileMode);
+  }
+}
+
+/** As `refuseShared()`, before the records are read: in the folders where the lock and the records lie. */
+export async function refuseSharedOutline(
+  deadline: Deadline,
+  { path, newestRecord }: TargetOutline,
+  mode: number,
+): Promise<void> {
+  const files = [join(path, LOCK_FILE), ...(newestRecord ? [newestRecord] : [])];
+  const fileMode = await withModeOf(deadline, mode, files);
+  for (const name of [".", RECORDS_FOLDER, RUNS_FOLDER]) {
     await refuseSharedFolder(deadline, join(path, name), fileMode);
   }
 }
@@ -393,36 +435,43 @@ async function readRuns(deadline: Deadline, path: string): Promise<RunRecord[]> 
   const folder = join(path, RUNS_FOLDER);
   const runs: RunRecord[] = [];
   let totalBytes = 0;
-  try {
-    for (const { name } of await listFolder(deadline, folder)) {
-      if (!name.endsWith(".json")) continue;
-      const file = join(folder, name);
-      const text = await readSmall(deadline, file);
-      totalBytes += text.length;
-      if (totalBytes > MAX_RECORDS_BYTES) {
-        throw new RecordError(
-          `The records in "${folder}" are larger than ${
-            MAX_RECORDS_BYTES >> 20
-          } MiB together: move those ` +
-            "away whose images are gone",
-        );
-      }
-      const run = parseRecord(file, text);
-      if (name !== `${run.id}.json`) {
-        throw new RecordError(
-          `"${file}" is the record of "${brief(run.id)}", a copy: move it away`,
-        );
-      }
-      runs.push(run);
+  for (const name of await recordNames(deadline, path)) {
+    const file = join(folder, name);
+    const text = await readSmall(deadline, file);
+    totalBytes += text.length;
+    if (totalBytes > MAX_RECORDS_BYTES) {
+      throw new RecordError(
+        `The records in "${folder}" are larger than ${
+          MAX_RECORDS_BYTES >> 20
+        } MiB together: move those ` +
+          "away whose images are gone",
+      );
     }
+    const run = parseRecord(file, text);
+    if (name !== `${run.id}.json`) {
+      throw new RecordError(
+        `"${file}" is the record of "${brief(run.id)}", a copy: move it away`,
+      );
+    }
+    runs.push(run);
+  }
+  return runs;
+}
+
+/** The names of the records' files; none where there is no folder of ours. */
+async function recordNames(deadline: Deadline, path: string): Promise<string[]> {
+  const folder = join(path, RUNS_FOLDER);
+  try {
+    const entries = await listFolder(deadline, folder);
+    return entries.map(({ name }) => name).filter((name) => name.endsWith(".json"));
   } catch (error) {
     const isFolder = async () => (await stat(deadline, path)).isDirectory;
     if (error instanceof Deno.errors.NotADirectory && await isFolder()) {
       throw new RecordError(`"${folder}" is not a folder made by qmpbackup`, { cause: error });
     }
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (error instanceof Deno.errors.NotFound) return [];
+    throw error;
   }
-  return runs;
 }
 
 /**

@@ -22,6 +22,8 @@ import {
 import type { QmpClient } from "../qmp/client.ts";
 import { nameWithoutSecrets, valueWithoutSecrets } from "../secrets.ts";
 import { shortName } from "../short_name.ts";
+import { backendOf } from "./backend.ts";
+import { type Device, driveType, pathOf, queryDevices } from "./devices.ts";
 import { isOurNode } from "./names.ts";
 
 export interface Disk {
@@ -89,55 +91,79 @@ const FILTERS = new Set([
   ...["blkreplay", "snapshot-access"],
 ]);
 
+/** What is known already, and needn't be asked for again. */
+export interface Known {
+  graph?: BlockGraph | undefined;
+  devices?: Device[] | undefined;
+  /** See `Features.flatBlock`. */
+  flatBlock?: boolean | undefined;
+}
+
 /** Asks QEMU for the guest's disks. */
 export async function queryDisks(
   qmp: QmpClient,
+  { graph: known, devices: listed, flatBlock = false }: Known = {},
 ): Promise<{ disks: Disk[]; leftOut: LeftOut[] }> {
-  const devices = await queryBlock(qmp);
+  const drives = await queryBlock(qmp, flatBlock);
   const nodes = await queryNodes(qmp);
-  const graph = await queryGraph(qmp);
-  const described = await Promise.all(devices.map(async (device) => {
-    const { path, properties } = await driveOwner(qmp, device.qdev);
-    return { ...device, qdev: path, ...await traitsOf(qmp, path, properties) };
-  }));
+  const graph = known ?? await queryGraph(qmp);
+  const devices = listed ?? await queryDevices(qmp);
+  const described = await Promise.all(
+    drives.map(async (drive) => ({ ...drive, ...await traitsOf(qmp, drive, devices, graph) })),
+  );
   return disksOf(described, nodes, graph);
 }
 
 /** What QEMU says of a device and not of its drive. */
 interface Traits {
+  /** The QOM path of the object that has the `drive` property. */
+  qdev: string;
   /** Its QOM type. */
   type?: string;
   isShared?: boolean;
 }
 
-async function traitsOf(qmp: QmpClient, path: string, properties: string[]): Promise<Traits> {
+async function traitsOf(
+  qmp: QmpClient,
+  { qdev, device }: BlockDevice,
+  devices: Device[],
+  graph: BlockGraph,
+): Promise<Traits> {
+  const known = pathOf(qdev);
+  const knownType = driveType(devices, known);
+  const { path, properties } = knownType === null
+    ? await driveOwner(qmp, known)
+    : { path: known, properties: ["share-rw"] };
   const get = async (property: string) =>
     properties.includes(property) ? await qmp.execute("qom-get", { path, property }) : undefined;
-  return { type: String(await get("type") ?? ""), isShared: await get("share-rw") === true };
+  // A device that keeps others from writing does not share its disk. One that lets them may do it for another
+  // reason.
+  const isAlone = backendOf(graph, { id: path, device })?.isShared === false;
+  return {
+    qdev: path,
+    type: knownType ?? String(await get("type") ?? ""),
+    isShared: !isAlone && await get("share-rw") === true,
+  };
 }
 
 /** The QOM path of the device that has this node at its root; null where none has. */
 export async function queryDrive(qmp: QmpClient, rootNode: string): Promise<string | null> {
   const devices = await queryBlock(qmp);
   const device = devices.find(({ inserted }) => inserted?.["node-name"] === rootNode);
-  return device ? (await driveOwner(qmp, device.qdev)).path : null;
+  return device ? (await driveOwner(qmp, pathOf(device.qdev))).path : null;
 }
 
-/**
- * The object that has the `drive` property: what `query-block` calls `qdev` is the id or the path of the
- * device, or of a part of it (NVMe).
- */
+/** The object that has the `drive` property: this one, or one that it is a part of (NVMe). */
 async function driveOwner(
   qmp: QmpClient,
-  qdev: string,
+  first: string,
 ): Promise<{ path: string; properties: string[] }> {
-  let path = qdev.startsWith("/") || qdev === "" ? qdev : `/machine/peripheral/${qdev}`;
-  while (path.length > "/machine".length) {
+  for (let path = first; path.length > "/machine".length;) {
     const properties = await qomProperties(qmp, path);
     if (properties?.includes("drive")) return { path, properties };
     path = path.slice(0, path.lastIndexOf("/"));
   }
-  return { path: qdev, properties: [] };
+  return { path: first, properties: [] };
 }
 
 /**
@@ -146,7 +172,7 @@ async function driveOwner(
  * @param devices With `qdev` as the path of the object that has the `drive` property.
  */
 export function disksOf(
-  devices: (BlockDevice & Traits)[],
+  devices: (BlockDevice & Partial<Traits>)[],
   nodes: BlockNode[],
   graph: BlockGraph,
 ): { disks: Disk[]; leftOut: LeftOut[] } {
@@ -232,7 +258,7 @@ function isFilter({ drv, "node-name": name }: BlockNode): boolean {
 const PASSED_THROUGH = ["scsi-block", "scsi-generic"];
 
 function diskOf(
-  device: BlockDevice & Traits,
+  device: BlockDevice & Partial<Traits>,
   root: BlockNode,
   node: BlockNode,
   backing: BackingImage[],

@@ -14,6 +14,37 @@ import { queryBlock, queryStatus } from "../qmp/queries.ts";
 import { readMark, removeMark, setMark } from "./marks.ts";
 import { MARKS } from "./names.ts";
 
+/**
+ * Hears when the guest is stopped, so that QEMU needn't be asked for as long as it is not. Made before the VM's
+ * state is asked for, it misses nothing.
+ *
+ * Source: QEMU QMP Reference Manual, `STOP`. QEMU has the new state by then.
+ */
+export class StopEvents implements Disposable {
+  /** Whether the guest may be stopped by an error, as far as was heard. */
+  heard = false;
+  #wake = Promise.withResolvers<void>();
+  readonly #subscription: Disposable;
+
+  constructor(qmp: QmpClient) {
+    this.#subscription = qmp.subscribe(({ event }) => {
+      if (event !== "STOP") return;
+      this.heard = true;
+      this.#wake.resolve();
+      this.#wake = Promise.withResolvers();
+    });
+  }
+
+  /** Resolves when the guest is stopped the next time. */
+  get next(): Promise<void> {
+    return this.#wake.promise;
+  }
+
+  [Symbol.dispose]() {
+    this.#subscription[Symbol.dispose]();
+  }
+}
+
 /** Whether a write has failed since our run began. */
 async function isStopped(qmp: QmpClient): Promise<boolean> {
   if ((await queryStatus(qmp)).status !== "io-error") return false;

@@ -17,7 +17,7 @@ import { describeHolder, type Holder, takeDeadLock } from "../fs/flock.ts";
 import { Failure, LockedError, messageOf } from "../errors.ts";
 import { parseJson } from "../json.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { qomChildren, qomText, queryStatus } from "../qmp/queries.ts";
+import { type QomChild, qomChildren, qomText, queryStatus } from "../qmp/queries.ts";
 import { MARKS } from "./names.ts";
 
 const log = getLogger(["qmpbackup", "vm"]);
@@ -75,26 +75,8 @@ export async function lockVm(
   qmp: QmpClient,
   holder: VmHolder,
 ): Promise<AsyncDisposable & { dead: VmHolder | null }> {
-  const present = await readMark(qmp, LOCK);
-  // Held until our mark is set: of two runs that find the same dead one, only one takes over.
-  using death = present === null
-    ? null
-    : await proveDead(deadline, present, { ...holder, isHeld: true });
-  if (death) {
-    log.warn("{holder} died and left this VM locked: taking over", {
-      holder: describeHolder(death.holder),
-    });
-    // The one who was faster has set its own by now.
-    if (await readMark(qmp, LOCK) !== present) throw lockedBy(await readMark(qmp, LOCK) ?? "");
-    await removeMark(qmp, LOCK);
-  }
-  try {
-    await setMark(qmp, LOCK, JSON.stringify(holder));
-  } catch (error) {
-    // Somebody was faster, between our look and our attempt.
-    const now = error instanceof QmpCommandError ? await readMark(qmp, LOCK) : null;
-    throw now === null ? error : lockedBy(now);
-  }
+  const isFree = await trySetLock(qmp, holder);
+  const dead = isFree ? null : await takeOver(deadline, qmp, holder);
   const unlock = async () => {
     // Where it can't be removed, the mark stays; the next run finds its holder dead.
     if (!qmp.isOpen) return;
@@ -104,7 +86,42 @@ export async function lockVm(
       })
     );
   };
-  return { dead: death?.holder ?? null, [Symbol.asyncDispose]: unlock };
+  return { dead, [Symbol.asyncDispose]: unlock };
+}
+
+/** Sets the lock's mark. Returns false if there is one. */
+async function trySetLock(qmp: QmpClient, holder: VmHolder): Promise<boolean> {
+  try {
+    await setMark(qmp, LOCK, JSON.stringify(holder));
+    return true;
+  } catch (error) {
+    const isThere = error instanceof QmpCommandError && await readMark(qmp, LOCK) !== null;
+    if (!isThere) throw error;
+    return false;
+  }
+}
+
+/** Puts our lock in the place of a dead run's, and returns that run. */
+async function takeOver(
+  deadline: Deadline,
+  qmp: QmpClient,
+  holder: VmHolder,
+): Promise<VmHolder | null> {
+  const present = await readMark(qmp, LOCK);
+  // Held until our mark is set: of two runs that find the same dead one, only one takes over.
+  using death = present === null
+    ? null
+    : await proveDead(deadline, present, { ...holder, isHeld: true });
+  if (death) {
+    log.warn("{holder} died and left this VM locked: taking over", {
+      holder: describeHolder(death.holder),
+    });
+    // Another run may have taken the lock between our read and our write.
+    if (await readMark(qmp, LOCK) !== present) throw lockedBy(await readMark(qmp, LOCK) ?? "");
+    await removeMark(qmp, LOCK);
+  }
+  if (await trySetLock(qmp, holder)) return death?.holder ?? null;
+  throw lockedBy(await readMark(qmp, LOCK) ?? "");
 }
 
 /**
@@ -260,9 +277,14 @@ async function resumePaused(qmp: QmpClient): Promise<void> {
   if ((await queryStatus(qmp)).status === "paused") await qmp.execute("cont");
 }
 
+/** Our marks, and all else that a user has added as an object (iothreads, secrets). */
+export async function queryObjects(qmp: QmpClient): Promise<QomChild[]> {
+  return await qomChildren(qmp, "/objects");
+}
+
 /** The names of our marks, and of all else that QEMU has as objects. */
 export async function markNames(qmp: QmpClient): Promise<string[]> {
-  return (await qomChildren(qmp, "/objects")).map(({ name }) => name);
+  return (await queryObjects(qmp)).map(({ name }) => name);
 }
 
 /** Marks that the guest's file systems are about to be frozen by us. */

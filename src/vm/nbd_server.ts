@@ -45,9 +45,13 @@ export async function startNbdServer(qmp: QmpClient, path: string): Promise<void
   }
 }
 
-/** The path of our server's socket; null where QEMU has none of ours. */
-export function findNbdServer(qmp: QmpClient): Promise<string | null> {
-  return readMark(qmp, MARKS.nbdServer);
+/**
+ * The path of our server's socket; null where QEMU has none of ours.
+ *
+ * @param marks The names of all marks there are.
+ */
+export async function findNbdServer(qmp: QmpClient, marks: string[]): Promise<string | null> {
+  return marks.includes(MARKS.nbdServer) ? await readMark(qmp, MARKS.nbdServer) : null;
 }
 
 /** Stops the server and all its exports (`nbd-server-stop`), if it is ours. */

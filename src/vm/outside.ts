@@ -9,7 +9,8 @@
  */
 
 import type { QmpClient } from "../qmp/client.ts";
-import { type PciDevice, type QomChild, qomChildren, queryPci } from "../qmp/queries.ts";
+import { type PciDevice, queryPci } from "../qmp/queries.ts";
+import type { Device } from "./devices.ts";
 import type { LeftOut } from "./disks.ts";
 
 /** What becomes of their data, by the beginning of their QOM types; `-pci` and the like may follow. */
@@ -44,19 +45,8 @@ const KINDS: readonly [type: RegExp, what: string][] = [
   ],
 ];
 
-/** Where devices are: with an id that a user gave, and without. */
-const CONTAINERS = ["/machine/peripheral", "/machine/peripheral-anon"] as const;
-
-/** Asks QEMU for them. */
-export async function queryOutside(qmp: QmpClient): Promise<LeftOut[]> {
-  const [named, nameless] = CONTAINERS;
-  const devices = [
-    ...await qomChildren(qmp, named),
-    // Only the path tells one without an id from a device of that id.
-    ...(await qomChildren(qmp, nameless)).map(({ name, type }) => (
-      { name: `${nameless}/${name}`, type }
-    )),
-  ];
+/** Finds them among the devices; QEMU is asked about those that are passed through. */
+export async function queryOutside(qmp: QmpClient, devices: Device[]): Promise<LeftOut[]> {
   const isPassed = devices.some(({ type }) => isVfioPci(type));
   return outsideOf(devices, isPassed ? await queryPci(qmp) : []);
 }
@@ -66,7 +56,7 @@ export async function queryOutside(qmp: QmpClient): Promise<LeftOut[]> {
  *
  * @param pci What is on the guest's PCI buses, for the classes of devices that are passed through.
  */
-export function outsideOf(devices: QomChild[], pci: PciDevice[]): LeftOut[] {
+export function outsideOf(devices: Omit<Device, "path">[], pci: PciDevice[]): LeftOut[] {
   return devices.flatMap(({ name, type }) => {
     const what = KINDS.find(([pattern]) => pattern.test(type))?.[1];
     if (what === undefined || (isVfioPci(type) && !mayBeStorage(name, pci))) return [];

@@ -1,25 +1,29 @@
 /**
  * Takes nodes, filters and bitmaps out of QEMU again, one at a time, in whatever state it left them.
  *
- * Each function looks first, so that what is not there (any more, or because its making failed) is no
- * error: QEMU's words for that differ between releases. They look at the graph, since
- * `query-named-block-nodes` asks the file system of every image: where one hangs, QEMU and the guest
- * would hang with it.
+ * What is not there (any more, or because it could not be made) is no error. QEMU's words for that differ
+ * between releases, so each function looks where QEMU refuses. It looks at the graph, since
+ * `query-named-block-nodes` asks the file system of every image: where one hangs, QEMU and the guest would
+ * hang with it.
  *
  * @module
  */
 
 import { Failure } from "../errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { queryGraph, queryNodes } from "../qmp/queries.ts";
-import { queryDrive } from "./disks.ts";
+import { type BlockGraph, queryGraph, queryNodes } from "../qmp/queries.ts";
+import { backendOf } from "./backend.ts";
+import { type Disk, queryDrive } from "./disks.ts";
 import { isOurNode } from "./names.ts";
 import { comesTrue } from "./wait.ts";
 
 /** Removes a block node (`blockdev-del`), if it is there. */
 export async function removeNode(qmp: QmpClient, name: string): Promise<void> {
-  if (!await isNode(qmp, name)) return;
-  await qmp.execute("blockdev-del", { "node-name": name });
+  try {
+    await qmp.execute("blockdev-del", { "node-name": name });
+  } catch (error) {
+    if (!(error instanceof QmpCommandError) || await isNode(qmp, name)) throw error;
+  }
 }
 
 /** Whether there is a block node of this name. */
@@ -29,8 +33,17 @@ export async function isNode(qmp: QmpClient, name: string): Promise<boolean> {
 
 /** The names of all block nodes. */
 export async function nodeNames(qmp: QmpClient): Promise<string[]> {
-  const { nodes } = await queryGraph(qmp);
+  return nodesIn(await queryGraph(qmp));
+}
+
+/** The names of all block nodes in a graph. */
+export function nodesIn({ nodes }: BlockGraph): string[] {
   return nodes.filter(({ type }) => type === "block-driver").map(({ name }) => name);
+}
+
+/** The ids of all block jobs in a graph, those that have concluded too. */
+export function jobsIn({ nodes }: BlockGraph): string[] {
+  return nodes.filter(({ type }) => type === "block-job").map(({ name }) => name);
 }
 
 /** Removes a dirty bitmap (`block-dirty-bitmap-remove`), if it is there. */
@@ -38,7 +51,7 @@ export async function removeBitmap(qmp: QmpClient, node: string, name: string): 
   try {
     await qmp.execute("block-dirty-bitmap-remove", { node, name });
   } catch (error) {
-    // Tried first: which bitmaps there are is told by `query-named-block-nodes` alone.
+    // Which bitmaps there are is told by `query-named-block-nodes` alone.
     if (!(error instanceof QmpCommandError)) throw error;
     const nodes = await queryNodes(qmp);
     const bitmaps = nodes.find((other) => other["node-name"] === node)?.["dirty-bitmaps"] ?? [];
@@ -74,14 +87,21 @@ export async function leadGates(qmp: QmpClient, gates: [name: string, to: string
  * Takes a gate away from under its device, if it is there, so that the guest writes to its image again,
  * past the filter that the gate may lead to.
  *
+ * @param disk The device that it was put under, if that is known.
  * @throws {Failure} If the gate has a parent but is not the device's root: somebody put something on
  * top of it, which is not ours to change.
  */
-export async function takeOffGate(qmp: QmpClient, gate: string): Promise<void> {
-  const { nodes, edges } = await queryGraph(qmp);
+export async function takeOffGate(
+  qmp: QmpClient,
+  gate: string,
+  disk?: Pick<Disk, "id" | "device">,
+): Promise<void> {
+  const graph = await queryGraph(qmp);
+  const { nodes, edges } = graph;
   const id = nodes.find(({ name }) => name === gate)?.id;
   if (id === undefined) return;
-  const device = await queryDrive(qmp, gate);
+  const isThere = disk !== undefined && backendOf(graph, disk)?.root === gate;
+  const device = isThere ? disk.id : await queryDrive(qmp, gate);
   if (device === null) {
     if (!edges.some(({ child }) => child === id)) return;
     throw new Failure(

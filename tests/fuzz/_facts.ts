@@ -157,6 +157,7 @@ export const facts: fc.Arbitrary<Facts> = fc.record({
     backupPerf: fc.boolean(),
     longCbwTimeout: fc.boolean(),
     busyIothreads: fc.boolean(),
+    flatBlock: fc.boolean(),
   }),
 }).map(({ disks, runs, extras, lost, beside, hasIothreads, features }) => {
   const isThere = ({ result }: DiskRecord) => result === "done" || result === "superseded";

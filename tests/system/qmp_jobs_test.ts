@@ -1,7 +1,15 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { StoppedError } from "../../src/errors.ts";
 import { QmpClient } from "../../src/qmp/client.ts";
-import { endJob, finalizeJob, JobError, waitForJob, waitForWork } from "../../src/qmp/jobs.ts";
+import {
+  dismissJob,
+  endJob,
+  finalizeJob,
+  JobError,
+  JobEvents,
+  waitForJob,
+  waitForWork,
+} from "../../src/qmp/jobs.ts";
 import type { Job } from "../../src/qmp/queries.ts";
 import { ConnectionError } from "../../src/wire/address.ts";
 import { tempDir } from "../support/temp_dir.ts";
@@ -148,6 +156,75 @@ Deno.test("`waitForWork()` returns a job that an error has stopped, not one that
   await using fake = await connected(() => [job("paused")], { "query-block-jobs": blockJobs });
   const work = await within(SOON_MS, waitForWork(fake.qmp, "j", { intervalMs: 1 }));
   assertEquals([work.status, looks], ["paused", 3]);
+});
+
+/** Tells of the job as QEMU 7.2 does: its end before its last state. */
+async function tell(peer: Peer, status: string, end: Record<string, unknown> | null = null) {
+  const data = { device: "j", type: "backup", speed: 0, len: 5, offset: 3, ...end };
+  if (end) await peer.send({ event: "BLOCK_JOB_COMPLETED", data });
+  await peer.send({ event: "JOB_STATUS_CHANGE", data: { id: "j", status } });
+}
+
+for (const error of [undefined, "No space left"]) {
+  Deno.test(`a job that QEMU tells of is not asked for (${error ?? "no error"})`, async () => {
+    let peer: Peer | undefined;
+    await using fake = await connected((_count, it) => (peer = it, []), {
+      "job-finalize": () => peer && tell(peer, "concluded", error ? { error } : {}),
+    });
+    using events = new JobEvents(fake.qmp, "j");
+    await fake.qmp.execute("query-jobs");
+    await tell(peer as Peer, "running");
+    await tell(peer as Peer, "pending");
+    const options = { events, intervalMs: NEVER_MS };
+    assertEquals((await within(SOON_MS, waitForWork(fake.qmp, "j", options))).status, "pending");
+    const end = await within(SOON_MS, finalizeJob(fake.qmp, "j", events));
+    assertEquals([end.status, end.error, end["current-progress"]], ["concluded", error, 3]);
+    assertEquals(fake.received, ["query-jobs", "job-finalize"]);
+  });
+}
+
+Deno.test("`waitForWork()` asks for a job of which QEMU tells nothing, or not how it ended", async () => {
+  let peer: Peer | undefined;
+  await using fake = await connected((_count, it) => (peer = it, [job("concluded")]));
+  using events = new JobEvents(fake.qmp, "j");
+  const late = waitForWork(fake.qmp, "j", { events, intervalMs: 1 });
+  assertEquals((await within(SOON_MS, late)).status, "concluded");
+  // It was cancelled.
+  await tell(peer as Peer, "concluded");
+  const told = waitForWork(fake.qmp, "j", { events, intervalMs: NEVER_MS });
+  assertEquals((await within(SOON_MS, told))["total-progress"], 100);
+});
+
+Deno.test("`waitForWork()` stops listening at once if it is aborted, or the connection is lost", async () => {
+  await using fake = await connected(() => [job("running")]);
+  using events = new JobEvents(fake.qmp, "j");
+  const stop = new AbortController();
+  const options = { events, signal: stop.signal, intervalMs: NEVER_MS };
+  const stopped = assertRejects(() => waitForWork(fake.qmp, "j", options), StoppedError);
+  stop.abort(new StoppedError("SIGINT"));
+  await within(SOON_MS, stopped);
+  const lost = assertRejects(
+    () => waitForWork(fake.qmp, "j", { events, intervalMs: NEVER_MS }),
+    ConnectionError,
+  );
+  await fake.qmp[Symbol.asyncDispose]();
+  await within(SOON_MS, lost);
+});
+
+Deno.test("`dismissJob()` asks for nothing, and does as `endJob()` where that is refused", async () => {
+  let isRefused = false;
+  await using fake = await connected(() => [job("concluded")], {
+    "job-dismiss": () => {
+      if (!isRefused) return {};
+      isRefused = false;
+      throw new Refusal("Job 'j' in state 'running' cannot accept command verb 'dismiss'");
+    },
+  });
+  await within(SOON_MS, dismissJob(fake.qmp, "j"));
+  assertEquals(fake.received.splice(0), ["job-dismiss"]);
+  isRefused = true;
+  await within(SOON_MS, dismissJob(fake.qmp, "j"));
+  assertEquals(fake.received, ["job-dismiss", "query-jobs", "job-dismiss"]);
 });
 
 Deno.test("`endJob()` does nothing where there is no job", async () => {

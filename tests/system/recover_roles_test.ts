@@ -42,7 +42,10 @@ function answersOf({ nodes, jobs, exports, bitmaps, objects }: Contents) {
     "query-block-exports": () => [...exports].map((id) => ({ id })),
     "block-export-del": ({ id }: Record<string, unknown>) => remove(exports, id),
     "x-debug-query-block-graph": () => ({
-      nodes: [...nodes].map((name, id) => ({ id, type: "block-driver", name })),
+      nodes: [
+        ...[...nodes].map((name, id) => ({ id, type: "block-driver", name })),
+        ...[...jobs].map((name, id) => ({ id: 100 + id, type: "block-job", name })),
+      ],
       edges: [],
     }),
     "query-block": () => [],

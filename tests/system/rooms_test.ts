@@ -56,7 +56,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   qga: ["wire"],
   qemu_img: ["process", "fs"],
   vm: ["wire", "fs", "qmp"],
-  machine: ["process", "qmp"],
+  machine: ["process", "qmp", "vm"],
   repo: ["fs", "qcow2", "vm", "machine"],
   digest: ["fs", "repo"],
   python: ["fs", "qmp", "qemu_img", "repo", "vm"],

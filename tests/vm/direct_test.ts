@@ -169,7 +169,7 @@ test52(
     await succeed(s.backupArgs("full"));
     let hasGrown = false;
     await using line = countingProxy(s.dir.join("line.qmp"), s.vm.socket, async (message) => {
-      if (hasGrown || !message.includes("block-dirty-bitmap-add")) return;
+      if (hasGrown || !/^→.*block-dirty-bitmap-add/.test(message)) return;
       hasGrown = true;
       await s.vm.execute("block_resize", { "node-name": "disk0", size: 80 * MIB });
       await s.vm.write("vd0", 0x66, 70 * MIB, MIB);

@@ -13,6 +13,7 @@ import { ensurePrograms } from "../support/install_qemu.ts";
 import {
   assertNothingLeft,
   filesOf,
+  recordsOf,
   type Scene,
   scene,
   until,
@@ -111,6 +112,10 @@ Deno.test("backup gives up the old bitmap when image, folder, id and record are 
   );
   assertEquals(removals.length, 1);
   assertEquals(removals.every(({ begin }) => begin > published.end), true);
+  // The record of the full backup is read once.
+  const [full = ""] = (await recordsOf(s.target)).filter((name) => name !== basename(record));
+  const opened = calls.filter(({ name, text }) => name === "open" && text.includes(full));
+  assertEquals(opened.map(({ text }) => text.includes("O_WRONLY")), [false], full);
   // The target's own name, of a run that died before it could: at every run.
   assertExists(findCall(calls, ["fsync", `<${dirname(s.target)}>`]));
   await s.assertRestores("inc");

@@ -243,7 +243,7 @@ for (const moment of ["query-block", '"copy-before-write"', '"driver":"raw"', '"
     let isPrepared = false, isTaken = false;
     await using line = countingProxy(s.dir.join("line.qmp"), s.vm.socket, async (message) => {
       // The last thing that is prepared for the second disk.
-      isPrepared ||= message.startsWith("→") && message.includes('-1-fleece"');
+      isPrepared ||= message.startsWith("→") && message.includes('"name":"qmpbackup-disk1-');
       if (isTaken || !isPrepared || !message.startsWith("→") || !message.includes(moment)) return;
       isTaken = true;
       await s.vm.execute("blockdev-snapshot-sync", {
@@ -277,7 +277,9 @@ Deno.test("a snapshot that someone takes below a throttle, before the point in t
   await fullThenChanges(s);
   let isTaken = false;
   await using line = countingProxy(s.dir.join("line.qmp"), s.vm.socket, async (message) => {
-    if (isTaken || !message.startsWith("→") || !message.includes('-0-fleece"')) return;
+    // The last thing that is prepared.
+    const isPrepared = message.includes('"block-dirty-bitmap-add"');
+    if (isTaken || !message.startsWith("→") || !isPrepared) return;
     isTaken = true;
     const [file, node] = [s.dir.join("overlay.qcow2"), "overlay0"];
     const names = { "node-name": "disk0", "snapshot-file": file, "snapshot-node-name": node };

@@ -1,5 +1,6 @@
 import { UsageError } from "../../errors.ts";
 import { queryDisks } from "../../vm/disks.ts";
+import { queryDevices } from "../../vm/devices.ts";
 import { queryOutside } from "../../vm/outside.ts";
 import { connectVm } from "../../vm/socket_holder.ts";
 import { FLAGS } from "../args/flags.ts";
@@ -42,8 +43,9 @@ async function infoVm(
 ): Promise<number> {
   const { socket, qmpOptions } = qmpTarget(values);
   await using qmp = await connectVm(deadline, socket, qmpOptions);
-  const { disks, leftOut: unfit } = await queryDisks(qmp);
-  const leftOut = [...unfit, ...await queryOutside(qmp)];
+  const devices = await queryDevices(qmp);
+  const { disks, leftOut: unfit } = await queryDisks(qmp, { devices });
+  const leftOut = [...unfit, ...await queryOutside(qmp, devices)];
   const bitmaps = bitmapsJson(disks);
   if (values.json) {
     for (const disk of bitmaps) io.stdout(jsonLine("disk", disk));

@@ -142,12 +142,14 @@ Deno.test("jobStallTimeoutMs() allows for what a chunk takes at the speed limit"
   assertEquals(timeoutOf(65536, 2 << 20), 65_000);
 });
 
+const FLEECE = fleeceNode("fleece", "/vm/fleece");
+
 Deno.test("filterNode() fails the backup, not the guest's write", () => {
-  assertEquals(filterNode("cbw", "disk0", "fleece", null), {
+  assertEquals(filterNode("cbw", "disk0", FLEECE, null), {
     driver: "copy-before-write",
     "node-name": "cbw",
     file: "disk0",
-    target: "fleece",
+    target: FLEECE,
     discard: "unmap",
     "on-cbw-error": "break-snapshot",
   });
@@ -221,5 +223,5 @@ Deno.test("fileNode() and targetNode() pass the user's cache and aio on", () => 
 });
 
 Deno.test("filterNode() passes the time-out on", () => {
-  assertEquals(filterNode("cbw", "disk0", "fleece", 3)["cbw-timeout"], 3);
+  assertEquals(filterNode("cbw", "disk0", FLEECE, 3)["cbw-timeout"], 3);
 });

@@ -33,6 +33,7 @@ Deno.test("featuresOf() finds all in what QEMU 7.2 says", () => {
     backupPerf: true,
     longCbwTimeout: false,
     busyIothreads: false,
+    flatBlock: false,
   });
 });
 
@@ -51,6 +52,7 @@ Deno.test("featuresOf() finds nothing in an empty schema", () => {
     backupPerf: false,
     longCbwTimeout: false,
     busyIothreads: false,
+    flatBlock: false,
   });
 });
 
@@ -78,4 +80,13 @@ Deno.test("featuresOf() trusts long time-outs of the filter from QEMU 10 on", ()
     true,
     true,
   ]);
+});
+
+Deno.test("featuresOf() knows whether `query-block` can leave out the images behind each disk's", () => {
+  const schemaWith = (member: string) => [
+    { name: "query-block", "meta-type": "command", "arg-type": "1" },
+    { name: "1", "meta-type": "object", members: [{ name: member }] },
+  ];
+  const found = ["flat", "other"].map((name) => featuresOf(schemaWith(name), 11).flatBlock);
+  assertEquals(found, [true, false]);
 });

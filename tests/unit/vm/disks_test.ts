@@ -11,7 +11,8 @@ function replay(): QmpClient {
   const execute = (command: string, args: { path?: string } = {}) => {
     if (command !== "qom-list") return Promise.resolve(answers[command]);
     const hasDrive = qemu72["qom-list"].includes(args.path ?? "");
-    return Promise.resolve([{ name: "type" }, ...(hasDrive ? [{ name: "drive" }] : [])]);
+    const names = ["type", ...(hasDrive ? ["drive"] : [])];
+    return Promise.resolve(names.map((name) => ({ name, type: "string" })));
   };
   return { isOpen: true, execute } as unknown as QmpClient;
 }
