@@ -14,6 +14,7 @@ import { info } from "./cli/commands/info.ts";
 import { list } from "./cli/commands/list.ts";
 import { print } from "./cli/commands/print.ts";
 import { restoreAttach } from "./cli/commands/restore_attach.ts";
+import { restoreFiles } from "./cli/commands/restore_files.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreVerify } from "./cli/commands/restore_verify.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
@@ -39,6 +40,7 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   backup,
   "restore merge": restoreMerge,
   "restore attach": restoreAttach,
+  "restore files": restoreFiles,
   "restore rebase": restoreInPlace("rebase"),
   "restore commit": restoreInPlace("commit"),
   "restore verify": restoreVerify,

@@ -42,6 +42,8 @@ interface Chain {
   isLinked: boolean;
   virtualSizeBytes: number;
   overlays: Overlay[];
+  /** What the disk, and one of its partitions, is shown as. */
+  files: string[];
 }
 
 /** The folder whose records say what is attached of a point: its target, or its own where there is none. */
@@ -68,7 +70,7 @@ export async function attach(
   for (const point of points) {
     chains.push(await lookAtChain(deadline, point, kind, join(folder, nameOf(point.disk))));
   }
-  const sockets = kind === "nbd"
+  const sockets = kind !== "overlay"
     ? { nbd: join(folder, `${name}.nbd`), qmp: join(folder, `${name}.qmp`) }
     : null;
   if (sockets) refuseLongSockets(sockets);
@@ -83,7 +85,7 @@ export async function attach(
       virtualSizeBytes,
       open: sockets ? nbdUri(sockets.nbd, point.disk) : overlays.at(-1)?.path ?? "",
     })),
-    files: chains.flatMap(({ overlays }) => overlays.map(({ path }) => path)),
+    files: chains.flatMap(({ overlays, files }) => [...overlays.map(({ path }) => path), ...files]),
     sockets,
   };
   for (const path of attachment.files) await refuseExisting(deadline, path);
@@ -98,7 +100,7 @@ export async function attach(
     throw error;
   }
   try {
-    for (const chain of chains) await makeOverlays(deadline, chain, mode, signal);
+    for (const chain of chains) await makeFiles(deadline, chain, mode, signal);
     // Not stopped half way: what has gone into the background by then could not be found any more.
     if (sockets) await startServer(chains.map(servedOf), sockets);
     signal.throwIfAborted();
@@ -141,14 +143,15 @@ async function lookAtChain(
     isLinked,
     (below) => below === 0 ? `${base}.qcow2` : `${base}.below-${below}.qcow2`,
   );
-  return { point, layers, isLinked, virtualSizeBytes, overlays };
+  const files = kind === "files" ? [`${base}.raw`, `${base}.part.raw`] : [];
+  return { point, layers, isLinked, virtualSizeBytes, overlays, files };
 }
 
-function servedOf({ point, layers, overlays }: Chain) {
+function servedOf({ point, layers, overlays, files: [file] }: Chain) {
   const newest = layers.at(-1) as Layer;
   const path = overlays.at(-1)?.path ?? newest.path;
   const format = overlays.length === 0 && newest.isRaw ? "raw" as const : "qcow2" as const;
-  return { disk: point.disk, path, format };
+  return { disk: point.disk, path, format, ...(file === undefined ? {} : { file }) };
 }
 
 async function refuseExisting(deadline: Deadline, path: string) {
@@ -171,9 +174,9 @@ async function makeFolder(deadline: Deadline, path: string, mode: number, made: 
   }
 }
 
-async function makeOverlays(
+async function makeFiles(
   deadline: Deadline,
-  { overlays, virtualSizeBytes }: Chain,
+  { overlays, files, virtualSizeBytes }: Chain,
   mode: number,
   signal: AbortSignal,
 ) {
@@ -181,4 +184,5 @@ async function makeOverlays(
     await createFile(deadline, path, mode);
     await createQcow2(deadline, path, { virtualSizeBytes, backing, backingFormat }, { signal });
   }
+  for (const path of files) await createFile(deadline, path, mode);
 }

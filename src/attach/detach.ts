@@ -10,7 +10,7 @@ import { dirname, join, relative } from "@std/path";
 import { Failure, messageOf } from "../errors.ts";
 import { listFolder } from "../fs/files.ts";
 import { lookAt } from "../fs/create.ts";
-import { exists, removeFile } from "../fs/durable.ts";
+import { exists, removeFile, removeFolders } from "../fs/durable.ts";
 import { imageFacts } from "../qemu_img/qemu_img.ts";
 import { type Attachment, readAttachments, removeAttachment } from "../repo/attachment.ts";
 import { isFault, lookAtImage } from "../repo/fingerprint.ts";
@@ -110,7 +110,7 @@ export async function undo(
   place: string,
   attachment: Attachment,
 ): Promise<void> {
-  const { name, sockets, files } = attachment;
+  const { name, kind, sockets, files } = attachment;
   if (sockets) {
     if (await isServing(sockets)) await stopServer(sockets);
     for (const path of Object.values(sockets)) {
@@ -126,6 +126,10 @@ export async function undo(
       });
     }
   }
+  // The folder was made for it alone.
+  if (kind === "files") {
+    await removeFolders(deadline, [...new Set(files.map((path) => dirname(path)))]);
+  }
   await removeAttachment(deadline, place, name);
 }
 
@@ -139,7 +143,9 @@ async function isOverlayOf(
   place: string,
   { disks, files }: Attachment,
 ): Promise<boolean | null> {
-  const info = await lookAt(deadline, path);
+  const info = await lookAt(deadline, path).catch((error) => {
+    throw leftMounted(path, error);
+  });
   if (info === null) return null;
   // We were stopped before it was made.
   if (info.isFile && info.size === 0) return true;
@@ -148,6 +154,16 @@ async function isOverlayOf(
   const below = [...disks.flatMap(({ images }) => images.map((one) => join(place, one))), ...files];
   const { backing } = seen;
   return below.some((one) => backing === one || backing.includes(JSON.stringify(one)));
+}
+
+/** A server that was killed leaves what it showed as a file mounted, and nothing can be done with that. */
+function leftMounted(path: string, error: unknown): unknown {
+  if (!(error instanceof Error) || !("code" in error) || error.code !== "ENOTCONN") return error;
+  return new Failure(
+    `"${path}" was left mounted by a server that was killed: unmount it ` +
+      `(${shellText(["fusermount3", "-u", path])}, or umount -l as root), and run again`,
+    { cause: error },
+  );
 }
 
 /**

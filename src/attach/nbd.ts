@@ -22,6 +22,8 @@ export interface ServedDisk {
   disk: string;
   path: string;
   format: "qcow2" | "raw";
+  /** It is shown as this file, by FUSE, and not by NBD: what is put on top of it may write. */
+  file?: string;
 }
 
 export interface Sockets {
@@ -42,29 +44,27 @@ export function refuseLongSockets(sockets: Sockets): void {
   }
 }
 
+function exportOf(index: number, name: string, file: string | undefined) {
+  const common = { id: `export${index}`, "node-name": `disk${index}`, writable: false };
+  return file === undefined
+    ? { type: "nbd", ...common, name }
+    : { type: "fuse", ...common, mountpoint: file };
+}
+
 /** The server's arguments. Pure. */
 export function serverArgs(disks: readonly ServedDisk[], { nbd, qmp }: Sockets): string[] {
   return [
-    ...disks.flatMap(({ path, format }, i) => [
+    ...disks.flatMap(({ path, format, file }, i) => [
       "--blockdev",
       JSON.stringify({
         driver: format,
         "node-name": `disk${i}`,
-        "read-only": true,
-        file: { driver: "file", filename: path, "read-only": true },
+        "read-only": file === undefined,
+        file: { driver: "file", filename: path, "read-only": file === undefined },
       }),
     ]),
     ...["--nbd-server", JSON.stringify({ addr: { type: "unix", path: nbd } })],
-    ...disks.flatMap(({ disk }, i) => [
-      "--export",
-      JSON.stringify({
-        type: "nbd",
-        id: `export${i}`,
-        "node-name": `disk${i}`,
-        name: disk,
-        writable: false,
-      }),
-    ]),
+    ...disks.flatMap(({ disk, file }, i) => ["--export", JSON.stringify(exportOf(i, disk, file))]),
     // In a list of options a comma is written twice.
     ...["--chardev", `socket,id=qmp,path=${qmp.replaceAll(",", ",,")},server=on,wait=off`],
     ...["--monitor", "chardev=qmp", "--daemonize"],
@@ -90,7 +90,10 @@ export async function startServer(
   const { code, stderr } = await runProgram(PROGRAM, args, { install: INSTALL });
   if (code === 0) return;
   const words = brief(stderr.trim().replace(/^qemu-storage-daemon: /gm, "")) || `exit code ${code}`;
-  throw new Failure(`${PROGRAM} can't serve the disks (QEMU 6.0 or newer is needed): ${words}`);
+  const needs = disks.some(({ file }) => file !== undefined)
+    ? "QEMU 6.0 or newer with FUSE, and fusermount3 unless as root, are needed; Debian: fuse3"
+    : "QEMU 6.0 or newer is needed";
+  throw new Failure(`${PROGRAM} can't serve the disks (${needs}): ${words}`);
 }
 
 const ANSWER_TIMEOUT_MS = 10_000;

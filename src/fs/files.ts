@@ -67,6 +67,11 @@ export async function makeTempFile(deadline: Deadline, folder: string): Promise<
   return await deadline.run(folder, () => Deno.makeTempFile({ dir: folder, prefix: "qmpbackup-" }));
 }
 
+/** Makes a folder with a name that nobody knows, for its owner alone. */
+export async function makeTempFolder(deadline: Deadline, folder: string): Promise<string> {
+  return await deadline.run(folder, () => Deno.makeTempDir({ dir: folder, prefix: "qmpbackup-" }));
+}
+
 /** How much a user who is not root may still write to the file system of a folder. */
 export async function freeBytes(deadline: Deadline, folder: string): Promise<number> {
   return await deadline.run(folder, () => {

@@ -20,6 +20,15 @@ export interface Ended {
   stderr: string;
 }
 
+export interface RunProgramOptions {
+  /** What to install where it is missing: "Debian: qemu-system-common". */
+  install: string;
+  /** Sends SIGTERM when aborted. */
+  signal?: AbortSignal;
+  /** Gets what it prints, piece by piece, instead of the result. The program waits for it. */
+  onStdout?: (bytes: Uint8Array) => Promise<void>;
+}
+
 /** A program is not installed. */
 export class MissingProgramError extends Failure {
   override name = "MissingProgramError";
@@ -28,7 +37,6 @@ export class MissingProgramError extends Failure {
 /**
  * Runs a program to its end.
  *
- * @param install What to install where it is missing: "Debian: qemu-system-common".
  * @throws {MissingProgramError} If it is not installed.
  * @throws {Failure} If it can't be started.
  * @throws The signal's reason, if it was aborted: the program gets SIGTERM then.
@@ -36,18 +44,43 @@ export class MissingProgramError extends Failure {
 export async function runProgram(
   program: string,
   args: readonly string[],
-  { install, signal }: { install: string; signal?: AbortSignal },
+  { install, signal, onStdout }: RunProgramOptions,
 ): Promise<Ended> {
   log.debug("{program} {args}", { program, args: JSON.stringify(args) });
   signal?.throwIfAborted();
   const child = start(program, args, install, signal);
-  const [stdout, stderr, { code }] = await Promise.all([
-    endOf(child.stdout),
+  // Not all at once with the rest: where a piece can't be taken, the program must not be left running.
+  const taking = onStdout ? takeAll(child, onStdout) : endOf(child.stdout);
+  const [taken, stderr, status] = await Promise.allSettled([
+    taking,
     endOf(child.stderr),
     child.status,
   ]);
   signal?.throwIfAborted();
-  return { code, stdout, stderr };
+  return { code: valueOf(status).code, stdout: valueOf(taken), stderr: valueOf(stderr) };
+}
+
+function valueOf<T>(settled: PromiseSettledResult<T>): T {
+  if (settled.status === "fulfilled") return settled.value;
+  throw settled.reason;
+}
+
+/** Ends the program if a piece can't be taken. */
+async function takeAll(
+  child: Deno.ChildProcess,
+  onStdout: (bytes: Uint8Array) => Promise<void>,
+): Promise<string> {
+  try {
+    for await (const chunk of child.stdout) await onStdout(chunk);
+  } catch (error) {
+    try {
+      child.kill();
+    } catch {
+      // It has ended by itself.
+    }
+    throw error;
+  }
+  return "";
 }
 
 function start(
@@ -58,7 +91,8 @@ function start(
 ): Deno.ChildProcess {
   try {
     return spawn(program, args, {
-      env: { LC_ALL: "C" },
+      // Messages in English, and names as they are.
+      env: { LC_ALL: "C.UTF-8" },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

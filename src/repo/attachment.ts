@@ -46,7 +46,8 @@ export const Attachment = v.object({
   /** Where it was made: another host can't see whether it still lives. */
   host: v.string(),
   since: v.pipe(v.string(), v.isoTimestamp()),
-  kind: v.picklist(["overlay", "nbd"]),
+  /** `files` is what `restore files` has open while it runs. */
+  kind: v.picklist(["overlay", "nbd", "files"]),
   disks: v.array(AttachedDisk),
   /** Files that were made for it. */
   files: v.array(AbsolutePath),

@@ -12,6 +12,7 @@ const PLAIN = [
     "attach",
     "cli",
     "digest",
+    "files",
     "machine",
     "overview",
     "process",

@@ -70,9 +70,10 @@ const MAY_IMPORT: Record<string, string[]> = {
   restore: ["fs", "digest", "qemu_img", "repo", "python", "machine"],
   overview: ["fs", "repo"],
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
+  files: ["process", "fs", "qmp", "restore", "attach"],
   cli: [
     ...["wire", "process", "fs", "qmp", "qga", "qemu_img", "repo", "vm"],
-    ...["plan", "recovery", "backup", "restore", "attach", "overview", "verify"],
+    ...["plan", "recovery", "backup", "restore", "attach", "files", "overview", "verify"],
   ],
   "app.ts": ["cli"],
 };

@@ -230,6 +230,7 @@ export const FLAGS = {
     implied: "/",
     help: "list a folder of the disk (/)",
   },
+  copy: { kind: "text", value: "PATH", help: "copy this file or folder" },
   detach: {
     kind: "text",
     value: "NAME",
@@ -444,6 +445,27 @@ export const COMMANDS = {
       {
         does: "Of all VMs a seventh each night: in a week everything",
         line: "qmpbackup restore verify --dir /backup --subset 1/7",
+      },
+    ],
+  },
+  "restore files": {
+    summary: "List and copy single files of a point in time, without root",
+    required: ["dir"],
+    optional: ["list", "copy", "target-dir", "until", "filter", "mode", "strict"],
+    says: {
+      ...ONE_DISK,
+      list: "list a folder, such as /1/etc: 1 is the partition (/ lists the partitions)",
+      copy: "copy this file or folder, such as /1/etc/hostname",
+      "target-dir": "the folder that --copy copies into",
+    },
+    examples: [
+      {
+        does: "See the partitions of a disk, and a folder in one",
+        line: "qmpbackup restore files --dir /backup/vm1/disk0 --list",
+      },
+      {
+        does: "Copy a folder out of the newest backup",
+        line: "qmpbackup restore files --dir /backup/vm1/disk0 --copy /1/etc --target-dir /tmp/etc",
       },
     ],
   },
