@@ -32,7 +32,7 @@ import { jsonLine } from "./cli/output/report.ts";
 import { printable } from "./cli/output/text.ts";
 import { helpOn } from "./cli/args/help_on.ts";
 import { VERSION } from "./cli/version.ts";
-import { exitCodeOf, explainGone, Failure, messageOf } from "./errors.ts";
+import { exitCodeOf, explainGone, Failure, messageOf, UsageError } from "./errors.ts";
 
 const log = getLogger(["qmpbackup"]);
 
@@ -108,8 +108,11 @@ async function runCommand(
   { values, topic = "" }: Parsed,
   { argv, io, signal }: { argv: readonly string[]; io: Io; signal: AbortSignal },
 ): Promise<number> {
+  const quiet = values.quiet ?? false;
+  if (quiet && values.debug) throw new UsageError("--quiet and --debug don't go together");
   const intervalMs = (values["progress-interval"] ?? 30) * 1000;
-  using progress = new Progress(io, (line) => log.info("{line}", { line }), intervalMs);
+  const shownOn = quiet ? { ...io, isTerminal: false } : io;
+  using progress = new Progress(shownOn, (line) => log.info("{line}", { line }), intervalMs);
   const write = (text: string) => {
     progress.hide();
     io.stderr(text);
@@ -117,14 +120,17 @@ async function runCommand(
   const deadline = deadlineOf(values);
   await using _log = await startLog(deadline, write, {
     debug: values.debug ?? false,
+    quiet,
     color: io.color,
     file: values.logfile === undefined ? null : resolve(values.logfile),
     syslog: values.syslog ?? false,
     // The words of the reference, which scripts look for.
     headline: `Version: ${VERSION} Arguments: ${argv.join(" ")}`,
   });
-  const onStop = () =>
+  const onStop = () => {
+    progress.interrupt();
     log.warn("{reason}: undoing what was begun", { reason: messageOf(signal.reason) });
+  };
   if (command !== "guard") signal.addEventListener("abort", onStop);
   try {
     return await RUN[command]({ values, topic, io, progress, deadline, signal });

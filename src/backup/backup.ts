@@ -63,6 +63,8 @@ export interface BackupContext {
   /** See `run.ts`. */
   onBegin(record: RunRecord): Promise<void>;
   onProgress(disk: DiskPlan, doneBytes: number, totalBytes: number): void;
+  /** See `run.ts`. */
+  onFail(disk: DiskPlan): void;
 }
 
 /**

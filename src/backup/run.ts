@@ -67,6 +67,8 @@ export interface RunContext {
   /** Called before anything is changed; what it throws ends the run. The record is kept up to date. */
   onBegin(record: RunRecord): Promise<void>;
   onProgress(disk: DiskPlan, doneBytes: number, totalBytes: number): void;
+  /** A disk goes no further; why was logged. */
+  onFail(disk: DiskPlan): void;
 }
 
 /**
@@ -161,7 +163,7 @@ async function takeAndCopy(
   sessions: DiskSession[],
   leftovers: string[],
 ) {
-  const { qmp, deadline, agent, signal, startGuard, onProgress } = context;
+  const { qmp, deadline, agent, signal, startGuard, onProgress, onFail } = context;
   const rows = sessions.map((session, index) => ({
     session,
     row: record.disks[index] as DiskRecord,
@@ -218,8 +220,9 @@ async function takeAndCopy(
       // A disk's failure is its own; the others go on.
       row.result = "failed";
       row.error = messageOf(explainGone(error));
-      // Said at once: what can't be written to the target can't be read there.
-      log.error("Disk {name}: {words}", { name: row.name, words: row.error });
+      // Said at once: what can't be written to the target can't be read there. After a signal that is said once.
+      if (!signal.aborted) log.error("Disk {name}: {words}", { name: row.name, words: row.error });
+      onFail(disk);
       await session.unwind();
     }
   }));

@@ -39,7 +39,7 @@ fuzz("parseRecord() throws RecordError alone, and what it takes can be used", di
   );
   if (!record) return;
   assertEquals(JSON.stringify(parseRecord("r.json", formatRecord(record))), JSON.stringify(record));
-  backupText(record);
+  backupText(record, { target: "/backup", freeBytes: 1 });
   imagesText(aTarget([record]));
   const target = aTarget([RUN, record]);
   const health = healthOf(

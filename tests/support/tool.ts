@@ -23,6 +23,7 @@ export async function tool(args: string[], signal?: AbortSignal): Promise<ToolRe
     isTerminal: false,
     color: false,
     columns: () => 80,
+    rows: () => 24,
     width: () => Infinity,
   }, signal ?? new AbortController().signal);
   return { code, stdout, stderr };
@@ -41,6 +42,11 @@ export async function succeed(args: string[], signal?: AbortSignal): Promise<Too
 
 const MAIN = fromFileUrl(new URL("../../main.ts", import.meta.url));
 
+/** The tool as a program with its arguments. */
+export function toolCommand(args: string[]): string[] {
+  return [Deno.execPath(), "run", "-A", MAIN, ...args];
+}
+
 /**
  * Starts the tool as a process of its own.
  *
@@ -51,7 +57,7 @@ export function startTool(
   args: string[],
   { under = [], env = {} }: { under?: string[]; env?: Record<string, string> } = {},
 ): Deno.ChildProcess {
-  const [program = "", ...rest] = [...under, Deno.execPath(), "run", "-A", MAIN, ...args];
+  const [program = "", ...rest] = [...under, ...toolCommand(args)];
   return new Deno.Command(program, {
     args: rest,
     env,

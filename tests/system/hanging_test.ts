@@ -36,6 +36,7 @@ function contextOf(values: CommandContext["values"]): CommandContext {
     isTerminal: false,
     color: false,
     columns: () => 80,
+    rows: () => 24,
     width: () => 80,
   };
   return {
@@ -81,7 +82,14 @@ Deno.test("a file system that hangs ends `info`, `restore` and `cleanup`, and wh
       writeMetrics(new Deadline(TIMEOUT_MS), `${hung}/metrics.prom`, () => ""),
     "--logfile": () =>
       startLog(new Deadline(TIMEOUT_MS), () => {}, {
-        ...{ debug: false, color: false, file: `${hung}/log`, syslog: false, headline: "" },
+        ...{
+          debug: false,
+          color: false,
+          file: `${hung}/log`,
+          quiet: false,
+          syslog: false,
+          headline: "",
+        },
       }),
   };
   bad.hang();

@@ -220,6 +220,7 @@ export function fakeIo(change: Partial<Io> = {}): FakeIo {
     isTerminal: false,
     color: false,
     columns: () => 80,
+    rows: () => 24,
     width: () => Infinity,
     ...change,
   };

@@ -109,7 +109,7 @@ for (const command of [FREEZE, THAW, STATUS]) {
     await s.remember("first");
     const { code, stdout, stderr } = await backUp(s, first(command, { error: desc }), ...more);
     assertEquals(code, 3, stderr.slice(0, 2000));
-    assertMatch(stdout, /lies \\x01x/);
+    assertMatch(stderr, /lies \\x01x/);
     const folder = `${s.target}/_qmpbackup/runs`;
     for await (const { name } of Deno.readDir(folder)) {
       assertLess((await Deno.stat(`${folder}/${name}`)).size, 64 << 10);
@@ -119,7 +119,7 @@ for (const command of [FREEZE, THAW, STATUS]) {
       // deno-lint-ignore no-control-regex
       assertEquals(/[\x01\u202e]/.test(text), false);
     }
-    assertStringIncludes(stdout, "\\x202eend");
+    assertStringIncludes(stderr, "\\x202eend");
     await s.assertRestores("first");
     await s.vm.write("vd0", 0x77, 0, 1 << 20);
     await s.remember("second");

@@ -149,8 +149,8 @@ Deno.test("a target that knows failed runs alone is still a new one", async (t) 
   });
   await t.step("for the check of a missing mount, and for the level", async () => {
     await s.remember("first");
-    const { stdout } = await succeed(args(s.secondSocket));
-    assertMatch(stdout, /Warning: The target ".*\/mount" is new, but there are backups/);
+    const { stdout, stderr } = await succeed(args(s.secondSocket));
+    assertMatch(stderr, /WARNING The target ".*\/mount" is new, but there are backups/);
     assertEquals(stdout.match(/ full +done /g)?.length, 2);
     const out = s.dir.join("restored");
     await succeed(["restore", "merge", "--dir", target, "--target-dir", out]);

@@ -74,7 +74,8 @@ Deno.test("backup fails on a full target, the guest writes on, the next incremen
   await s.vm.write("vd1", 0x55, 25 * MIB, MIB);
   const { code, stdout, stderr } = await failing;
   assertEquals(code, 1, stderr);
-  assertMatch(stdout, /disk0 +inc +failed .*No space left/);
+  assertMatch(stdout, /disk0 +inc +failed/);
+  assertMatch(stderr, /ERROR Disk disk0: .*No space left/);
   await target.empty();
   await nothingLeftAndNextHoldsAll(s);
 });

@@ -162,9 +162,9 @@ Deno.test("--after that fails is a warning, and 3 under --strict; the backup cou
   await using s = await scene({ disks: 1 });
   const after = await program(s, "after", "exit 9");
   await s.remember("full");
-  const { code, stdout } = await tool(s.backupArgs("full", "--after", after));
+  const { code, stderr } = await tool(s.backupArgs("full", "--after", after));
   assertEquals(code, 0);
-  assertMatch(stdout, /Warning: The program ".*\/after" \(--after\) ended with 9/);
+  assertMatch(stderr, /WARNING The program ".*\/after" \(--after\) ended with 9/);
   await s.assertRestores("full");
   assertEquals((await tool(s.backupArgs("inc", "--after", after, "--strict"))).code, 3);
   await assertNothingLeft(s.vm, 1);

@@ -212,8 +212,8 @@ Deno.test("a fleece that fills up is named, and the guest does not notice", asyn
   await using fleece = await mountTmpfs(s.dir.join("fleece"), 16 * MIB);
   await fullThenChanges(s);
   const args = inc(s, "--fleece-dir", s.dir.join("fleece"));
-  const { stdout } = await strike(s, args, () => fleece.fill());
-  assertMatch(stdout, /disk0 .*The file system of ".*\/fleece" is full: \d+ bytes/);
+  const { stderr } = await strike(s, args, () => fleece.fill());
+  assertMatch(stderr, /Disk disk0: .*The file system of ".*\/fleece" is full: \d+ bytes/);
   await fleece.empty();
   await nextHoldsAll(s);
 });

@@ -228,8 +228,9 @@ Deno.test("a snapshot that someone takes of a disk during a run stays, and the d
   assertEquals(code, 0, stderr);
   assertEquals(await rootNodes(s), ["overlay0", "disk1"]);
   await s.assertRestores("inc");
-  const { stdout } = await succeed(s.backupArgs("auto"));
-  assertMatch(stdout, /overlay0 +full +done .* the disk got another image/);
+  const { stdout, stderr: log } = await succeed(s.backupArgs("auto"));
+  assertMatch(stdout, /overlay0 +full +done /);
+  assertMatch(log, /Disk overlay0: full \(.* the disk got another image/);
   await s.vm.write("vd0", 0x64, 4 * MIB, MIB);
   await rememberOverlay(s, "second");
   await succeed(s.backupArgs("inc"));

@@ -43,6 +43,10 @@ export const FLAGS = {
   logfile: { kind: "text", short: "L", value: "FILE", help: "append the log to FILE as well" },
   syslog: { kind: "switch", help: "log to syslog as well (through logger)" },
   debug: { kind: "switch", help: "log every QMP message and command too" },
+  quiet: {
+    kind: "switch",
+    help: "say only warnings and errors, for cron; what --logfile and --syslog get stays the same",
+  },
   json: { kind: "switch", help: "print results as JSON, one object per line" },
   help: { kind: "switch", short: "h", help: "print this help" },
   version: { kind: "switch", help: "print the version" },
@@ -337,6 +341,7 @@ export const COMMANDS = {
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
       ...["no-timestamp", "no-symlink", "no-digest", "mode", "strict"] as const,
+      ...["quiet"] as const,
       ...["save", "before", "after", "hook-timeout", "metrics-file"] as const,
     ],
     examples: [
@@ -356,7 +361,7 @@ export const COMMANDS = {
     required: ["dir"],
     optional: [
       ...["targetfile", "target-dir", "until", "filter", "format", "rate-limit"] as const,
-      ...["skip-check", "mode", "allow-missing", "strict"] as const,
+      ...["skip-check", "mode", "allow-missing", "strict", "quiet"] as const,
     ],
     examples: [
       {

@@ -2,6 +2,7 @@ import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
 import { backUp, type BackupContext } from "../../backup/backup.ts";
 import type { BackupRequest } from "../../plan/request.ts";
+import { freeBytes } from "../../fs/files.ts";
 import { isChainId } from "../../repo/layout.ts";
 import type { Deadline } from "../../fs/deadline.ts";
 import type { RunRecord } from "../../repo/record.ts";
@@ -52,6 +53,11 @@ interface Begun {
   record: RunRecord | null;
 }
 
+/** How much the target's file system has left; null where that can't be told. */
+async function freeOf({ deadline }: CommandContext, target: string): Promise<number | null> {
+  return await freeBytes(deadline, target).catch(() => null);
+}
+
 async function backUpBetweenHooks(context: CommandContext, begun: Begun): Promise<number> {
   const { values, deadline, signal } = context;
   const seconds = values["hook-timeout"] ?? HOOK_TIMEOUT_SECONDS;
@@ -79,7 +85,7 @@ async function backUpBetweenHooks(context: CommandContext, begun: Begun): Promis
     throw error;
   }
   if (after) record.warnings.push(...await tellAfter(after, record, request.target, signal));
-  return report(record, context);
+  return report(record, request.target, await freeOf(context, request.target), context);
 }
 
 /** Runs the hook, and returns a warning if it failed. */
@@ -115,10 +121,18 @@ async function tryToWriteMetrics(
   }
 }
 
-function report(record: RunRecord, { values, io, progress }: CommandContext): number {
-  progress.hide();
+function report(
+  record: RunRecord,
+  target: string,
+  freeBytes: number | null,
+  { values, io, progress }: CommandContext,
+): number {
+  progress.end();
   for (const warning of record.warnings) log.warn("{warning}", { warning });
-  io.stdout(values.json ? jsonLine("summary", record) : backupText(record, io.width()));
+  if (values.json) io.stdout(jsonLine("summary", record));
+  else if (!values.quiet || record.state !== "done") {
+    io.stdout(backupText(record, { target, freeBytes }, io.width()));
+  }
   if (record.state !== "done") return 1;
   return values.strict && record.warnings.length > 0 ? WARNED : 0;
 }
@@ -146,6 +160,7 @@ function surroundingsOf(
     },
     onProgress: ({ disk }, doneBytes, totalBytes) =>
       progress.update(disk.name, doneBytes, totalBytes),
+    onFail: ({ disk }) => progress.fail(disk.name),
   };
 }
 

@@ -29,12 +29,9 @@ export async function restoreMerge(
     signal,
     onProgress: (disk, doneBytes, totalBytes) => progress.update(disk, doneBytes, totalBytes),
   });
-  progress.hide();
-  io.stdout(
-    values.json
-      ? jsonLine("summary", { state: "done", disks: restored, warnings })
-      : restoreText(restored, io.width()),
-  );
+  progress.end();
+  if (values.json) io.stdout(jsonLine("summary", { state: "done", disks: restored, warnings }));
+  else if (!values.quiet) io.stdout(restoreText(restored, io.width()));
   return values.strict && warnings.length > 0 ? WARNED : 0;
 }
 

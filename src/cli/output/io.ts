@@ -15,6 +15,8 @@ export interface Io {
   color: boolean;
   /** The width of stderr's terminal. */
   columns(): number;
+  /** The height of stderr's terminal. */
+  rows(): number;
   /** The width of stdout's terminal; for a file or a pipe there is no limit. */
   width(): number;
 }
@@ -29,6 +31,7 @@ export function processIo(): Io {
     // https://no-color.org: any value that is not empty.
     color: isTerminal && !Deno.env.get("NO_COLOR"),
     columns: () => isTerminal ? columnsOf() : 80,
+    rows: () => isTerminal ? Deno.consoleSize().rows || 24 : 24,
     width: () => Deno.stdout.isTerminal() ? columnsOf() : Infinity,
   };
 }

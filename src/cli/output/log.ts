@@ -24,6 +24,8 @@ const PAINT: Record<string, (text: string) => string> = {
 export interface LogOptions {
   /** Log QMP messages and commands too. */
   debug: boolean;
+  /** Write only warnings and errors to stderr. */
+  quiet: boolean;
   color: boolean;
   /** Append to this file as well; its folder is made. */
   file: string | null;
@@ -45,7 +47,12 @@ export async function startLog(
 ): Promise<AsyncDisposable> {
   await using stack = new AsyncDisposableStack();
   const format = lineFormatter(options.color);
-  const sinks: Record<string, Sink> = { stderr: (record) => write(format(record)) };
+  const isShown = ({ level }: LogRecord) => !options.quiet || !["debug", "info"].includes(level);
+  const sinks: Record<string, Sink> = {
+    stderr: (record) => {
+      if (isShown(record)) write(format(record));
+    },
+  };
   if (options.file !== null) {
     const plain = lineFormatter(false);
     const file = stack.use(await openLogFile(deadline, options.file, write));

@@ -11,7 +11,7 @@ import type { VmHealth } from "../../overview/health.ts";
 import { type ImageStates, PRESENT } from "../../overview/image_states.ts";
 import type { Restored } from "../../restore/merge.ts";
 import { localTime } from "../../time.ts";
-import { printable, printableJson, size, table } from "./text.ts";
+import { clock, printable, printableJson, size, table } from "./text.ts";
 
 /** One line of `--json` output. */
 export function jsonLine(messageType: string, content: object): string {
@@ -23,27 +23,55 @@ function vmText(name: string): string {
   return name === "" ? "a VM without a name" : `the VM "${printable(name)}"`;
 }
 
-/** The result of `backup`. */
-export function backupText(record: RunRecord, columns = Infinity): string {
-  const rows = record.disks.map(({ name, level, bytesWritten, file, result, reason, error }) => [
+/** Where a backup went. */
+export interface Destination {
+  target: string;
+  /** What its file system has left; null where that can't be told. */
+  freeBytes: number | null;
+}
+
+/**
+ * The result of `backup`. Why a disk has its level or failed, and what the warnings are, the log has said by
+ * then.
+ */
+export function backupText(
+  record: RunRecord,
+  destination: Destination,
+  columns = Infinity,
+): string {
+  const rows = record.disks.map(({ name, level, bytesWritten, file, result }) => [
     name,
     level,
     result,
     result === "done" ? size(bytesWritten) : "-",
     result === "done" ? file : "-",
-    error ?? reason,
   ]);
   return [
     `Backup ${record.id} of ${vmText(record.vm.name)}: ${record.state}\n`,
-    table([["DISK", "LEVEL", "RESULT", "WRITTEN", "FILE", "WHY"], ...rows], columns),
+    table([["DISK", "LEVEL", "RESULT", "WRITTEN", "FILE"], ...rows], columns),
     record.pointInTime === null
       ? ""
       : `Point in time: ${localTime(new Date(record.pointInTime))}, ${holdText(record.hold)}\n`,
-    ...record.leftOut.map(({ device, reason }) =>
+    ...record.leftOut.filter(({ unasked }) => unasked !== true).map(({ device, reason }) =>
       `Left out: ${printable(device)}, ${printable(reason)}\n`
     ),
-    ...record.warnings.map((warning) => `Warning: ${printable(warning)}\n`),
+    sumText(record, destination),
   ].join("");
+}
+
+/** "3 of 3 disks, 451 MiB in 0:36 (12.5 MiB/s) to /backup/vm1, 78 GiB free". */
+function sumText(record: RunRecord, { target, freeBytes }: Destination): string {
+  const done = record.disks.filter(({ result }) => result === "done");
+  const bytes = done.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0);
+  const seconds = record.finished === null
+    ? 0
+    : (Date.parse(record.finished) - Date.parse(record.started)) / 1000;
+  const disks = `${done.length} of ${record.disks.length} ${
+    record.disks.length === 1 ? "disk" : "disks"
+  }`;
+  const speed = bytes > 0 && seconds > 0 ? ` (${size(bytes / seconds)}/s)` : "";
+  const free = freeBytes === null ? "" : `, ${size(freeBytes)} free`;
+  return `${disks}, ${size(bytes)} in ${clock(seconds)}${speed} to ${printable(target)}${free}\n`;
 }
 
 function holdText({ kind, pausedMs, frozenMs }: RunRecord["hold"]): string {
