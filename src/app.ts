@@ -18,6 +18,7 @@ import { restoreFiles } from "./cli/commands/restore_files.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreVerify } from "./cli/commands/restore_verify.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
+import { restoreVm } from "./cli/commands/restore_vm.ts";
 import { units } from "./cli/commands/units.ts";
 import { bashCompletions, fishCompletions, zshCompletions } from "./cli/args/completions.ts";
 import type { CommandName } from "./cli/args/flags.ts";
@@ -41,6 +42,7 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   "restore merge": restoreMerge,
   "restore attach": restoreAttach,
   "restore files": restoreFiles,
+  "restore vm": restoreVm,
   "restore rebase": restoreInPlace("rebase"),
   "restore commit": restoreInPlace("commit"),
   "restore verify": restoreVerify,

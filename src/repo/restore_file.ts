@@ -80,9 +80,13 @@ export function restoreFileText(runs: RunRecord[], isInside = false): string {
     "",
     "WITH QMPBACKUP",
     "",
-    `In ${here}, with ${OUT} for the folder that the disks are to be in:`,
+    `In ${here}, with ${OUT} for the folder that the disks are to be in. "restore vm" also writes`,
+    "the command that starts the virtual machine; help restore-vm says more:",
     "",
     "  qmpbackup list --dir .",
+    ...(complete?.run.machine
+      ? [`  qmpbackup restore vm --dir . --until ${complete.run.id} --target-dir ${OUT}`]
+      : []),
     ...(complete
       ? [`  qmpbackup restore merge --dir . --until ${complete.run.id} --target-dir ${OUT}`]
       : shown.map(singleCommand)),

@@ -16,7 +16,7 @@ import { diskFileName, RECORDS_FOLDER } from "./layout.ts";
 const SAVED_FOLDER = `${RECORDS_FOLDER}/saved`;
 
 /** They are held in memory: what is larger belongs on a disk. */
-const MAX_TOTAL_BYTES = 64 << 20;
+export const MAX_TOTAL_BYTES = 64 << 20;
 
 export interface SavedFile {
   name: string;

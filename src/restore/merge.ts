@@ -54,6 +54,8 @@ export interface MergeJob {
   point: RestorePoint;
   /** Absolute. */
   targetFile: string;
+  /** Of the new file, if it is not that of all: one that `qemu-img` can write. */
+  format?: string;
 }
 
 /** What a restore made. */
@@ -63,7 +65,7 @@ export interface Restored {
   pointInTime: string;
   images: number;
   targetFile: string;
-  format: ImageFormat;
+  format: string;
   virtualSizeBytes: number;
 }
 
@@ -110,7 +112,8 @@ export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Re
 async function restoreAll(checked: CheckedJob[], options: MergeOptions): Promise<Restored[]> {
   const { deadline } = options;
   const restored: Restored[] = [];
-  for (const { job: { point, targetFile }, layers, images } of checked) {
+  for (const { job, layers, images } of checked) {
+    const { point, targetFile, format = options.format } = job;
     const { virtualSizeBytes = 0 } = images.at(-1) ?? {};
     log.info("Restoring {name} from {count} images into {targetFile}", {
       name: point.name,
@@ -121,7 +124,7 @@ async function restoreAll(checked: CheckedJob[], options: MergeOptions): Promise
       options.onProgress(point.disk, percent / 100 * virtualSizeBytes, virtualSizeBytes);
     await refuseChanged(point, layers);
     const stamps = await stampsOf(deadline, layers, images);
-    await convert(layers, targetFile, options, onPercent, async () => {
+    await convert(layers, targetFile, { ...options, format }, onPercent, async () => {
       await refuseChanged(point, layers);
       const now = await stampsOf(deadline, layers, images);
       refuseTouched(layers.find((_, i) => now[i] !== stamps[i]));
@@ -132,7 +135,7 @@ async function restoreAll(checked: CheckedJob[], options: MergeOptions): Promise
       pointInTime: new Date(point.timeMs).toISOString(),
       images: layers.length,
       targetFile,
-      format: options.format,
+      format,
       virtualSizeBytes,
     });
   }
@@ -264,10 +267,12 @@ export function refuseOtherLink(
   );
 }
 
+type ConvertOptions = Omit<MergeOptions, "format"> & { format: string };
+
 async function convert(
   layers: Layer[],
   targetFile: string,
-  { format, mode = OWNER_ONLY, deadline, signal, rateLimitBytesPerSecond }: MergeOptions,
+  { format, mode = OWNER_ONLY, deadline, signal, rateLimitBytesPerSecond }: ConvertOptions,
   onPercent: (percent: number) => void,
   beforePublishing: () => Promise<void>,
 ) {

@@ -187,11 +187,11 @@ export async function nodeNames(vm: Vm): Promise<string[]> {
   return nodes.map((node) => node["node-name"]);
 }
 
-/** Polls until a condition holds; gives up after 30 s. */
-export async function until(condition: () => Promise<boolean>): Promise<void> {
-  const giveUp = Date.now() + 30_000;
+/** Polls until a condition holds; gives up after 30 s, or as long as is said. */
+export async function until(condition: () => Promise<boolean>, seconds = 30): Promise<void> {
+  const giveUp = Date.now() + seconds * 1000;
   while (!await condition()) {
-    if (Date.now() > giveUp) throw new Error("Waited 30 s for nothing");
+    if (Date.now() > giveUp) throw new Error(`Waited ${seconds} s for nothing`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }

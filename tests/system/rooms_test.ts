@@ -73,7 +73,17 @@ const MAY_IMPORT: Record<string, string[]> = {
   files: ["process", "fs", "qmp", "restore", "attach"],
   cli: [
     ...["wire", "process", "fs", "qmp", "qga", "qemu_img", "repo", "vm"],
-    ...["plan", "recovery", "backup", "restore", "attach", "files", "overview", "verify"],
+    ...[
+      "machine",
+      "plan",
+      "recovery",
+      "backup",
+      "restore",
+      "attach",
+      "files",
+      "overview",
+      "verify",
+    ],
   ],
   "app.ts": ["cli"],
 };

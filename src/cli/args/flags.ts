@@ -474,6 +474,23 @@ export const COMMANDS = {
       },
     ],
   },
+  "restore vm": {
+    summary: "Restore a whole VM: its disks as they were, and what starts it",
+    required: ["dir", "target-dir"],
+    optional: [
+      ...["until", "allow-missing", "rate-limit", "skip-check", "mode", "strict"] as const,
+    ],
+    says: {
+      dir: "the backup directory",
+      "target-dir": "the folder that the VM is restored into",
+    },
+    examples: [
+      {
+        does: "The VM as it was last, and the command that starts it",
+        line: "qmpbackup restore vm --dir /backup/vm1 --target-dir /vm/vm1",
+      },
+    ],
+  },
   info: {
     summary: "Show a VM's disks and bitmaps, or what a backup directory holds",
     required: [],

@@ -1,0 +1,215 @@
+import { getLogger } from "@logtape/logtape";
+import { join, resolve } from "@std/path";
+import { UsageError, WARNED } from "../../errors.ts";
+import type { Deadline } from "../../fs/deadline.ts";
+import { createFile } from "../../fs/create.ts";
+import { exists, syncPath } from "../../fs/durable.ts";
+import { readBytesUpTo } from "../../fs/open.ts";
+import { domainXml, isDomainXml } from "../../machine/domain_xml.ts";
+import { newCommand } from "../../machine/new_command.ts";
+import { type RestoredDisk, startCommand } from "../../machine/start_command.ts";
+import { neededPaths, startScript } from "../../machine/start_script.ts";
+import type { RunRecord } from "../../repo/record.ts";
+import { readTarget } from "../../repo/repository.ts";
+import { MAX_TOTAL_BYTES, savedFolder } from "../../repo/saved.ts";
+import { pointsOfChosenRun } from "../../restore/choose_points.ts";
+import { merge } from "../../restore/merge.ts";
+import type { RestorePoint } from "../../restore/points.ts";
+import { placeDisks, type VmDisk } from "../../restore/vm_disks.ts";
+import { shellText } from "../../shell.ts";
+import { localTime } from "../../time.ts";
+import { fileMode } from "../args/file_mode.ts";
+import { jsonLine, restoreText } from "../output/report.ts";
+import { printable } from "../output/text.ts";
+import type { CommandContext } from "./context.ts";
+
+const log = getLogger(["qmpbackup", "restore"]);
+
+const START_SCRIPT = "start.sh";
+
+/** What a saved file is called, as it is. */
+const savedName = (name: string) => `saved-${name}`;
+
+/** A file to be written beside the disks. */
+interface Extra {
+  name: string;
+  contents: Uint8Array | string;
+  mode: number;
+}
+
+/** `qmpbackup restore vm`. */
+export async function restoreVm(
+  { values, deadline, io, progress, signal }: CommandContext,
+): Promise<number> {
+  const folder = resolve(values["target-dir"] ?? ".");
+  const mode = fileMode(values.mode);
+  const { points, warnings } = await pointsOfChosenRun(deadline, resolve(values.dir ?? "."), {
+    until: values.until ?? null,
+    allowMissing: values["allow-missing"] ?? false,
+  });
+  const { target, run } = await runOf(deadline, points);
+  const saved = await readSaved(deadline, target, run);
+  const taken = saved.flatMap(({ name }) => [name, savedName(name)]);
+  const disks = placeDisks(rowsOf(run, points), [START_SCRIPT, ...taken]);
+  const { extras, notes, start } = await plan(deadline, run, disks, saved, { folder, mode });
+  for (const { name } of extras) await refuseExisting(deadline, join(folder, name));
+  for (const warning of warnings) log.warn("{warning}", { warning });
+  const jobs = points.map((point, i) => {
+    const { name, format } = disks[i] as VmDisk;
+    return { point, targetFile: join(folder, name), format };
+  });
+  const restored = await merge(jobs, {
+    deadline,
+    format: "qcow2",
+    mode,
+    skipCheck: values["skip-check"] ?? false,
+    rateLimitBytesPerSecond: values["rate-limit"] ?? 0,
+    signal,
+    onProgress: (disk, doneBytes, totalBytes) => progress.update(disk, doneBytes, totalBytes),
+  });
+  for (const { name, contents, mode } of extras) {
+    await createFile(deadline, join(folder, name), mode, contents);
+    await syncPath(deadline, join(folder, name));
+  }
+  await syncPath(deadline, folder);
+  progress.hide();
+  const files = extras.map(({ name }) => join(folder, name));
+  const summary = { state: "done", run: run.id, disks: restored, files, notes, start, warnings };
+  io.stdout(
+    values.json
+      ? jsonLine("summary", summary)
+      : restoreText(restored, io.width()) + vmText({ files, notes, start }),
+  );
+  return values.strict && warnings.length > 0 ? WARNED : 0;
+}
+
+/** What was made besides the disks, what to know, and the one command that starts the VM. */
+function vmText(
+  { files, notes, start }: { files: string[]; notes: string[]; start: string | null },
+) {
+  return [
+    ...files.map((file) => `Written: ${file}`),
+    ...notes.map((note) => `Note: ${note}`),
+    start === null ? "It is not known how the VM was started" : `Start it with: ${start}`,
+  ].map((line) => printable(line) + "\n").join("");
+}
+
+async function runOf(
+  deadline: Deadline,
+  points: RestorePoint[],
+): Promise<{ target: string; run: RunRecord }> {
+  const { target = null, runId } = points[0] ?? { runId: null };
+  const run = target === null
+    ? undefined
+    : (await readTarget(deadline, target)).runs.find(({ id }) => id === runId);
+  if (!run || target === null) throw new UsageError("There is no restore point");
+  return { target, run };
+}
+
+function rowsOf(run: RunRecord, points: RestorePoint[]) {
+  return points.flatMap((point) =>
+    run.disks.find(({ folder, file }) => join(folder, point.name) === join(file)) ?? []
+  );
+}
+
+async function refuseExisting(deadline: Deadline, path: string) {
+  if (!await exists(deadline, path)) return;
+  throw new UsageError(`"${path}" exists already, and is not overwritten: name an empty folder`);
+}
+
+async function readSaved(deadline: Deadline, target: string, { id, saved = [] }: RunRecord) {
+  const folder = savedFolder(target, id);
+  return await Promise.all(saved.map(async ({ name }) => {
+    const contents = await readBytesUpTo(deadline, join(folder, name), MAX_TOTAL_BYTES).catch(() =>
+      null
+    );
+    if (contents !== null) return { name, contents };
+    throw new UsageError(
+      `"${
+        join(folder, name)
+      }", which was saved with the run ${id}, can't be read: put it back from a copy`,
+    );
+  }));
+}
+
+/** What is to be written besides the disks. Nothing is written yet. */
+async function plan(
+  deadline: Deadline,
+  run: RunRecord,
+  disks: VmDisk[],
+  saved: { name: string; contents: Uint8Array }[],
+  { folder, mode }: { folder: string; mode: number },
+): Promise<{ extras: Extra[]; notes: string[]; start: string | null }> {
+  const restored = disks.map(({ row, name, format }): RestoredDisk => ({
+    name: row.name,
+    source: row.source,
+    file: join(folder, name),
+    format,
+    node: row.node,
+  }));
+  const notes = [
+    ...disks.flatMap(({ note }) => note ?? []),
+    ...run.leftOut.filter(({ gone }) => !gone).map(({ device, reason }) =>
+      `"${device}" is not in the backup: ${reason}`
+    ),
+  ];
+  const extras: Extra[] = saved.map(({ name, contents }) => ({
+    name: savedName(name),
+    contents,
+    mode,
+  }));
+  const starts: string[] = [];
+  const files = new Map(restored.map(({ source, file }) => [source, file]));
+  for (const { name, contents } of saved) {
+    const text = new TextDecoder().decode(contents);
+    if (!isDomainXml(text)) continue;
+    const { xml, missing } = domainXml(text, files);
+    extras.push({ name, contents: xml, mode });
+    starts.push(`virsh create ${shellText([join(folder, name)])}`);
+    notes.push(
+      ...missing.map((path) => `"${name}" does not name "${path}": put its new path into it`),
+    );
+  }
+  if (run.machine) {
+    const { commandLine } = run.machine;
+    const command = commandLine === null
+      ? newCommand(run.vm, restored, run.machine)
+      : startCommand(commandLine, restored, run.machine);
+    notes.push(
+      ...command.notes,
+      ...await missingHere(deadline, command.argv, restored.map(({ file }) => file)),
+    );
+    const when = localTime(new Date(run.pointInTime ?? run.started));
+    const about = `Starts the VM ${
+      JSON.stringify(run.vm.name)
+    } of ${when}, restored from ${run.id}`;
+    extras.push({
+      name: START_SCRIPT,
+      contents: startScript(about, folder, command.argv, notes),
+      // Who may read it may run it.
+      mode: mode | 0o100,
+    });
+    starts.push(`sh ${shellText([join(folder, START_SCRIPT)])}`);
+  }
+  // What libvirt started needs libvirt.
+  return { extras, notes, start: starts[0] ?? null };
+}
+
+async function missingHere(deadline: Deadline, argv: string[], made: string[]): Promise<string[]> {
+  const { files, folders } = neededPaths(argv, made);
+  const notes: string[] = [];
+  for (const path of files) {
+    if (!await isThere(deadline, path)) {
+      notes.push(`The file "${path}" is not here: install or copy it`);
+    }
+  }
+  for (const path of folders) {
+    if (!await isThere(deadline, path)) notes.push(`The folder "${path}" is not here: make it`);
+  }
+  return notes;
+}
+
+/** What may not be looked at is taken to be there. */
+async function isThere(deadline: Deadline, path: string): Promise<boolean> {
+  return await exists(deadline, path).catch(() => true);
+}
