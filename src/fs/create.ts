@@ -14,7 +14,7 @@ import { Failure } from "../errors.ts";
 import { type Deadline, HangingError } from "./deadline.ts";
 import { remove } from "./files.ts";
 
-/** What is made is for its owner alone, unless a user says otherwise. */
+/** Files are for their owner alone, unless a user says otherwise (`--mode`). */
 export const OWNER_ONLY = 0o600;
 
 const SET_GROUP_ID = 0o2000;
@@ -25,8 +25,8 @@ export function folderMode(fileMode: number): number {
 }
 
 /**
- * Makes a file with these contents, all through the one handle that made it: what somebody puts in the
- * place of its name meanwhile is not touched.
+ * Makes a file with these contents. All of it goes through the handle that made the file: if somebody puts
+ * another file in its place meanwhile, that one is not touched.
  *
  * @throws {Deno.errors.AlreadyExists} If there is anything of that name.
  * @throws {Failure} If something else was put in its place.
@@ -57,11 +57,11 @@ export async function createFile(
 }
 
 /**
- * The umask has taken something away. Deno changes modes by path only, which would follow a link: so the
- * file is opened once more, and changed only if it is the one that we made.
+ * Sets the mode of a file from which the umask has taken rights. Deno changes modes by path only, which would
+ * follow a link: so the file is opened once more, and changed only if it is the one that we made.
  */
 async function changeMode(path: string, mode: number, made: { dev: number; ino: number | null }) {
-  // To read and write: one that only reads would wait for the writer of a pipe.
+  // Opened to read only, a pipe would wait for its writer.
   const fd = await promisify(open)(path, "r+");
   try {
     const { dev, ino } = await promisify(fstat)(fd);
@@ -70,7 +70,7 @@ async function changeMode(path: string, mode: number, made: { dev: number; ino: 
     }
     await promisify(fchmod)(fd, mode);
   } catch (error) {
-    // Its owner may, so this is a file system without modes (FAT, CIFS).
+    // We are the owner, who may do that: this file system has no modes (FAT, CIFS).
     if (!(error instanceof Error && "code" in error && error.code === "EPERM")) throw error;
   } finally {
     await promisify(close)(fd);
@@ -113,13 +113,13 @@ export async function refuseLink(deadline: Deadline, path: string): Promise<void
   );
 }
 
-/** The umask may have taken something away from a folder. */
+/** Sets the mode of a folder, from which the umask may have taken rights. */
 async function setMode(deadline: Deadline, path: string, mode: number) {
   if (await modeOf(deadline, path) === mode) return;
   try {
     await deadline.run(path, () => Deno.chmod(path, mode));
   } catch (error) {
-    // Its owner may, so that this is a file system without modes (FAT, CIFS).
+    // We are the owner, who may do that: this file system has no modes (FAT, CIFS).
     if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
   }
 }
@@ -127,16 +127,16 @@ async function setMode(deadline: Deadline, path: string, mode: number) {
 const WRITE_BITS = 0o222;
 const OWNER_WRITE = 0o200;
 
-/** Takes the right to write a finished file from everybody, where its file system has such rights. */
+/** Takes the right to write to a finished file from everybody, where its file system has such rights. */
 export async function makeReadOnly(deadline: Deadline, path: string): Promise<void> {
   await tryMode(deadline, path, await modeOf(deadline, path) & ~WRITE_BITS);
 }
 
 /**
- * Gives it back to its owner.
+ * Gives the owner of a finished file the right to write to it again.
  *
  * @returns The mode that it had.
- * @throws {Failure} If we may not write to it then, with what to do.
+ * @throws {Failure} If we may not write to it all the same, with what to do.
  */
 export async function makeWritable(deadline: Deadline, path: string): Promise<number> {
   const { mode, uid } = await deadline.run(path, () => Deno.lstat(path));
@@ -153,7 +153,7 @@ export async function makeWritable(deadline: Deadline, path: string): Promise<nu
   return (mode ?? 0) & 0o7777;
 }
 
-/** Gives a file a mode; what somebody else owns stays as it is. */
+/** Gives a file a mode; a file that somebody else owns keeps its mode. */
 export async function tryMode(deadline: Deadline, path: string, mode: number) {
   if (await modeOf(deadline, path) === mode) return;
   try {

@@ -25,10 +25,10 @@ export async function syncPath(deadline: Deadline, path: string, sizeBytes = 0):
   });
 }
 
-/** A link that is about to take the place of another one. */
+/** The suffix of a link that is about to replace another one. */
 const FRESH_SUFFIX = ".new";
 
-/** Renames, and makes the new name last. An existing `to` is replaced. */
+/** Renames so that the new name survives a power cut. An existing `to` is replaced. */
 export async function renameDurably(deadline: Deadline, from: string, to: string): Promise<void> {
   await syncPath(deadline, from);
   await rename(deadline, from, to);
@@ -67,7 +67,7 @@ export async function writeDurably(
 }
 
 /**
- * Makes a folder, and makes it last; one that is there stays as it is.
+ * Makes a folder so that it survives a power cut; one that is there stays as it is.
  *
  * @param made Gets the folder's path, if it was missing.
  * @throws {Failure} If something else is there, a link to a folder included.
@@ -89,7 +89,7 @@ export async function createInside(
 }
 
 /**
- * Makes a folder that a user named, with what is missing above it. Here a link may be followed.
+ * Makes a folder that a user named, and the missing folders above it. Here a link may be followed.
  *
  * @param made Gets the paths of the folders that were missing, the outermost first.
  */
@@ -107,8 +107,8 @@ export async function createFolders(
 }
 
 /**
- * Removes folders that were made for something that did not happen, the last one first. One that is not
- * empty stays, with those before it.
+ * Removes folders that are not needed after all, the last one first. A folder that is not empty stays, and so
+ * do those before it.
  */
 export async function removeFolders(deadline: Deadline, made: readonly string[]): Promise<void> {
   for (const path of made.toReversed()) {
@@ -120,7 +120,7 @@ export async function removeFolders(deadline: Deadline, made: readonly string[])
   }
 }
 
-/** Flushes the folder above, unless it is one that we may write to and not read. */
+/** Flushes the folder above, unless we may write to it but not read it. */
 export async function syncParent(deadline: Deadline, path: string): Promise<void> {
   await syncPath(deadline, dirname(path)).catch((error) => {
     const { PermissionDenied, NotCapable } = Deno.errors;
@@ -148,8 +148,8 @@ export async function removeFile(deadline: Deadline, path: string): Promise<void
 }
 
 /**
- * Looks whether symbolic links may be made: Deno wants the right to everything for one, and would say
- * so only when all else is done.
+ * Checks that symbolic links may be made: Deno wants the right to everything for that, and would say so only
+ * when all else is done.
  *
  * @throws {Failure} If not.
  */

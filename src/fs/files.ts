@@ -18,7 +18,7 @@ export async function allocatedBytes(deadline: Deadline, path: string): Promise<
   return blocks === null ? size : blocks * 512;
 }
 
-/** Where a path leads to, with no link left in it. */
+/** Where a path leads to: the same without links. */
 export async function realPath(deadline: Deadline, path: string): Promise<string> {
   return await deadline.run(path, () => Deno.realPath(path));
 }

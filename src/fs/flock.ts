@@ -1,6 +1,6 @@
 /**
  * One run at a time: a lock on a file that the kernel takes back when its holder dies (flock(2)),
- * so that no stale lock is ever left behind. What stands in the file is for people.
+ * so that no stale lock is ever left behind. What is written in the file is for people.
  *
  * @module
  */
@@ -43,7 +43,7 @@ export async function takeLock(
 ): Promise<Disposable> {
   await createMissing(deadline, path, mode);
   const file = await openLock(deadline, path);
-  if (!await tryLock(file)) {
+  if (!await tryLock(deadline, path, file)) {
     const words = describeHolder(await readHolder(deadline, path));
     throw new LockedError(`Another run is at work on this target: ${words}`);
   }
@@ -87,7 +87,7 @@ async function isStill(deadline: Deadline, path: string, file: Deno.FsFile): Pro
  */
 export async function takeDeadLock(deadline: Deadline, path: string): Promise<Disposable | null> {
   const file = await openLock(deadline, path);
-  const free = await tryLock(file);
+  const free = await tryLock(deadline, path, file);
   return free ? { [Symbol.dispose]: () => file.close() } : null;
 }
 
@@ -111,18 +111,19 @@ async function readHolder(deadline: Deadline, path: string): Promise<Holder | nu
 }
 
 /** Closes the file where the lock can't be had, if the runtime lets it. */
-async function tryLock(file: Deno.FsFile): Promise<boolean> {
+async function tryLock(deadline: Deadline, path: string, file: Deno.FsFile): Promise<boolean> {
   // Deno 2.4 and its types don't know `tryLock()`.
   const lockable: Pick<Deno.FsFile, "lock"> & { tryLock?(exclusive: boolean): Promise<boolean> } =
     file;
   if (lockable.tryLock) {
-    const got = await lockable.tryLock(true);
+    // NFS asks its server for a lock.
+    const got = await deadline.run(path, async () => await lockable.tryLock?.(true) ?? false);
     if (!got) file.close();
     return got;
   }
   const waiting = lockable.lock(true).then(() => true, () => false);
   const got = await endsWithin(waiting, LOCK_WAIT_MS) && await waiting;
-  // What we no longer wait for may still come, and must not be kept.
+  // A lock that we no longer wait for may still come, and must not be kept.
   if (!got) waiting.then(() => file.close());
   return got;
 }

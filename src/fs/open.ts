@@ -26,23 +26,40 @@ export async function openItself(
   await refuseLink(deadline, path);
   const seen = await deadline.run(path, () => Deno.lstat(path));
   if (!seen.isFile) throw new Failure(`"${path}" is in the place of ${what}: move it away`);
-  const file = await deadline.run(path, () => Deno.open(path, options));
-  try {
-    const { dev, ino, nlink } = await deadline.run(path, () => file.stat());
-    if (dev !== seen.dev || ino !== seen.ino) {
-      throw new Failure(`"${path}" was replaced while it was opened: run again`);
-    }
+  return await openSame(deadline, path, seen, options, ({ nlink }) => {
     if (nlink !== null && nlink > 1) {
       throw new Failure(
         `"${path}" has another name elsewhere (a hard link), and what is written to ${what} would be ` +
           `written there: remove it, and run again`,
       );
     }
+  });
+}
+
+/**
+ * Opens a file that was looked at, and nothing that was put in its place since.
+ *
+ * @param refuse Throws if something else is wrong with it.
+ */
+export async function openSame(
+  deadline: Deadline,
+  path: string,
+  seen: Deno.FileInfo,
+  options: Deno.OpenOptions,
+  refuse: (opened: Deno.FileInfo) => void = () => {},
+): Promise<Deno.FsFile> {
+  const file = await deadline.run(path, () => Deno.open(path, options));
+  try {
+    const opened = await deadline.run(path, () => file.stat());
+    if (opened.dev !== seen.dev || opened.ino !== seen.ino) {
+      throw new Failure(`"${path}" was replaced while it was opened: run again`);
+    }
+    refuse(opened);
+    return file;
   } catch (error) {
     file.close();
     throw error;
   }
-  return file;
 }
 
 /** Why something is not the regular file that was looked for. */

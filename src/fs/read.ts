@@ -5,8 +5,8 @@
  */
 
 import { Failure } from "../errors.ts";
-import { lookAt } from "./create.ts";
 import type { Deadline } from "./deadline.ts";
+import { openSame } from "./open.ts";
 
 /** A part of a file. */
 export interface Range {
@@ -21,28 +21,17 @@ export interface ReadOptions {
 }
 
 /**
- * Opens a regular file to read it: not through a link, and nothing that was put in its place meanwhile. It may
- * have several names (hard links).
+ * Opens a file to read it: a regular one, not through a link. It may have several names (hard links).
  *
  * @throws {Failure} If it is something else.
  * @throws {Deno.errors.NotFound} If there is nothing.
  */
 export async function openRegular(deadline: Deadline, path: string): Promise<Deno.FsFile> {
-  const seen = await lookAt(deadline, path);
-  if (seen && !seen.isFile) {
+  const seen = await deadline.run(path, () => Deno.lstat(path));
+  if (!seen.isFile) {
     throw new Failure(`"${path}" is not a regular file (a link, a folder, a pipe)`);
   }
-  const file = await deadline.run(path, () => Deno.open(path, { read: true }));
-  try {
-    const { dev, ino } = await deadline.run(path, () => file.stat());
-    if (seen && (dev !== seen.dev || ino !== seen.ino)) {
-      throw new Failure(`"${path}" was replaced while it was opened: run again`);
-    }
-  } catch (error) {
-    file.close();
-    throw error;
-  }
-  return file;
+  return await openSame(deadline, path, seen, { read: true });
 }
 
 const CHUNK_BYTES = 1 << 20;

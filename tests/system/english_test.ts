@@ -13,6 +13,7 @@ const PLAIN = [
     "cli",
     "digest",
     "files",
+    "fs",
     "machine",
     "overview",
     "process",
