@@ -11,13 +11,15 @@
  * @module
  */
 
+import { getLogger } from "@logtape/logtape";
 import { delay } from "@std/async/delay";
 import { dirname, join } from "@std/path";
 import { type Deadline, HangingError, watched } from "../fs/deadline.ts";
 import { createFile } from "../fs/create.ts";
 import { removeFile } from "../fs/durable.ts";
 import { Failure, messageOf } from "../errors.ts";
-import { storeDifference } from "../qemu_img/difference.ts";
+import type { RunOptions } from "../qemu_img/qemu_img.ts";
+import { firstDifference, storeDifference } from "../qemu_img/difference.ts";
 import { emptyQcow2 } from "../qcow2/empty.ts";
 import type { BlockErrors } from "../qmp/block_errors.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
@@ -59,6 +61,8 @@ import { addFrom, addSentinel, SentinelError, type SentinelRecord } from "../vm/
 import { explainFailure } from "./space.ts";
 import { neededBytes } from "../plan/sizes.ts";
 import { UndoStack } from "./undo.ts";
+
+const log = getLogger(["qmpbackup", "backup"]);
 
 /** Closing a target may have to write much. We flush it before, so this is never used up. */
 const CLOSE_TIMEOUT_MS = 300_000;
@@ -190,9 +194,17 @@ export class DiskSession {
   async copy(options: CopyOptions): Promise<void> {
     if (this.disk.compare) await this.#compare(options);
     else await this.#runJob(options);
-    await this.#guest.unwind();
+    // What is stored by comparing was compared.
+    const isVerified = this.plan.request.verify && !this.disk.compare;
+    if (!isVerified) await this.#guest.unwind();
     await delay(this.plan.request.removeDelayMs, { signal: options.signal });
-    await this.#closeTarget();
+    if (isVerified) {
+      // It is read from the file, as a restore would, and not from QEMU.
+      await this.#endJob();
+      await this.#closeTarget();
+      await this.#verify(options);
+      await this.#guest.unwind();
+    } else await this.#closeTarget();
     await this.file.check();
     await this.file.digest(options.signal);
   }
@@ -306,9 +318,54 @@ export class DiskSession {
     throw new Failure(`The guest writes too much to "${disk.name}" just now: run again`);
   }
 
-  async #compare({ signal, onProgress }: CopyOptions) {
-    const { disk, exportId, nodes, parent } = this.disk;
+  /** Stores where the disk differs from its last backup. */
+  async #compare(options: CopyOptions) {
     const { backing, ...image } = this.file.options;
+    const parent = join(this.plan.request.target, this.disk.parent as string);
+    await this.#withExport(options, async (contents, how) => {
+      await requireLinks(this.deadline, parent, how.signal);
+      await storeDifference(this.deadline, this.file.partial, {
+        ...{ contents, parent, backing: backing as string, image },
+        ...how,
+      });
+    });
+  }
+
+  /**
+   * Compares the closed image with the point in time.
+   *
+   * @throws {Failure} If they differ.
+   */
+  async #verify(options: CopyOptions) {
+    const { disk, parent } = this.disk;
+    const { partial } = this.file;
+    await this.#withExport(options, async (contents, how) => {
+      if (parent !== null) {
+        await requireLinks(this.deadline, join(this.plan.request.target, parent), how.signal);
+      }
+      const difference = await firstDifference(this.deadline, partial, contents, how);
+      if (difference === null) {
+        return log.info("Disk {name}: the image holds what the disk held", { name: disk.name });
+      }
+      const { offset } = difference;
+      const where = offset === null
+        ? ""
+        : ` (the first difference is at byte ${offset} of the disk)`;
+      throw new Failure(
+        `The new image of the disk "${disk.name}" does not hold what the disk held at the point in time` +
+          `${where}: it was removed, and earlier backups are as they were. Check the storage of the target ` +
+          "and the memory of this machine, and run again. If this comes again, check the earlier backups " +
+          '("restore verify"), and take a full one (--level full)',
+      );
+    });
+  }
+
+  /** Lets `qemu-img` read the point in time, for as long as it comes further. */
+  async #withExport(
+    { signal, onProgress }: CopyOptions,
+    work: (contents: string, how: RunOptions & { signal: AbortSignal }) => Promise<void>,
+  ) {
+    const { disk, exportId, nodes } = this.disk;
     const { request, nbdSocket } = this.plan;
     this.#pushInQemu(
       this.#guest,
@@ -320,15 +377,8 @@ export class DiskSession {
       request.stallTimeoutMs,
       () => this.#stalled(request.stallTimeoutMs),
       async (watch) => {
-        const stop = AbortSignal.any([signal, watch.signal]);
-        const path = join(request.target, parent as string);
-        await requireLinks(this.deadline, path, stop);
-        await storeDifference(this.deadline, this.file.partial, {
-          contents: exportName(nbdSocket as string, nodes.snapshot),
-          parent: path,
-          backing: backing as string,
-          image,
-          signal: stop,
+        await work(exportName(nbdSocket as string, nodes.snapshot), {
+          signal: AbortSignal.any([signal, watch.signal]),
           onPercent: (percent) => {
             watch.progress();
             onProgress(percent / 100 * disk.virtualSizeBytes, disk.virtualSizeBytes);

@@ -168,7 +168,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     // "The vdi format used by node 'qmpbackup-…-running' does not support live migration": QEMU's words
     // to anybody who tries.
     migrationBlocker: nodeName(tag, 0, "running"),
-    nbdSocket: nbdSocket(disks, tag),
+    nbdSocket: nbdSocket(request, disks, tag),
     disks,
     leftOut,
     tpms: facts.tpms,
@@ -194,8 +194,8 @@ function changedWarning({ name }: Disk, fault: ImageFault | null): string[] {
 }
 
 /** Beside the fleece: where QEMU may make files, and a socket can be made. */
-function nbdSocket(disks: DiskPlan[], tag: string): string | null {
-  const compared = disks.find(({ compare }) => compare);
+function nbdSocket({ verify }: BackupRequest, disks: DiskPlan[], tag: string): string | null {
+  const compared = disks.find(({ compare }) => compare || verify);
   return compared ? join(dirname(compared.fleeceFile), `qmpbackup-${tag}.nbd`) : null;
 }
 

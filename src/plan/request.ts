@@ -48,6 +48,8 @@ export interface BackupRequest {
   timestamp: boolean;
   /** Beside a full backup without a time, a link `FULL-<name>`. */
   symlink: boolean;
+  /** Compare each new image with the point in time before that is given up. */
+  verify: boolean;
   /** Record the digests of each new image. */
   digest: boolean;
   /** How long a job, or a file system, may make no progress before it is given up. */

@@ -37,6 +37,12 @@ export function adaptRequest(
     request.onLostBitmap = "full";
     leftOut.push(`--on-lost-bitmap compare was left out: this QEMU ${reason}`);
   }
+  if (asked.verify && reason !== null) {
+    request.verify = false;
+    leftOut.push(
+      `--verify was left out, and the new images were not compared with the disks: this QEMU ${reason}`,
+    );
+  }
   return { request, leftOut };
 }
 

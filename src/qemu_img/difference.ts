@@ -51,7 +51,7 @@ export async function storeDifference(
     await createQcow2(deadline, path, { ...image, backing: contents, backingFormat: "raw" });
     const rebase = ["rebase", "-p", "-f", "qcow2", "-F", "qcow2", "-b", parent, path];
     await qemuImg(deadline, [path, parent], rebase, how);
-    if (await isSame(deadline, path, contents, how)) break;
+    if (await firstDifference(deadline, path, contents, how) === null) break;
     if (attempt === ATTEMPTS) {
       throw new QemuImgError(
         `"${path}" does not hold what was read: run again, with --level full if this comes again`,
@@ -62,18 +62,31 @@ export async function storeDifference(
   await qemuImg(deadline, [path], link);
 }
 
-async function isSame(
+/** Where an image and other contents differ. */
+export interface Difference {
+  /** The first byte that differs; null where `qemu-img` does not tell it. */
+  offset: number | null;
+}
+
+/**
+ * Compares an image, with all it builds on, with contents of driver "raw".
+ *
+ * @returns Null where they are the same.
+ * @throws {QemuImgError} If one can't be read.
+ */
+export async function firstDifference(
   deadline: Deadline,
   path: string,
   contents: string,
   how: RunOptions,
-): Promise<boolean> {
+): Promise<Difference | null> {
   try {
     const args = ["compare", "-p", "-f", "qcow2", "-F", "raw", path, contents];
     await qemuImg(deadline, [path], args, how);
-    return true;
+    return null;
   } catch (error) {
-    if (error instanceof QemuImgError && error.status === DIFFERENT) return false;
-    throw error;
+    if (!(error instanceof QemuImgError) || error.status !== DIFFERENT) throw error;
+    const [, offset] = /mismatch at offset (\d+)/.exec(error.printed) ?? [];
+    return { offset: offset === undefined ? null : Number(offset) };
   }
 }

@@ -20,8 +20,11 @@ const log = getLogger(["qmpbackup", "qemu-img"]);
 export class QemuImgError extends Failure {
   override name = "QemuImgError";
 
-  /** @param status The exit code of `qemu-img`, where it ran. */
-  constructor(message: string, readonly status?: number) {
+  /**
+   * @param status The exit code of `qemu-img`, where it ran.
+   * @param printed What it wrote to standard output.
+   */
+  constructor(message: string, readonly status?: number, readonly printed = "") {
     super(message);
   }
 }
@@ -77,7 +80,7 @@ async function run(args: string[], options: RunOptions = {}): Promise<string> {
   signal?.throwIfAborted();
   if (status.success) return stdout;
   const words = brief(stderr.trim().replace(/^qemu-img: /gm, "")) || `exit code ${status.code}`;
-  throw new QemuImgError(`qemu-img ${args[0]} failed: ${words}`, status.code);
+  throw new QemuImgError(`qemu-img ${args[0]} failed: ${words}`, status.code, stdout);
 }
 
 /** One that works on a dead file system may not heed a signal: then nobody waits for it. */

@@ -39,7 +39,7 @@ export async function startNbdServer(qmp: QmpClient, path: string): Promise<void
     await removeMark(qmp, MARKS.nbdServer);
     throw new Failure(
       `QEMU can't serve the disk for the comparison: ${error.desc}. It has one NBD server, which ` +
-        "another program may be using: try again later, or leave out --on-lost-bitmap compare",
+        "another program may be using: try again later, or leave out --on-lost-bitmap compare and --verify",
       { cause: error },
     );
   }

@@ -142,6 +142,7 @@ export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
     cbwTimeoutSeconds: null,
     directTarget: false,
     targetAio: null,
+    verify: false,
     digest: true,
     stallTimeoutMs: 300_000,
     removeDelayMs: 0,

@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { basename, dirname, join } from "@std/path";
 import { mustRun } from "../support/run.ts";
-import { filesOf, type Scene, scene } from "../support/scene.ts";
-import { succeed, tool, type ToolResult } from "../support/tool.ts";
+import { assertNothingLeft, filesOf, type Scene, scene, until } from "../support/scene.ts";
+import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
 
 const MIB = 1 << 20;
 
@@ -262,6 +262,68 @@ Deno.test("restore verify finds a flipped bit in each region of each image, and 
     assertStringIncludes(stdout, "broken/disk1: ");
     await Deno.remove(broken, { recursive: true });
   });
+});
+
+/** A `qemu-img` of its own for a run: `before` is what a shell does before the real one. */
+async function qemuImgInFront(folder: string, before: string): Promise<{ PATH: string }> {
+  await Deno.mkdir(folder);
+  const script = `#!/bin/bash\n${before}\nPATH=\${PATH#*:} exec qemu-img "$@"\n`;
+  await Deno.writeTextFile(join(folder, "qemu-img"), script, { mode: 0o755 });
+  return { PATH: `${folder}:${Deno.env.get("PATH")}` };
+}
+
+/** Damages the image of "disk1" before it is compared; where it is not, before it is checked. */
+const LYING_STORAGE = `
+for word; do
+  image=$(grep -o '/[^"]*/disk1/[^"]*\\.partial' <<<"$word")
+  if [[ ( $1 = compare || $1 = check ) && -n $image && ! -e $0.done ]]; then
+    touch "$0.done"
+    qemu-io -f qcow2 -c "write -P 0x99 5M 64k" "$image" >/dev/null
+  fi
+done`;
+
+Deno.test("backup --verify compares each new image with the point in time, and a disk whose image differs has failed", async () => {
+  await using s = await scene({ overlays: true });
+  const same = (stderr: string) => stderr.match(/the image holds what the disk held/g)?.length;
+  const full = await succeed(s.backupArgs("full", "--verify", "--compress"));
+  assertEquals(same(full.stderr), 2);
+  await s.vm.write("vd0", 0x61, 12 * MIB, MIB);
+  await s.vm.write("vd1", 0x62, 5 * MIB, MIB);
+  await s.remember("inc");
+  const lying = startTool(s.backupArgs("inc", "--verify"), {
+    env: await qemuImgInFront(s.dir.join("lying"), LYING_STORAGE),
+  });
+  const { code, stdout, stderr } = await ended(lying);
+  assertEquals(code, 1, stderr);
+  assertEquals(same(stderr), 1);
+  assertStringIncludes(
+    stdout,
+    'The new image of the disk "disk1" does not hold what the disk held at the point in time (the first ' +
+      `difference is at byte ${5 * MIB} of the disk): it was removed`,
+  );
+  await assertNothingLeft(s.vm, 1);
+  assertEquals((await imagesOf(s.target, "disk1")).length, 1);
+  // What the guest writes while it is compared is not in it, and changes nothing.
+  const slow = s.dir.join("slow", "qemu-img");
+  const wait =
+    `[[ $1 != compare ]] || { touch "$0.asked"; until [ -e "$0.go" ]; do sleep 0.05; done; }`;
+  const verified = startTool(s.backupArgs("inc", "--verify"), {
+    env: await qemuImgInFront(dirname(slow), wait),
+  });
+  await until(() => Deno.stat(`${slow}.asked`).then(() => true, () => false));
+  for (const disk of ["vd0", "vd1"]) await s.vm.write(disk, 0x77, 4 * MIB, 10 * MIB);
+  await Deno.writeTextFile(`${slow}.go`, "");
+  const inc = await ended(verified);
+  assertEquals([inc.code, same(inc.stderr)], [0, 2], inc.stderr);
+  await s.assertRestores("inc");
+  await succeed(verifyArgs(s.target));
+  // Without --verify nobody notices.
+  await s.vm.write("vd1", 0x63, 5 * MIB, MIB);
+  const unseen = startTool(s.backupArgs("inc"), {
+    env: await qemuImgInFront(s.dir.join("unseen"), LYING_STORAGE),
+  });
+  assertEquals((await ended(unseen)).code, 0);
+  assert(await Deno.stat(s.dir.join("unseen", "qemu-img.done")));
 });
 
 async function size(target: string, file: string): Promise<number> {

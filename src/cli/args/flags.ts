@@ -125,6 +125,12 @@ export const FLAGS = {
       "increments build on it",
   },
   "no-symlink": { kind: "switch", help: "with --no-timestamp: no link FULL-<name> beside it" },
+  verify: {
+    kind: "switch",
+    help:
+      "compare each new image with the disk as it was at the point in time: reads the whole disk, and " +
+      "a disk whose image differs has failed",
+  },
   "no-digest": {
     kind: "switch",
     help:
@@ -340,7 +346,7 @@ export const COMMANDS = {
       ...["on-lost-bitmap"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
-      ...["no-timestamp", "no-symlink", "no-digest", "mode", "strict"] as const,
+      ...["no-timestamp", "no-symlink", "verify", "no-digest", "mode", "strict"] as const,
       ...["quiet"] as const,
       ...["save", "before", "after", "hook-timeout", "metrics-file"] as const,
     ],

@@ -196,6 +196,7 @@ function requestOf(values: Values): Omit<BackupRequest, "save"> {
     subdir: !values["no-subdir"],
     timestamp: !values["no-timestamp"],
     symlink: !values["no-symlink"],
+    verify: values.verify ?? false,
     digest: !values["no-digest"],
     stallTimeoutMs: timeoutMsOf("stall-timeout", values["stall-timeout"] ?? 300),
     removeDelayMs: (values["remove-delay"] ?? 0) * 1000,

@@ -470,6 +470,19 @@ Deno.test("planBackup() reads from the disks themselves where QEMU can't fleece,
   const compared = planBackup(aRequest({ onLostBitmap: "compare" }), facts);
   assertEquals(compared.disks.map(({ level }) => level), ["full"]);
   assertStringIncludes(compared.warnings.join(), "compare was left out");
+  const verified = planBackup(aRequest({ verify: true }), facts);
+  assertEquals([verified.request.verify, verified.nbdSocket], [false, null]);
+  assertStringIncludes(
+    verified.warnings.join(),
+    "--verify was left out, and the new images were not",
+  );
+});
+
+Deno.test("planBackup() has the point in time served where new images are compared with it", () => {
+  const plan = planBackup(aRequest({ verify: true, level: "full" }), someFacts());
+  assertEquals(plan.nbdSocket, "/vm/qmpbackup-f00dcafe.nbd");
+  assertEquals(plan.request.verify, true);
+  assertEquals(planBackup(aRequest({ level: "full" }), someFacts()).nbdSocket, null);
 });
 
 Deno.test("planBackup() puts the fleece beside the disk", () => {
