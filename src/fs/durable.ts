@@ -9,8 +9,8 @@
 
 import { dirname } from "@std/path";
 import { Failure, messageOf } from "../errors.ts";
-import type { Deadline } from "./deadline.ts";
-import { remove, rename, stat } from "./files.ts";
+import { type Deadline, HangingError } from "./deadline.ts";
+import { readLink, remove, rename, stat } from "./files.ts";
 import { createFile, lookAt, makeFolder, OWNER_ONLY, refuseLink } from "./create.ts";
 
 /**
@@ -145,6 +145,24 @@ export async function exists(deadline: Deadline, path: string): Promise<boolean>
 /** Removes a file, if it is there. */
 export async function removeFile(deadline: Deadline, path: string): Promise<void> {
   if (await exists(deadline, path)) await remove(deadline, path);
+}
+
+/** Where a symbolic link leads to; null if there is none of that name. */
+export async function linkTarget(deadline: Deadline, path: string): Promise<string | null> {
+  if (!(await lookAt(deadline, path))?.isSymlink) return null;
+  return await readLink(deadline, path);
+}
+
+/** Gives a file the time of another one, for tools that go by it; where that can't be, it keeps its own. */
+export async function setFileTime(
+  deadline: Deadline,
+  path: string,
+  mtime: Date | null,
+): Promise<void> {
+  if (mtime === null) return;
+  await deadline.run(path, () => Deno.utime(path, new Date(), mtime)).catch((error) => {
+    if (error instanceof HangingError) throw error;
+  });
 }
 
 /**

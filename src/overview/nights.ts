@@ -5,6 +5,7 @@
  */
 
 import type { DiskRecord, RunRecord } from "../repo/record.ts";
+import { NO_MARK, type RunMark } from "../repo/run_mark.ts";
 import { DAY_MS } from "../time.ts";
 import { type ImageStates, PRESENT } from "./image_states.ts";
 
@@ -30,20 +31,37 @@ export interface Night {
  * The lines of runs, the oldest first.
  *
  * @param disk Only what these runs hold of this disk; runs without it are left out.
+ * @param marks What a user said of runs, by their ids.
  */
 export function nightsOf(
   runs: readonly RunRecord[],
   states: ImageStates,
   disk: string | null = null,
+  marks: ReadonlyMap<string, RunMark> = new Map(),
 ): Night[] {
   const wanted = disk === null ? runs : runs.map((run) => onlyDisk(run, disk))
     .filter(({ disks, state }) => disks.length > 0 || state !== "done");
   const usualMs = usualInterval(wanted.map(timeOf));
   return wanted.map((run, i) => {
     const before = wanted[i - 1];
-    const gapMs = before ? timeOf(run) - timeOf(before) : 0;
-    return { ...nightOf(run, states), gapMs: gapMs > usualMs * 1.5 ? gapMs : null };
+    const gapMs = before && !wasPruned(runs, before, run) ? timeOf(run) - timeOf(before) : 0;
+    const night = nightOf(run, states);
+    const { isProtected, note } = marks.get(run.id) ?? NO_MARK;
+    const said = [...(isProtected ? ["protected"] : []), ...(note === null ? [] : [`"${note}"`])];
+    return {
+      ...night,
+      notes: [...night.notes, ...said],
+      gapMs: gapMs > usualMs * 1.5 ? gapMs : null,
+    };
   });
+}
+
+/** Whether there were runs between two that are gone: their numbers are missing. */
+function wasPruned(runs: readonly RunRecord[], before: RunRecord, after: RunRecord): boolean {
+  const indexOf = (run: RunRecord) => runs.findIndex(({ id }) => id === run.id);
+  return runs.slice(indexOf(before), indexOf(after) + 1).some((run, i, between) =>
+    i > 0 && run.sequence > (between[i - 1]?.sequence ?? 0) + 1
+  );
 }
 
 function onlyDisk(run: RunRecord, name: string): RunRecord {

@@ -214,6 +214,7 @@ const Info = v.object({
   format: v.string(),
   "virtual-size": sizeBytes,
   "actual-size": v.optional(sizeBytes, 0),
+  "cluster-size": v.optional(v.nullable(sizeBytes), null),
   "backing-filename": v.optional(v.string()),
   snapshots: v.optional(v.array(v.object({ name: v.string() })), []),
   "format-specific": v.optional(
@@ -230,6 +231,8 @@ export interface ImageFacts {
   format: string;
   virtualSizeBytes: number;
   allocatedBytes: number;
+  /** Null where the format has none. */
+  clusterSizeBytes: number | null;
   /** The parent as it stands in the header, or null. */
   backing: string | null;
   /** An external data file as it stands in the header, or null: our images have none. */
@@ -252,6 +255,24 @@ export async function measure(
 ): Promise<number> {
   const args = ["measure", "-U", "--output=json", "-f", format, "-O", "qcow2", path];
   const text = await qemuImg(deadline, [path], args, { sizeBytes: 0, ...how });
+  return decoded("measure", v.object({ required: sizeBytes }), text).required;
+}
+
+/**
+ * Measures what a chain takes as one qcow2 image (`qemu-img measure`).
+ *
+ * @param paths Its images, on one file system.
+ * @param source `json:{…}` of the chain.
+ * @throws {QemuImgError} If it can't be read.
+ */
+export async function measureChain(
+  deadline: Deadline,
+  paths: readonly string[],
+  source: string,
+  how: RunOptions = {},
+): Promise<number> {
+  const args = ["measure", "--output=json", "-O", "qcow2", source];
+  const text = await qemuImg(deadline, paths.slice(-1), args, how);
   return decoded("measure", v.object({ required: sizeBytes }), text).required;
 }
 
@@ -305,6 +326,7 @@ export function parseImageFacts(text: string): ImageFacts {
     format: info.format,
     virtualSizeBytes: info["virtual-size"],
     allocatedBytes: info["actual-size"],
+    clusterSizeBytes: info["cluster-size"],
     backing: info["backing-filename"] ?? null,
     dataFile: info["format-specific"]?.data?.["data-file"] ?? null,
     snapshots: info.snapshots.map(({ name }) => name),
@@ -322,6 +344,27 @@ const ONLY_LEAKS = 3;
 export async function imageEnd(deadline: Deadline, path: string): Promise<number> {
   const text = await qemuImg(deadline, [path], ["check", "--output=json", alone(path)]);
   return decoded("check", v.object({ "image-end-offset": v.number() }), text)["image-end-offset"];
+}
+
+/**
+ * Whether some of an image's clusters are compressed (`qemu-img check`). Of one that has leaked clusters that is
+ * not told.
+ *
+ * @throws {QemuImgError} If it is damaged.
+ */
+export async function isCompressed(
+  deadline: Deadline,
+  path: string,
+  how: RunOptions = {},
+): Promise<boolean> {
+  try {
+    const text = await qemuImg(deadline, [path], ["check", "--output=json", alone(path)], how);
+    const Check = v.object({ "compressed-clusters": v.optional(v.number(), 0) });
+    return decoded("check", Check, text)["compressed-clusters"] > 0;
+  } catch (error) {
+    if (error instanceof QemuImgError && error.status === ONLY_LEAKS) return false;
+    throw error;
+  }
 }
 
 /** An image without its parent, which `check` would open, wherever a link leads. */

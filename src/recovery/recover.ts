@@ -28,10 +28,12 @@ import { takeDeadLock } from "../fs/flock.ts";
 import type { DiskRecord, RunRecord } from "../repo/record.ts";
 import {
   knowsDisks,
+  pruneLeftovers,
   readTarget,
   recordFile,
   refuseLinks,
   refuseShared,
+  removePruneFolder,
   type Target,
   temporaries,
   writeRun,
@@ -269,6 +271,7 @@ export async function findInTarget(
   await refuseShared(deadline, target, mode);
   const leftovers = [
     ...await findTemporaries(deadline, target),
+    ...await findUnmerged(deadline, target),
     ...findHalfAdopted(deadline, target),
     ...await findReplaced(deadline, target),
   ];
@@ -328,6 +331,14 @@ async function findTemporaries(deadline: Deadline, { path }: Target): Promise<Le
   return (await temporaries(deadline, path)).map((file) => ({
     description: `Removing ${file} of a run that died`,
     repair: () => removeFile(deadline, file),
+  }));
+}
+
+/** Images that a prune was making: what they were made of is still there. */
+async function findUnmerged(deadline: Deadline, target: Target): Promise<Leftover[]> {
+  return (await pruneLeftovers(deadline, target)).map((folder) => ({
+    description: `Removing ${folder} of a prune that was killed`,
+    repair: () => removePruneFolder(deadline, folder),
   }));
 }
 

@@ -65,3 +65,13 @@ export function chainOf(all: Point[], file: string): Point[] {
   }
   return chain;
 }
+
+/**
+ * Other images of the same disk and run, which hold the same: what a prune that was killed has made of one, or is
+ * about to put in its place.
+ */
+export function twinsOf(all: Point[], { run, disk }: Point): Point[] {
+  return all.filter((other) =>
+    other.run === run && other.disk.id === disk.id && other.disk.file !== disk.file
+  );
+}

@@ -10,6 +10,7 @@
  * TARGET/_qmpbackup/digests/<image>.json       the digests of an image
  * TARGET/_qmpbackup/attached/<name>.json       what `restore attach` has opened and not yet let go
  * TARGET/_qmpbackup/verified/<time>-<tag>.json what a verification found
+ * TARGET/_qmpbackup/marks/<run id>.json        whether a run is protected, and a note on it
  * TARGET/_qmpbackup/lock
  * ```
  *
@@ -28,6 +29,8 @@ export const RUNS_FOLDER = `${RECORDS_FOLDER}/runs`;
 export const DIGESTS_FOLDER = `${RECORDS_FOLDER}/digests`;
 export const ATTACHED_FOLDER = `${RECORDS_FOLDER}/attached`;
 export const VERIFIED_FOLDER = `${RECORDS_FOLDER}/verified`;
+/** What users say of runs: see `run_mark.ts`. */
+export const MARKS_FOLDER = `${RECORDS_FOLDER}/marks`;
 export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 /** The target whose lock this is. */
 export const targetOfLock = (lockFile: string) => dirname(dirname(lockFile));
@@ -41,6 +44,11 @@ export const CONFIG_SUFFIX = ".config";
 export const PARTIAL_SUFFIX = ".partial";
 /** An image that a new one of the same name replaces, until that counts. */
 export const REPLACED_SUFFIX = ".replaced";
+/**
+ * The folder in a disk's folder in which a prune makes new images: the Python tools, which take every file of a
+ * disk's folder for an image, don't look into it.
+ */
+export const PRUNE_FOLDER = "_prune";
 /** What is written before it gets its name; all of it lies among the records. */
 export const TEMPORARY_SUFFIX = ".tmp";
 

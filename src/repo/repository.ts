@@ -17,6 +17,7 @@ import {
   removeFile,
   removeFolders,
   syncParent,
+  syncPath,
   writeDurably,
 } from "../fs/durable.ts";
 import type { Fingerprint } from "./fingerprint.ts";
@@ -26,6 +27,7 @@ import {
   DIGESTS_FOLDER,
   isChainId,
   LOCK_FILE,
+  PRUNE_FOLDER,
   RECORDS_FOLDER,
   RESTORE_FILE,
   RUNS_FOLDER,
@@ -387,6 +389,39 @@ async function foldersIn(deadline: Deadline, folder: string): Promise<string[]> 
   const entries = await listFolder(deadline, folder);
   const disks = entries.filter(({ isDirectory }) => isDirectory).map(({ name }) => name);
   return [folder, ...disks.map((name) => join(folder, name))];
+}
+
+/** The folders in which a prune makes new images, one for each disk's folder; absolute. */
+function pruneFolders({ path, runs }: Pick<Target, "path" | "runs">): string[] {
+  const folders = new Set(runs.flatMap(({ disks }) => disks.map(({ folder }) => folder)));
+  return [...folders].map((folder) => join(path, folder, PRUNE_FOLDER));
+}
+
+/** The folders of images that a prune was making when it was killed. */
+export async function pruneLeftovers(
+  deadline: Deadline,
+  target: Pick<Target, "path" | "runs">,
+): Promise<string[]> {
+  const found: string[] = [];
+  for (const folder of pruneFolders(target)) {
+    await refuseLink(deadline, folder);
+    if (await exists(deadline, folder)) found.push(folder);
+  }
+  return found;
+}
+
+/** Removes such a folder, with the files in it. */
+export async function removePruneFolder(deadline: Deadline, folder: string): Promise<void> {
+  for (const { name, isFile } of await listFolder(deadline, folder)) {
+    if (isFile) await removeFile(deadline, join(folder, name));
+  }
+  await removeFolders(deadline, [folder]);
+}
+
+/** Removes a record, and makes that last. */
+export async function removeRun(deadline: Deadline, path: string, run: RunRecord): Promise<void> {
+  await removeFile(deadline, recordFile(path, run));
+  await syncPath(deadline, join(path, RUNS_FOLDER));
 }
 
 /**

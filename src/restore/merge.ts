@@ -248,17 +248,18 @@ async function stampsOf(
 /**
  * The links in the headers may be missing, but they may not say something else than what gave the
  * order. A record outweighs a link to an earlier image than the parent: that is what an interrupted
- * `restore commit` leaves, and that image holds the parent's contents too.
+ * `restore commit` or prune leaves, and what is read by way of that link is the same. So is a link to a twin.
  */
 export function refuseOtherLink(
   earlier: Layer[],
-  { path, parent }: Layer,
+  { path, parent, twins = [] }: Layer,
   backing: string | null,
   isRecorded: boolean,
 ) {
   const linked = backing === null ? null : resolve(dirname(path), backing);
   if (linked === null || linked === parent) return;
-  if (isRecorded && earlier.some((layer) => layer.path === linked)) return;
+  const known = [...twins, ...earlier.map((layer) => layer.path)];
+  if (isRecorded && known.includes(linked)) return;
   throw new Failure(
     `"${path}" is linked to "${linked}", but ${
       parent ? `builds on "${parent}"` : "is a full backup"

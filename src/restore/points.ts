@@ -8,7 +8,7 @@
 import type { Deadline } from "../fs/deadline.ts";
 import { basename, dirname, join, resolve } from "@std/path";
 import * as v from "valibot";
-import { ChainError, chainOf, images, restorePoints } from "../repo/chains.ts";
+import { ChainError, chainOf, images, type Point, restorePoints, twinsOf } from "../repo/chains.ts";
 import { exists } from "../fs/durable.ts";
 import { listFolder, realPath } from "../fs/files.ts";
 import type { Fingerprint } from "../repo/fingerprint.ts";
@@ -33,6 +33,8 @@ export interface Layer {
   path: string;
   /** The parent that the record names, absolute; null for a full backup or a copy. */
   parent: string | null;
+  /** Other images that hold what the parent holds: a prune that was killed may have linked it to one. */
+  twins?: string[];
   /** UTC milliseconds of the moment it holds. */
   timeMs: number;
   /** A raw image of the reference's; ours are all qcow2. */
@@ -167,12 +169,18 @@ export async function pointsOfTarget(deadline: Deadline, target: Target): Promis
     runId: run.id,
     target: target.path,
     layers: () =>
-      chainOf(all, disk.file).map(({ run, disk: { file, parent, fingerprint } }) => ({
-        path: join(target.path, file),
-        parent: parent && join(target.path, parent),
-        timeMs: timeOf(run),
-        ...(fingerprint ? { fingerprint } : {}),
-      })),
+      chainOf(all, disk.file).map(({ run, disk: { file, parent, fingerprint } }, i, chain) => {
+        const twins = i === 0 ? [] : twinsOf(all, chain[i - 1] as Point);
+        return {
+          path: join(target.path, file),
+          parent: parent && join(target.path, parent),
+          timeMs: timeOf(run),
+          ...(fingerprint ? { fingerprint } : {}),
+          ...(twins.length > 0
+            ? { twins: twins.map((twin) => join(target.path, twin.disk.file)) }
+            : {}),
+        };
+      }),
   }));
 }
 

@@ -79,6 +79,9 @@ const KINDS: Record<Flag["kind"], (value: unknown, flag: Flag) => boolean> = {
   size: (value) => Number.isSafeInteger(value) && Number(value) >= 0,
   count: (value) => Number.isSafeInteger(value) && Number(value) >= 0,
   choice: (value, { choices = [] }) => choices.some((choice) => choice === value),
+  pair: (value) =>
+    Array.isArray(value) && value.length === 2 && value[0] !== "" &&
+    value.every((item) => typeof item === "string"),
   files: (value) => Array.isArray(value) && value.length > 0 && !value.includes(""),
   list: (value) =>
     Array.isArray(value) && value.length > 0 &&

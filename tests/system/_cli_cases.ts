@@ -123,7 +123,31 @@ const WRONG: [words: string, ...args: string[]][] = [
   ['"list" needs --dir', "list"],
   ["does not exist", "info", "--show", "backups", "--dir", "none"],
   ["Name the VM's QMP socket with --socket", "info", "--show", "blockdev"],
-  ['"cleanup" needs --recover or --remove-bitmap', "cleanup", "--socket", "q"],
+  [
+    '"cleanup" needs one of --prune, --protect, --unprotect, --note, --recover and --remove-bitmap',
+    ...["cleanup", "--socket", "q"],
+  ],
+  ['"cleanup --recover" needs --socket', "cleanup", "--recover"],
+  ['"cleanup --remove-bitmap" needs --socket', "cleanup", "--remove-bitmap"],
+  ['"cleanup --prune" needs --target', "cleanup", "--prune", "--keep-last", "1"],
+  [
+    "--prune needs to know what to keep: give at least one of --keep-last, --keep-hourly, --keep-daily, " +
+    "--keep-weekly, --keep-monthly, --keep-yearly and --keep-within",
+    ...["cleanup", "--prune", "--target", "t"],
+  ],
+  [
+    "With these --keep flags nothing would be kept: give one more than 0",
+    ...["cleanup", "--prune", "--target", "t", "--keep-daily", "0"],
+  ],
+  [
+    '--keep-within takes years, months, days and hours, such as 30d or 1y6m, not "2w"',
+    ...["cleanup", "--prune", "--target", "t", "--keep-within", "2w"],
+  ],
+  [
+    "--keep flags say what --prune keeps: add --prune",
+    ...["cleanup", "--protect", "r", "--target", "t", "--keep-last", "1"],
+  ],
+  ["--note needs two values: RUN TEXT", "cleanup", "--target", "t", "--note=r"],
   ["needs either --targetfile or --target-dir", "restore", "merge", "--dir", "."],
   ["does not exist", "restore", "merge", "--dir", "none", "--targetfile", "out"],
   ["There are no backups in", "restore", "merge", "--dir", ".", "--targetfile", "out"],

@@ -17,6 +17,7 @@ const PLAIN = [
     "machine",
     "overview",
     "process",
+    "prune",
     "python",
     "qcow2",
     "qemu_img",

@@ -70,6 +70,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   restore: ["fs", "digest", "qemu_img", "repo", "python", "machine"],
   overview: ["fs", "repo"],
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
+  prune: ["fs", "qemu_img", "repo", "digest", "restore"],
   files: ["process", "fs", "qmp", "restore", "attach"],
   cli: [
     ...["wire", "process", "fs", "qmp", "qga", "qemu_img", "repo", "vm"],
@@ -84,6 +85,7 @@ const MAY_IMPORT: Record<string, string[]> = {
       "overview",
       "verify",
     ],
+    ...["plan", "recovery", "backup", "restore", "attach", "files", "overview", "verify", "prune"],
   ],
   "app.ts": ["cli"],
 };
@@ -147,6 +149,7 @@ Deno.test("what a run puts into QEMU is named in `src/vm/names.ts` alone", () =>
     "src/cli/",
     "src/digest/",
     "src/verify/",
+    "src/prune/",
     "src/fs/",
     "src/repo/",
     "src/plan/gather.ts",

@@ -6,7 +6,7 @@
  */
 
 /** How a flag's value is read. */
-export type FlagKind = "switch" | "text" | "list" | "files" | "count" | "size" | "choice";
+export type FlagKind = "switch" | "text" | "pair" | "list" | "files" | "count" | "size" | "choice";
 
 export interface Flag {
   kind: FlagKind;
@@ -289,6 +289,36 @@ export const FLAGS = {
     help: "print one line for Nagios or Icinga, and exit with 0, 1, 2 or 3 as they expect it " +
       "(--max-age is 26h then, if not given)",
   },
+  prune: {
+    kind: "switch",
+    help:
+      "remove the restore points that no --keep flag keeps, and merge their images into those that " +
+      "stay. A run is a point, with all its disks",
+  },
+  "keep-within": {
+    kind: "text",
+    value: "DURATION",
+    help: "keep all points of so long before the newest: 30d, 1y6m, 2y5m7d3h",
+  },
+  "keep-last": { kind: "count", value: "N", help: "keep the last N points" },
+  "keep-hourly": {
+    kind: "count",
+    value: "N",
+    help: "keep the newest point of each of the last N hours that have one. As in Proxmox Backup " +
+      "Server the rules add up, in the order of this list: an hour (a day, …) of which a rule " +
+      "before keeps a point is not counted",
+  },
+  "keep-daily": { kind: "count", value: "N", help: "the same for days, by local time" },
+  "keep-weekly": { kind: "count", value: "N", help: "the same for weeks, from Monday on" },
+  "keep-monthly": { kind: "count", value: "N", help: "the same for months" },
+  "keep-yearly": { kind: "count", value: "N", help: "the same for years" },
+  protect: { kind: "text", value: "RUN", help: "never remove the points of this run" },
+  unprotect: { kind: "text", value: "RUN", help: "take that back" },
+  note: {
+    kind: "pair",
+    value: "RUN TEXT",
+    help: 'write a note on a run, which info shows; "" removes it',
+  },
   "remove-bitmap": {
     kind: "switch",
     aliases: ["remove-bitmaps"],
@@ -308,6 +338,11 @@ const BACKUPS = {
     "the backup directory of a VM, that of its months, or a folder that holds those of several VMs",
 } as const;
 const LIST_FLAGS = ["last", "disk", "all", "max-age", "nagios"] as const;
+/** In the order in which the rules are applied. */
+export const KEEP_FLAGS = [
+  ...["keep-within", "keep-last", "keep-hourly", "keep-daily", "keep-weekly"] as const,
+  ...["keep-monthly", "keep-yearly"] as const,
+] as const;
 const IN_PLACE_FLAGS = [
   ...["until", "filter", "rate-limit", "dry-run", "skip-check", "no-digest"] as const,
 ];
@@ -519,20 +554,31 @@ export const COMMANDS = {
     examples: [{ does: "The backups of a VM", line: "qmpbackup list --dir /backup/vm1" }],
   },
   cleanup: {
-    summary: "Clean up after a killed run, or remove the bitmaps made by qmpbackup",
-    required: ["socket"],
+    summary: "Remove old backups, clean up after a killed run, or remove our bitmaps",
+    required: [],
     optional: [
-      ...["recover", "target", "agent-socket", "agent-timeout"] as const,
-      ...["remove-bitmap", "uuid", "dry-run", "timeout"] as const,
+      ...["target", "prune", ...KEEP_FLAGS, "rate-limit"] as const,
+      ...["protect", "unprotect", "note"] as const,
+      ...["socket", "timeout", "recover", "agent-socket", "agent-timeout"] as const,
+      ...["remove-bitmap", "uuid", "dry-run"] as const,
     ],
     says: {
       target:
-        "the backup directory whose unfinished files are deleted (that of the killed run, if " +
-        "QEMU still knows it)",
+        "the backup directory; with --monthly the one that holds the months. With --recover the one " +
+        "whose unfinished files are deleted (that of the killed run, if QEMU still knows it)",
       "agent-socket": "the guest agent's socket, to thaw a guest that was left frozen",
       uuid: "only the bitmaps of the chain with this id",
     },
     examples: [
+      {
+        does: "See which backups would go, and what that wins",
+        line: "qmpbackup cleanup --prune --target /backup/vm1 --keep-daily 14 --keep-weekly 8 " +
+          "--dry-run",
+      },
+      {
+        does: "Keep one for good",
+        line: "qmpbackup cleanup --target /backup/vm1 --protect 20261122T230000Z-3f9a2c41",
+      },
       {
         does: "See what a run that was killed has left",
         line: "qmpbackup cleanup --socket /run/vm1.qmp --recover --dry-run",

@@ -22,6 +22,7 @@ import {
 type Spec = typeof FLAGS;
 type ValueOf<F> = F extends { kind: "switch" } ? boolean
   : F extends { kind: "list" | "files" } ? string[]
+  : F extends { kind: "pair" } ? [string, string]
   : F extends { kind: "count" | "size" } ? number
   : F extends { kind: "choice"; choices: readonly (infer Choice)[] } ? Choice
   : string;
@@ -46,7 +47,7 @@ const flagEntries = Object.entries(FLAGS) as [FlagName, Flag][];
  */
 export function parse(argv: readonly string[]): Parsed {
   refuseUnreadable(argv);
-  const given = parseArgs(joined(argv).flatMap(spellOut), {
+  const given = parseArgs(joined(joinPairs(argv)).flatMap(spellOut), {
     boolean: namesOf((flag) => flag.kind === "switch"),
     string: ["_", ...namesOf((flag) => flag.kind !== "switch")],
     collect: namesOf((flag) => flag.kind === "list" || flag.kind === "files"),
@@ -101,6 +102,26 @@ function joined(argv: readonly string[]): string[] {
     if (isOpen(word) && next?.startsWith("/")) return [`${word}=${next}`];
     return word.startsWith("/") && isOpen(argv[i - 1]) ? [] : [word];
   });
+}
+
+/** What stands between the two words of a pair, once they are one. */
+const BETWEEN = "\0";
+
+/** Makes one word of a flag and the two that are its value. */
+function joinPairs(argv: readonly string[]): string[] {
+  const pairs = namesOf(({ kind }) => kind === "pair").map((name) => `--${name}`);
+  const words: string[] = [];
+  for (let at = 0; at < argv.length; at++) {
+    const word = argv[at] as string;
+    const [first, second] = argv.slice(at + 1);
+    if (!pairs.includes(word) || first === undefined || second === undefined) {
+      words.push(word);
+      continue;
+    }
+    words.push(`${word}=${first}${BETWEEN}${second}`);
+    at += 2;
+  }
+  return words;
 }
 
 /** Makes `--level=full` of `-lfull`, and refuses `--compress=no`, which would mean yes. */
@@ -160,9 +181,16 @@ function valueOf(name: FlagName, flag: Flag, raw: unknown): unknown {
   if (flag.kind === "choice" && !flag.choices?.includes(text)) {
     throw new UsageError(`--${name} is one of ${flag.choices?.join(", ")}, not "${text}"`);
   }
+  if (flag.kind === "pair") return pairOf(name, flag, text);
   if (flag.kind === "count") return countOf(name, text);
   if (flag.kind === "size") return sizeOf(name, text);
   return text;
+}
+
+function pairOf(name: FlagName, { value }: Flag, text: string): [string, string] {
+  const [first, second] = text.split(BETWEEN);
+  if (first && second !== undefined) return [first, second];
+  throw new UsageError(`--${name} needs two values: ${value}`);
 }
 
 function countOf(name: FlagName, text: string): number {

@@ -9,29 +9,60 @@ import { refuseLockedVm } from "../../vm/marks.ts";
 import { isBackupBitmap } from "../../vm/names.ts";
 import { removeBitmap } from "../../vm/switch_node.ts";
 import { connectVm, nameHolder } from "../../vm/socket_holder.ts";
+import { keepRules } from "../args/keep_rules.ts";
 import { jsonLine } from "../output/report.ts";
 import { printable } from "../output/text.ts";
 import type { CommandContext } from "./context.ts";
+import { markRuns, prune } from "./prune.ts";
 import { qmpTarget, thawOf } from "./qmp_target.ts";
 
 const log = getLogger(["qmpbackup", "cleanup"]);
 
-/** `qmpbackup cleanup --recover` and `--remove-bitmap`, in this order where both are asked for. */
+/** The exit code where images could not be merged. */
+const FAILED = 1;
+
+/** `qmpbackup cleanup`: what was asked for of it, in the order below. */
 export async function cleanup(context: CommandContext): Promise<number> {
-  const { values, io, deadline } = context;
+  const { values, io } = context;
   const { recover = false, "remove-bitmap": bitmaps = false, "dry-run": dryRun = false } = values;
-  if (!recover && !bitmaps) {
-    throw new UsageError('"cleanup" needs --recover or --remove-bitmap');
+  const { protect, unprotect, note } = values;
+  const isMarking = [protect, unprotect, note].some((value) => value !== undefined);
+  if (!recover && !bitmaps && !values.prune && !isMarking) {
+    throw new UsageError(
+      '"cleanup" needs one of --prune, --protect, --unprotect, --note, --recover and --remove-bitmap',
+    );
   }
-  const { socket, qmpOptions } = qmpTarget(values);
-  await using qmp = await connectVm(deadline, socket, qmpOptions);
+  if (!values.prune && keepRules(values) !== null) {
+    throw new UsageError("--keep flags say what --prune keeps: add --prune");
+  }
+  if ((recover || bitmaps) && values.socket === undefined) {
+    throw new UsageError(`"cleanup ${recover ? "--recover" : "--remove-bitmap"}" needs --socket`);
+  }
+  const { recovered, removed } = recover || bitmaps
+    ? await cleanUpVm(context, { recover, bitmaps, dryRun })
+    : { recovered: 0, removed: 0 };
+  const marked = isMarking ? await markRuns(context) : 0;
+  const pruned = values.prune ? await prune(context) : null;
+  const state = dryRun ? "planned" : pruned?.problems ? "failed" : "done";
+  if (values.json) {
+    const more = { ...(isMarking ? { marked } : {}), ...(pruned ? { pruned } : {}) };
+    io.stdout(jsonLine("summary", { state, recovered, removed, ...more }));
+  }
+  return pruned?.problems ? FAILED : 0;
+}
+
+async function cleanUpVm(
+  context: CommandContext,
+  { recover, bitmaps, dryRun }: { recover: boolean; bitmaps: boolean; dryRun: boolean },
+): Promise<{ recovered: number; removed: number }> {
+  const { socket, qmpOptions } = qmpTarget(context.values);
+  await using qmp = await connectVm(context.deadline, socket, qmpOptions);
   // Bitmaps are removed in a moment, and without the right to know the host's name.
-  await using _named = recover ? await nameHolder(deadline, socket, holderNow("cleanup")) : null;
+  await using _named = recover
+    ? await nameHolder(context.deadline, socket, holderNow("cleanup"))
+    : null;
   const recovered = recover ? await recoverAll(qmp, context, dryRun) : 0;
-  const removed = bitmaps ? await removeBitmaps(qmp, context, dryRun) : 0;
-  const state = dryRun ? "planned" : "done";
-  if (values.json) io.stdout(jsonLine("summary", { state, recovered, removed }));
-  return 0;
+  return { recovered, removed: bitmaps ? await removeBitmaps(qmp, context, dryRun) : 0 };
 }
 
 async function recoverAll(

@@ -8,6 +8,7 @@ import { healthOf, lastCompleteRun, type VmHealth, worstFirst } from "../../over
 import { type ImageStates, imageStates, statesOfRun } from "../../overview/image_states.ts";
 import { nightsOf } from "../../overview/nights.ts";
 import { chainTotals, type Outlook, outlookOf } from "../../overview/totals.ts";
+import { NO_MARK, readMarks, type RunMark } from "../../repo/run_mark.ts";
 import { parseAge } from "../args/age.ts";
 import type { Values } from "../args/parse.ts";
 import { backupsText } from "../output/backups.ts";
@@ -63,7 +64,8 @@ async function listBackups({ values, io, deadline }: CommandContext): Promise<nu
     const { disk = null } = values;
     const runs = runsOf(backups);
     refuseUnknownDisk(disk, backups);
-    const nights = nightsOf(runs, states, disk);
+    const marks = await allMarks(deadline, backups);
+    const nights = nightsOf(runs, states, disk, marks);
     const last = lastOf(values);
     if (values.all && !values.json) {
       const shown = nights.slice(last === null ? 0 : -last).map(({ run }) => run);
@@ -82,7 +84,9 @@ async function listBackups({ values, io, deadline }: CommandContext): Promise<nu
     }
     const shown = nights.slice(last === null ? 0 : -last);
     for (const { run, gapMs, notes } of shown) {
-      io.stdout(jsonLine("run", { ...runJson(run, states), gapMs, notes }));
+      const { isProtected, note } = marks.get(run.id) ?? NO_MARK;
+      const said = { protected: isProtected, note };
+      io.stdout(jsonLine("run", { ...runJson(run, states), gapMs, notes, ...said }));
     }
     io.stdout(jsonLine("summary", {
       chain: backups.targets.at(-1)?.chainId ?? null,
@@ -158,6 +162,15 @@ async function judge(
 async function allStates(deadline: Deadline, { targets }: VmBackups): Promise<ImageStates> {
   const states = await Promise.all(targets.map((target) => imageStates(deadline, target)));
   return new Map(states.flatMap((one) => [...one]));
+}
+
+/** What users said of runs, by the runs' ids. */
+async function allMarks(
+  deadline: Deadline,
+  { targets }: VmBackups,
+): Promise<Map<string, RunMark>> {
+  const marks = await Promise.all(targets.map(({ path }) => readMarks(deadline, path)));
+  return new Map(marks.flatMap((one) => [...one]));
 }
 
 /** Of the images that the newest complete run is restored from. */

@@ -153,9 +153,11 @@ async function refuseLinkedImages(deadline: Deadline, layers: Layer[], steps: St
  * below. Only the name counts, since the folder may have been moved.
  */
 function refuseHole(layers: Layer[], images: CheckedImage[]) {
-  for (const [i, { path }] of layers.entries()) {
+  for (const [i, { path, twins = [] }] of layers.entries()) {
     const backing = images[i]?.backing ?? null;
-    const below = layers.slice(0, i).map((layer) => basename(layer.path));
+    const below = [...layers.slice(0, i).map((layer) => layer.path), ...twins].map((one) =>
+      basename(one)
+    );
     if (backing === null || below.includes(basename(backing))) continue;
     throw new Failure(
       `"${path}" builds on "${backing}", which is not below it: the folder was changed, and its images ` +

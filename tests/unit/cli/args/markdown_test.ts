@@ -41,6 +41,7 @@ Deno.test("TOPICS are those that the README names", () => {
     ],
     "permissions",
     "restore-vm",
+    "retention",
     "verify",
   ]);
 });

@@ -233,8 +233,11 @@ for (const flag of ["socket", "level", "target"]) {
   });
 }
 
-Deno.test("parse() refuses a cleanup that does not say of what", () => {
-  assertRefused(["cleanup", "--recover"], '"cleanup" needs --socket');
+Deno.test("parse() takes the two words of a note", () => {
+  const { values } = parse(["cleanup", "--target", "/t", "--note", "run1", "before the upgrade"]);
+  assertEquals(values.note, ["run1", "before the upgrade"]);
+  assertEquals(parse(["cleanup", "--note", "run1", ""]).values.note, ["run1", ""]);
+  assertRefused(["cleanup", "--note", "run1"], "--note needs two values: RUN TEXT");
 });
 
 Deno.test("parse() refuses no subcommand, with all of them", () => {

@@ -1,0 +1,274 @@
+/**
+ * Makes one image of several, beside them. They are only read.
+ *
+ * @module
+ */
+
+import { basename, dirname, join, relative } from "@std/path";
+import { format as formatBytes } from "@std/fmt/bytes";
+import { Failure } from "../errors.ts";
+import { createFile, lookAt, makeReadOnly, OWNER_ONLY, tryMode } from "../fs/create.ts";
+import type { Deadline } from "../fs/deadline.ts";
+import {
+  createInside,
+  removeFile,
+  removeFolders,
+  renameDurably,
+  setFileTime,
+  syncPath,
+} from "../fs/durable.ts";
+import { freeBytes } from "../fs/files.ts";
+import { type Fingerprint, sealImage } from "../repo/fingerprint.ts";
+import { backingLink, PRUNE_FOLDER } from "../repo/layout.ts";
+import type { DiskRecord } from "../repo/record.ts";
+import {
+  checkImage,
+  createQcow2,
+  type ImageFacts,
+  imageFacts,
+  isCompressed,
+  measureChain,
+  qemuImg,
+  QemuImgError,
+} from "../qemu_img/qemu_img.ts";
+import { chainSource } from "../restore/passes.ts";
+import { requireImage } from "../restore/require_image.ts";
+
+/** Images that can't be merged; all that was kept of them can be restored as before. */
+export class MergeError extends Failure {
+  override name = "MergeError";
+}
+
+export interface MergeContext {
+  deadline: Deadline;
+  /** The target; absolute. */
+  target: string;
+  /** 0 is no limit. */
+  rateLimitBytesPerSecond: number;
+  signal: AbortSignal;
+}
+
+/** A new image, which has not its name yet. */
+export interface MergedImage extends AsyncDisposable {
+  bytesWritten: number;
+  fingerprint: Fingerprint;
+  /** Gives it its name, in the place of an image that has it. */
+  publish(path: string): Promise<void>;
+}
+
+/** A QEMU that commits marks at least so many bytes as one, and would copy what lies beside them. */
+const LEAST_CLUSTER_BYTES = 4096;
+
+/**
+ * Merges images.
+ *
+ * @param layers The oldest first. If that is a full backup, so is the new one.
+ * @param parent What the first one builds on; null for a full backup.
+ * @throws {MergeError} If that can't be done.
+ */
+export async function mergeImages(
+  layers: readonly DiskRecord[],
+  parent: DiskRecord | null,
+  context: MergeContext,
+): Promise<MergedImage> {
+  const { target, deadline, signal } = context;
+  const last = layers.at(-1) as DiskRecord;
+  const paths = layers.map(({ file }) => join(target, file));
+  const facts = await factsOf(layers, context);
+  const folder = join(target, dirname(last.file), PRUNE_FOLDER);
+  const file = join(folder, basename(last.file));
+  const place = { file, parent: parent && join(target, parent.file) };
+  const sources = { paths, facts, isCompressed: await areCompressed(paths, context) };
+  await refuseFull(deadline, paths, dirname(folder), signal);
+  await using made = new AsyncDisposableStack();
+  const present = await lookAt(deadline, join(target, last.file));
+  await createInside(deadline, folder);
+  made.defer(() => removeFolders(deadline, [folder]));
+  await removeFile(deadline, file);
+  made.defer(() => removeFile(deadline, file));
+  if (parent === null) await convertAll(sources, place, context);
+  else await commitAll(sources, place, context);
+  await checkImage(deadline, file, { signal, sizeBytes: present?.size ?? 0 });
+  await refuseDifferent(paths, file, context);
+  if (place.parent !== null) await link(deadline, file, place.parent, dirname(folder), signal);
+  await sealImage(deadline, file);
+  await tryMode(deadline, file, (present?.mode ?? OWNER_ONLY) & 0o777);
+  await makeReadOnly(deadline, file);
+  await setFileTime(deadline, file, present?.mtime ?? null);
+  await syncPath(deadline, file, (await lookAt(deadline, file))?.size ?? 0);
+  const { fingerprint } = await requireImage(deadline, file);
+  const bytesWritten = ((await lookAt(deadline, file))?.blocks ?? 0) * 512;
+  const cleanup = made.move();
+  return {
+    bytesWritten,
+    fingerprint,
+    publish: (path) => renameDurably(deadline, file, path),
+    [Symbol.asyncDispose]: () => cleanup.disposeAsync(),
+  };
+}
+
+interface Sources {
+  paths: string[];
+  facts: ImageFacts[];
+  isCompressed: boolean;
+}
+
+interface Place {
+  file: string;
+  parent: string | null;
+}
+
+/** Looks whether the images are those that were recorded, and sound. */
+async function factsOf(
+  layers: readonly DiskRecord[],
+  { target, deadline, signal }: MergeContext,
+): Promise<ImageFacts[]> {
+  const facts: ImageFacts[] = [];
+  for (const { file, fingerprint } of layers) {
+    const path = join(target, file);
+    await requireImage(deadline, path, fingerprint);
+    facts.push(await imageFacts(deadline, path, { signal }));
+    await checkImage(deadline, path, { signal });
+  }
+  return facts;
+}
+
+async function areCompressed(
+  paths: string[],
+  { deadline, signal }: MergeContext,
+): Promise<boolean> {
+  for (const path of paths) if (await isCompressed(deadline, path, { signal })) return true;
+  return false;
+}
+
+/** @throws {MergeError} If there is no room for the new image beside the old ones. */
+async function refuseFull(
+  deadline: Deadline,
+  paths: string[],
+  folder: string,
+  signal: AbortSignal,
+) {
+  const neededBytes = await measureChain(deadline, paths, chainSource(paths), { signal });
+  const free = await freeBytes(deadline, folder);
+  if (neededBytes <= free) return;
+  const size = (bytes: number) => `${bytes} bytes (${formatBytes(bytes, { binary: true })})`;
+  throw new MergeError(
+    `The file system of "${folder}" is too full to merge images into "${
+      basename(paths.at(-1) ?? "")
+    }": ` +
+      `${size(neededBytes)} are needed, ${size(free)} are free. Make room, and run again`,
+  );
+}
+
+const limitOf = ({ rateLimitBytesPerSecond: limit }: MergeContext) =>
+  limit > 0 ? ["-r", String(limit)] : [];
+
+const qcow2Options = (clusterBytes: number) => `compat=1.1,cluster_size=${clusterBytes}`;
+
+/** A full backup with increments: all that a guest would read. */
+async function convertAll(
+  { paths, facts, isCompressed }: Sources,
+  { file }: Place,
+  context: MergeContext,
+) {
+  await createFile(context.deadline, file, OWNER_ONLY);
+  // Compressed clusters can't be written out of order.
+  const how = isCompressed ? ["-c"] : ["-W"];
+  const clusterBytes = facts.at(-1)?.clusterSizeBytes ?? 65536;
+  await run(
+    [
+      ...["convert", "-m", "16", ...how, ...limitOf(context), "-O", "qcow2"],
+      ...["-o", qcow2Options(clusterBytes), chainSource(paths), file],
+    ],
+    file,
+    context,
+  );
+}
+
+/**
+ * Increments: just what they hold, and the zeroes that hide what lies below. `convert` can't tell those from what
+ * is not there; `commit` can. An empty image below gets all, and one on top keeps them from being written to.
+ */
+async function commitAll(
+  { paths, facts, isCompressed }: Sources,
+  { file, parent }: Place,
+  context: MergeContext,
+) {
+  const { deadline, signal } = context;
+  const clusterSizeBytes = Math.min(...facts.map((one) => one.clusterSizeBytes ?? 65536));
+  if (clusterSizeBytes < LEAST_CLUSTER_BYTES) {
+    throw new MergeError(
+      `Images with clusters of ${clusterSizeBytes} bytes can't be merged ("${
+        paths[0]
+      }"): they stay as they ` +
+        "are, and what is kept can be restored",
+    );
+  }
+  const virtualSizeBytes = facts.at(-1)?.virtualSizeBytes ?? 0;
+  await using made = new AsyncDisposableStack();
+  const [top, whole] = [`${file}.top`, `${file}.whole`];
+  const below = isCompressed ? whole : file;
+  for (const path of new Set([below, top])) {
+    await removeFile(deadline, path);
+    await createFile(deadline, path, OWNER_ONLY);
+    if (path !== file) made.defer(() => removeFile(deadline, path));
+    await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes }, { signal });
+  }
+  const argv = ["commit", "-q", "-d", ...limitOf(context), "-b", below];
+  await run([...argv, chainSource([below, ...paths, top])], file, context);
+  if (!isCompressed) return;
+  // With a parent, only what the image itself holds is copied.
+  await createFile(deadline, file, OWNER_ONLY);
+  const options = ["-o", qcow2Options(clusterSizeBytes), "-B", parent ?? "", "-F", "qcow2"];
+  const source = chainSource([parent ?? "", whole]);
+  await run(
+    ["convert", "-c", ...limitOf(context), "-O", "qcow2", ...options, source, file],
+    file,
+    context,
+  );
+}
+
+async function run(argv: string[], file: string, { deadline, signal }: MergeContext) {
+  await qemuImg(deadline, [file], argv, { signal });
+}
+
+/** Links an image to its parent, by the path that leads there from a folder. */
+export async function link(
+  deadline: Deadline,
+  path: string,
+  parent: string,
+  folder: string,
+  signal?: AbortSignal,
+): Promise<void> {
+  const name = backingLink(relative(folder, parent));
+  const argv = ["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", name, path];
+  await qemuImg(deadline, [path], argv, signal ? { signal } : {});
+}
+
+/** The exit code of `qemu-img compare` for images that differ. */
+const DIFFERENT = 1;
+
+/**
+ * Reads both once more. What lies below increments is left out: it is the same for both.
+ *
+ * @throws {MergeError} If they differ.
+ */
+async function refuseDifferent(
+  paths: string[],
+  file: string,
+  { deadline, signal }: MergeContext,
+) {
+  const argv = ["compare", "-q", chainSource(paths), chainSource([file])];
+  try {
+    await qemuImg(deadline, [file], argv, { signal });
+  } catch (error) {
+    if (!(error instanceof QemuImgError && error.status === DIFFERENT)) throw error;
+    throw new MergeError(
+      `What was merged into "${
+        basename(file)
+      }" is not what was there before: nothing was replaced. Look at ` +
+        "the storage of the target, and run again",
+      { cause: error },
+    );
+  }
+}

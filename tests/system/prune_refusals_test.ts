@@ -1,0 +1,194 @@
+import { deadline } from "../support/deadline.ts";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { join } from "@std/path";
+import { holderNow, takeLock } from "../../src/fs/flock.ts";
+import { LOCK_FILE } from "../../src/repo/layout.ts";
+import { exists } from "../../src/fs/durable.ts";
+import { recordDigest } from "../../src/digest/store.ts";
+import { writeAttachment } from "../../src/repo/attachment.ts";
+import { qemuImg } from "../support/qemu_img.ts";
+import { filesOf, recordsOf } from "../support/scene.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { succeed, tool } from "../support/tool.ts";
+import { mountTmpfs } from "../support/tmpfs.ts";
+import {
+  assertReadsPlain,
+  assertRestores,
+  idsOf,
+  type MadePoint,
+  makeTarget,
+  runIdOf,
+} from "./_pruned_target.ts";
+
+const T = Date.parse("2026-01-01T12:00:00Z") / 1000;
+const DAY = 86_400;
+const image = (kind: string, index: number) => `disk0/${kind}-${T + index * DAY}-disk0.qcow2`;
+const SMALL = { full: [[0, 256 * 1024, 0x11]] } as const;
+const LEVELS = ["full", "inc", "inc", "inc"] as const;
+
+async function made(path: string): Promise<MadePoint[]> {
+  return await makeTarget(path, { full: [...SMALL.full], levels: LEVELS });
+}
+
+const prune = (target: string, ...more: string[]) =>
+  tool(["cleanup", "--prune", "--target", target, "--keep-last", "1", ...more]);
+
+Deno.test("`cleanup --prune` never removes a protected run, and says what its note is", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  const points = await made(target);
+  const mark = (...args: string[]) => succeed(["cleanup", "--target", target, ...args]);
+  await mark("--protect", runIdOf(1), "--note", runIdOf(1), "before the upgrade");
+  const listed = await succeed(["list", "--dir", target]);
+  assertStringIncludes(listed.stdout, 'protected; "before the upgrade"');
+  const { stdout } = await prune(target, "--json");
+  const lines = stdout.trim().split("\n").map((line) => JSON.parse(line));
+  assertEquals(lines.map(({ keptBy }) => keptBy), [[], ["protected"], [], ["last"], undefined]);
+  assertEquals(lines[1].note, "before the upgrade");
+  assertEquals(await idsOf(target), [1, 3].map(runIdOf));
+  await assertRestores(target, [points[1], points[3]] as MadePoint[]);
+  await mark("--unprotect", runIdOf(1));
+  await succeed(["cleanup", "--prune", "--target", target, "--keep-last", "1"]);
+  assertEquals(await idsOf(target), [runIdOf(3)]);
+  // What was said of a run goes with it.
+  assert(!await exists(deadline, join(target, "_qmpbackup/marks")));
+});
+
+Deno.test("`cleanup --protect` refuses a run that is not there, and names the newest", async () => {
+  await using dir = await tempDir();
+  await made(dir.join("target"));
+  const { code, stderr } = await tool([
+    "cleanup",
+    "--target",
+    dir.join("target"),
+    "--protect",
+    "x",
+  ]);
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, `There is no run "x" here; the newest is "${runIdOf(3)}"`);
+});
+
+Deno.test("`cleanup --prune` leaves a chain alone of which an image was changed", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  await makeTarget(target, { full: [...SMALL.full], levels: [...LEVELS, "full", "inc", "inc"] });
+  await Deno.chmod(join(target, image("INC", 2)), 0o600);
+  await qemuImg(["snapshot", "-c", "x", join(target, image("INC", 2))]);
+  const { code, stderr } = await prune(target);
+  assertEquals(code, 0);
+  assertStringIncludes(stderr, "The points of a chain stay as they are");
+  assertStringIncludes(stderr, image("INC", 2));
+  assertEquals(await idsOf(target), [0, 1, 2, 3, 6].map(runIdOf));
+});
+
+Deno.test("`cleanup --prune` leaves a chain alone on which a VM's disk builds", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  const points = await made(target);
+  const overlay = join(target, "disk0/vm.qcow2");
+  const backing = image("INC", 1).split("/")[1] ?? "";
+  await qemuImg(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, overlay]);
+  const { stderr } = await prune(target);
+  assertStringIncludes(stderr, "is in no record, and builds on");
+  await assertReadsPlain(target, points);
+  assertEquals((await idsOf(target)).length, 4);
+});
+
+Deno.test("`cleanup --prune` leaves a chain alone of which a point is attached", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  const points = await made(target);
+  await writeAttachment(deadline, target, {
+    format: "qmpbackup-attached",
+    version: 1,
+    name: "0123abcd",
+    host: Deno.hostname(),
+    since: "2026-01-05T00:00:00Z",
+    kind: "overlay",
+    disks: [{
+      disk: "disk0",
+      point: image("INC", 1),
+      pointInTime: "2026-01-02T12:00:00Z",
+      images: [image("INC", 1), image("FULL", 0)],
+      virtualSizeBytes: 1,
+      open: "/x",
+    }],
+    files: [],
+    sockets: null,
+  });
+  const { stderr } = await prune(target);
+  assertStringIncludes(stderr, "restore attach --detach 0123abcd");
+  await assertRestores(target, points);
+});
+
+Deno.test("`cleanup --prune` merges nothing whose digest shows damage", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  const points = await made(target);
+  for (const file of [image("FULL", 0), image("INC", 3)]) {
+    await recordDigest(deadline, target, file);
+  }
+  // A byte of the guest's data, which neither the fingerprint nor `qemu-img check` looks at.
+  const path = join(target, image("FULL", 0));
+  await Deno.chmod(path, 0o600);
+  using file = await Deno.open(path, { write: true });
+  await file.seek(-70_000, Deno.SeekMode.End);
+  await file.write(new Uint8Array([0x99]));
+  const { code, stderr } = await prune(target);
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "its contents are not those that its digests are of");
+  assertEquals(await idsOf(target), [runIdOf(3)]);
+  assert((await filesOf(target)).includes(image("FULL", 0)));
+  await file.seek(-70_000, Deno.SeekMode.End);
+  await file.write(new Uint8Array([0x11]));
+  await succeed(["cleanup", "--prune", "--target", target, "--keep-last", "1"]);
+  await assertRestores(target, [points[3] as MadePoint]);
+  const digests = join(target, "_qmpbackup/digests/disk0");
+  const names = await Array.fromAsync(Deno.readDir(digests), ({ name }) => name);
+  assertEquals(names, [`${image("FULL", 3).split("/")[1]}.json`]);
+});
+
+Deno.test("`cleanup --prune` waits for no run that is at work", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  await made(target);
+  using _lock = await takeLock(deadline, join(target, LOCK_FILE), holderNow("another"));
+  const { code, stderr } = await prune(target);
+  assertEquals(code, 11);
+  assertStringIncludes(stderr, "Another run is at work on this target");
+  assertEquals((await idsOf(target)).length, 4);
+});
+
+Deno.test("`cleanup --prune` needs room for what it makes", async () => {
+  await using dir = await tempDir();
+  await using small = await mountTmpfs(dir.join("small"), 6 << 20);
+  const target = dir.join("small/target");
+  const points = await made(target);
+  // Records can still be written.
+  const rest = dir.join("small/rest");
+  await Deno.writeFile(rest, new Uint8Array(256 * 1024));
+  await small.fill();
+  await Deno.remove(rest);
+  const { code, stderr } = await prune(target);
+  assertEquals(code, 1, stderr);
+  assertStringIncludes(stderr, "is too full to merge images into");
+  await assertRestores(target, [points[3] as MadePoint]);
+  await small.empty();
+  assertEquals((await prune(target)).code, 0);
+  await assertRestores(target, [points[3] as MadePoint]);
+});
+
+Deno.test("`cleanup --prune` removes the records of failed runs, and months in which nothing is left", async () => {
+  await using dir = await tempDir();
+  const folder = dir.join("vm1");
+  const months = ["2025-12", "2026-01"].map((month) => join(folder, month));
+  const options = { full: [...SMALL.full], levels: ["full", "-", "inc"] as const };
+  await makeTarget(months[0] ?? "", { ...options, start: "2025-12-01T12:00:00Z" });
+  const points = await makeTarget(months[1] ?? "", options);
+  const { stdout } = await prune(folder, "--dry-run");
+  assertStringIncludes(stdout, "3 of 4 points would go");
+  assertEquals((await prune(folder)).code, 0);
+  assertEquals(await Array.fromAsync(Deno.readDir(folder), ({ name }) => name), ["2026-01"]);
+  assertEquals(await recordsOf(months[1] ?? ""), [`${runIdOf(2)}.json`]);
+  await assertRestores(months[1] ?? "", [points[2] as MadePoint]);
+});
