@@ -107,6 +107,7 @@ function argsOf(world: World, step: BackupStep, target: Target, disks: DiskSpec[
     ...(step.slow || step.interrupt !== "none" ? ["--speed-limit", String(SLOW)] : []),
     ...(step.compress ? ["--compress"] : []),
     ...(step.compare ? ["--on-lost-bitmap", "compare"] : []),
+    ...(step.verify ? ["--verify"] : []),
     ...(step.pause ? ["--pause"] : []),
   ];
 }

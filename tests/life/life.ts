@@ -8,7 +8,7 @@
  */
 
 import { backUp } from "./backups.ts";
-import { restoreInPlace, restoreMany, restoreOne } from "./restores.ts";
+import { restoreInPlace, restoreMany, restoreOne, verifyTarget } from "./restores.ts";
 import { type Step, stepsOf } from "./steps.ts";
 import { pick, type Tally, World } from "./world.ts";
 
@@ -39,6 +39,7 @@ export async function live(seed: number, count: number): Promise<Tally> {
     world.tell("the end: all points are compared");
     await world.assertShadow();
     await restoreMany(world);
+    for (const target of world.targets) await verifyTarget(world, target);
     return tally;
   } catch (error) {
     const words = error instanceof Error ? error.stack : String(error);
@@ -69,6 +70,8 @@ async function take(world: World, step: Step): Promise<void> {
       return await restoreInPlace(world, step);
     case "restore merge":
       return await restoreOne(world, pick(world.targets, step.target), step.point);
+    case "restore verify":
+      return await verifyTarget(world, pick(world.targets, step.target));
     case "restart QEMU":
       if (!step.cleanly) await world.kill();
       return await world.restart(step.cleanly);

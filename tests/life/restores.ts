@@ -36,6 +36,15 @@ async function verify(world: World, target: Target, run: Run, row: Row) {
   world.tally.compared++;
 }
 
+/** Verifies a target in full: whatever happened to it, nothing in it is damaged. */
+export async function verifyTarget(world: World, target: Target): Promise<void> {
+  if (target.points().length === 0) return;
+  const { code, stdout, stderr } = await tool(["restore", "verify", "--dir", target.path]);
+  world.tell(`restore verify of ${target.path} → ${code}`);
+  world.count(`restore verify → ${code}`);
+  assertEquals(code, 0, `${stdout}${stderr}`);
+}
+
 /** Restores in place: points that were committed over are gone, and no others. */
 export async function restoreInPlace(world: World, step: InPlaceStep): Promise<void> {
   const target = pick(world.targets, step.target);

@@ -32,6 +32,8 @@ export interface BackupStep {
   pause: boolean;
   /** `--on-lost-bitmap compare`. */
   compare: boolean;
+  /** `--verify`. */
+  verify: boolean;
   /** While it runs. */
   changes: ChangeStep[];
   interrupt: "none" | "cancel" | "kill tool" | "kill QEMU" | "fill target";
@@ -56,6 +58,7 @@ export type Step =
   | BackupStep
   | InPlaceStep
   | { kind: "restore merge"; target: Share; point: Share }
+  | { kind: "restore verify"; target: Share }
   | { kind: "restart QEMU"; cleanly: boolean }
   | { kind: "add disk"; clusterBytes: ClusterBytes; size: Share }
   | { kind: "new target"; target: Share }
@@ -98,6 +101,7 @@ const backup: fc.Arbitrary<BackupStep> = fc.record({
   compress: seldom,
   pause: seldom,
   compare: fc.boolean(),
+  verify: seldom,
   changes: fc.array(change, { maxLength: 8 }),
   interrupt: oneOfValues(
     [20, "none"],
@@ -125,6 +129,7 @@ const step: fc.Arbitrary<Step> = oneOf<Step>(
   [50, backup],
   [6, inPlace],
   [8, fc.record({ kind: fc.constant("restore merge"), target: share, point: share })],
+  [6, fc.record({ kind: fc.constant("restore verify"), target: share })],
   [
     6,
     fc.record({ kind: fc.constant("restart QEMU"), cleanly: oneOfValues([3, true], [1, false]) }),

@@ -100,5 +100,8 @@ Deno.test("`temporaries()` finds what a run that was killed left of digests", as
   await recordDigest(deadline, dir.path, IMAGE);
   const left = digestsFile(dir.path, IMAGE) + ".tmp";
   await Deno.writeTextFile(left, "{");
-  assertEquals(await temporaries(deadline, dir.path), [left]);
+  await Deno.mkdir(dir.join("_qmpbackup", "verified"));
+  const result = dir.join("_qmpbackup", "verified", "20261122T230000Z-00000000.json.tmp");
+  await Deno.writeTextFile(result, "{");
+  assertEquals(await temporaries(deadline, dir.path), [left, result]);
 });

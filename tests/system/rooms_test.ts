@@ -68,7 +68,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   ],
   verify: ["fs", "qemu_img", "repo", "digest", "python", "restore"],
   restore: ["fs", "digest", "qemu_img", "repo", "python", "machine"],
-  overview: ["fs", "repo"],
+  overview: ["fs", "repo", "verify"],
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
   prune: ["fs", "qemu_img", "repo", "digest", "restore"],
   files: ["process", "fs", "qmp", "restore", "attach"],

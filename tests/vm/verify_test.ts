@@ -244,6 +244,10 @@ Deno.test("restore verify finds a flipped bit in each region of each image, and 
     assertMatch(text, /^qmpbackup_verify_ok\{.*\} 0$/m);
     assertMatch(text, /^qmpbackup_verify_spoiled_points\{.*\} 2$/m);
     const info = await succeed(["info", "--dir", broken]);
+    // What can't be trusted is not "ok", for a monitor neither.
+    const check = await tool(["info", "--dir", broken, "--nagios"]);
+    assertEquals(check.code, 2, check.stdout);
+    assertStringIncludes(check.stdout, "was damaged when it was verified");
     assertMatch(info.stdout, /\nVerified .*: 1 damage, 2 restore points spoiled/);
     // The share of one day in 100 has hardly any of it: what was damaged is read all the same.
     const later = await verifyJson(broken, "--subset", "1%");
@@ -293,11 +297,11 @@ Deno.test("backup --verify compares each new image with the point in time, and a
   const lying = startTool(s.backupArgs("inc", "--verify"), {
     env: await qemuImgInFront(s.dir.join("lying"), LYING_STORAGE),
   });
-  const { code, stdout, stderr } = await ended(lying);
+  const { code, stderr } = await ended(lying);
   assertEquals(code, 1, stderr);
   assertEquals(same(stderr), 1);
   assertStringIncludes(
-    stdout,
+    stderr,
     'The new image of the disk "disk1" does not hold what the disk held at the point in time (the first ' +
       `difference is at byte ${5 * MIB} of the disk): it was removed`,
   );

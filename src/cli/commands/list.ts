@@ -6,6 +6,8 @@ import { freeBytes } from "../../fs/files.ts";
 import { readAllBelow, readBackups, runsOf, type VmBackups } from "../../overview/find.ts";
 import { healthOf, lastCompleteRun, type VmHealth, worstFirst } from "../../overview/health.ts";
 import { type ImageStates, imageStates, statesOfRun } from "../../overview/image_states.ts";
+import { withDamages } from "../../overview/damages.ts";
+import type { Target } from "../../repo/repository.ts";
 import { nightsOf } from "../../overview/nights.ts";
 import { chainTotals, type Outlook, outlookOf } from "../../overview/totals.ts";
 import { NO_MARK, readMarks, type RunMark } from "../../repo/run_mark.ts";
@@ -160,7 +162,11 @@ async function judge(
 }
 
 async function allStates(deadline: Deadline, { targets }: VmBackups): Promise<ImageStates> {
-  const states = await Promise.all(targets.map((target) => imageStates(deadline, target)));
+  const states = await Promise.all(
+    targets.map(async (target) =>
+      await damagesIn(deadline, target, await imageStates(deadline, target))
+    ),
+  );
   return new Map(states.flatMap((one) => [...one]));
 }
 
@@ -177,7 +183,12 @@ async function allMarks(
 async function neededStates(deadline: Deadline, backups: VmBackups): Promise<ImageStates> {
   const run = lastCompleteRun(backups);
   const target = run && backups.targets.find(({ runs }) => runs.includes(run));
-  return run && target ? await statesOfRun(deadline, target, run) : new Map();
+  if (!run || !target) return new Map();
+  return await damagesIn(deadline, target, await statesOfRun(deadline, target, run));
+}
+
+async function damagesIn(deadline: Deadline, target: Target, states: ImageStates) {
+  return withDamages(states, target, await readResults(deadline, target.path));
 }
 
 function refuseUnknownDisk(disk: string | null, backups: VmBackups) {
