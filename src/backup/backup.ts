@@ -123,8 +123,8 @@ async function backUpToNew(
   const { deadline } = context;
   await using qmp = await connectVm(deadline, context.socket, context.qmpOptions);
   await using _named = await nameHolder(deadline, context.socket, run);
-  const vm = await queryIdentity(qmp);
   await refuseEarly(deadline, qmp, request);
+  const vm = await queryIdentity(qmp);
   await using claimed = await claimTarget(deadline, request.target, run, request.mode);
   const target = await readTarget(deadline, request.target);
   return await backUpTo({ lockFile: claimed.lockFile, target, vm, qmp, run }, request, context);
