@@ -46,6 +46,8 @@ import type { DiskPlan, Plan } from "../plan/plan.ts";
 import { planBackup, refuseOtherVm } from "../plan/plan_backup.ts";
 import { recover } from "../recovery/order.ts";
 import type { BackupRequest } from "../plan/request.ts";
+import type { KeepRules } from "../prune/policy.ts";
+import { pruneAfter } from "./prune_after.ts";
 import { runBackup } from "./run.ts";
 import { isShutDown, silenceOf } from "../plan/run_state.ts";
 
@@ -59,6 +61,8 @@ export interface BackupContext {
   deadline: Deadline;
   signal: AbortSignal;
   toolVersion: string;
+  /** What is kept of the points once the run is done; null keeps all. */
+  keep: KeepRules | null;
   onPlan(plan: Plan): void;
   /** See `run.ts`. */
   onBegin(record: RunRecord): Promise<void>;
@@ -93,7 +97,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   const failed = { id: run.run, startedAt: startOf(run), toolVersion: context.toolVersion };
   const vmThen = lastMonth?.runs.findLast(({ disks }) => disks.length > 0)?.vm ?? null;
   let asked: Pick<FailedRun, "qemu" | "vm"> = { qemu: "", vm: vmThen };
-  try {
+  const backUpIt = async () => {
     await using qmp = await connectVm(deadline, context.socket, context.qmpOptions);
     await using _named = await nameHolder(deadline, context.socket, run);
     const vm = await queryIdentity(qmp);
@@ -102,10 +106,18 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
     refuseOtherVm(target, vm);
     await refuseEarly(deadline, qmp, request);
     return await backUpTo({ lockFile: claimed.lockFile, target, vm, qmp, run }, request, context);
+  };
+  let record: RunRecord;
+  try {
+    record = await backUpIt();
   } catch (error) {
     await recordFailure(deadline, request, { ...failed, ...asked }, error);
     throw error;
   }
+  if (context.keep && record.state === "done") {
+    await pruneAfter(record, request, context, context.keep);
+  }
+  return record;
 }
 
 /** The last month's target with backups, where this month's has none yet. */

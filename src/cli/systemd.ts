@@ -100,7 +100,8 @@ QMPBACKUP_SOCKET=/run/vm1.qmp
 QMPBACKUP_TARGET=/backup/vm1
 # More flags of "qmpbackup backup", with spaces between them. Raw disks are left out, with a warning,
 # unless --include-raw is among them; --exclude NAME leaves a disk out without one. With --strict a
-# warning makes the unit fail (exit code 3).
+# warning makes the unit fail (exit code 3). With --keep flags, such as --keep-daily 14 --keep-weekly 8,
+# old backups are removed after each good run: see "qmpbackup help retention".
 QMPBACKUP_OPTIONS=--metrics-file /var/lib/prometheus/node-exporter/qmpbackup_vm1.prom
 `;
 

@@ -64,7 +64,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   recovery: ["wire", "process", "fs", "qmp", "repo", "vm", "plan"],
   backup: [
     ...["wire", "fs", "qcow2", "qmp", "qga", "qemu_img", "repo", "vm", "machine"],
-    ...["plan", "recovery", "digest"],
+    ...["plan", "recovery", "prune", "digest"],
   ],
   verify: ["fs", "qemu_img", "repo", "digest", "python", "restore"],
   restore: ["fs", "digest", "qemu_img", "repo", "python", "machine"],

@@ -382,7 +382,7 @@ export const COMMANDS = {
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
       ...["no-timestamp", "no-symlink", "verify", "no-digest", "mode", "strict"] as const,
-      ...["quiet"] as const,
+      ...["quiet", ...KEEP_FLAGS] as const,
       ...["save", "before", "after", "hook-timeout", "metrics-file"] as const,
     ],
     examples: [

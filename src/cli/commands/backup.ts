@@ -9,6 +9,7 @@ import type { RunRecord } from "../../repo/record.ts";
 import { readFilesToSave } from "../../repo/saved.ts";
 import { exitCodeOf, messageOf, StoppedError, UsageError, WARNED } from "../../errors.ts";
 import { parseAddress } from "../../wire/address.ts";
+import { keepRules } from "../args/keep_rules.ts";
 import { fileMode } from "../args/file_mode.ts";
 import { findHook, type Hook, runHook } from "../hooks.ts";
 import { metricsText, type RunMetrics, writeMetrics } from "../metrics.ts";
@@ -147,6 +148,7 @@ function surroundingsOf(
     deadline,
     signal,
     toolVersion: VERSION,
+    keep: keepRules(values),
     onPlan: ({ disks }) => {
       for (const { disk, level, reason, isFleeceOnTarget } of disks) {
         log.info("Disk {name}: {level} ({reason})", { name: disk.name, level, reason });
