@@ -23,6 +23,8 @@ export interface Night {
   allDisks: number;
   /** Short words, the worst first: "failed: It is off", "disk1 missing". None if all is well. */
   notes: string[];
+  /** Those of the notes that a user wrote: they say nothing bad of the run. */
+  said: string[];
   /** How long there was no run before this one, if that is longer than usual. */
   gapMs: number | null;
 }
@@ -51,6 +53,7 @@ export function nightsOf(
     return {
       ...night,
       notes: [...night.notes, ...said],
+      said,
       gapMs: gapMs > usualMs * 1.5 ? gapMs : null,
     };
   });
@@ -68,7 +71,7 @@ function onlyDisk(run: RunRecord, name: string): RunRecord {
   return { ...run, disks: run.disks.filter((disk) => disk.name === name) };
 }
 
-function nightOf(run: RunRecord, states: ImageStates): Omit<Night, "gapMs"> {
+function nightOf(run: RunRecord, states: ImageStates): Omit<Night, "gapMs" | "said"> {
   const there = run.disks.filter((disk) => isThere(disk, states));
   const levels = [...new Set(there.map(({ level }) => level))];
   return {

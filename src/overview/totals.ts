@@ -5,6 +5,7 @@
  */
 
 import { images, type Point } from "../repo/chains.ts";
+import type { RunRecord } from "../repo/record.ts";
 import type { Target } from "../repo/repository.ts";
 import type { ImageStates } from "./image_states.ts";
 import { isThere, type Night, timeOf } from "./nights.ts";
@@ -76,4 +77,18 @@ export function outlookOf(nights: readonly Night[], freeBytes: number): Outlook 
     latest.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) / latest.length,
   );
   return { freeBytes, nightBytes, nights: Math.floor(freeBytes / nightBytes) };
+}
+
+/** How many images a restore from a run reads, for the disk that has most. */
+export function depthsOf(targets: readonly Target[]): Map<RunRecord, number> {
+  const depths = new Map<RunRecord, number>();
+  for (const { runs } of targets) {
+    const ofFile = new Map<string, number>();
+    for (const { run, disk: { file, parent, result } } of images(runs)) {
+      const depth = (parent === null ? 0 : ofFile.get(parent) ?? 0) + 1;
+      ofFile.set(file, depth);
+      if (result === "done") depths.set(run, Math.max(depth, depths.get(run) ?? 0));
+    }
+  }
+  return depths;
 }

@@ -284,6 +284,11 @@ export const FLAGS = {
     value: "TIME",
     help: "exit with code 1 if a VM's newest backup of all disks is older than this: 26h, 90m, 2d",
   },
+  html: {
+    kind: "text",
+    value: "FILE",
+    help: "write a page to look at: one file, which needs nothing else and no network",
+  },
   nagios: {
     kind: "switch",
     help: "print one line for Nagios or Icinga, and exit with 0, 1, 2 or 3 as they expect it " +
@@ -337,7 +342,7 @@ const BACKUPS = {
   dir:
     "the backup directory of a VM, that of its months, or a folder that holds those of several VMs",
 } as const;
-const LIST_FLAGS = ["last", "disk", "all", "max-age", "nagios"] as const;
+const LIST_FLAGS = ["last", "disk", "all", "max-age", "nagios", "html"] as const;
 /** In the order in which the rules are applied. */
 export const KEEP_FLAGS = [
   ...["keep-within", "keep-last", "keep-hourly", "keep-daily", "keep-weekly"] as const,

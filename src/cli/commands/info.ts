@@ -15,7 +15,7 @@ import { qmpTarget } from "./qmp_target.ts";
 export async function info(context: CommandContext): Promise<number> {
   const show = shown(context.values);
   if (show === "backups") return await list(context);
-  for (const flag of ["last", "disk", "all", "max-age", "nagios"] as const) {
+  for (const flag of ["last", "disk", "all", "max-age", "nagios", "html"] as const) {
     if (context.values[flag] !== undefined) {
       throw new UsageError(`--${flag} is for backups: name their directory with --dir`);
     }

@@ -9,7 +9,8 @@ import { type Health, HEALTHS, type VmHealth } from "../../overview/health.ts";
 import { localTime, span } from "../../time.ts";
 import { printable, size, table } from "./text.ts";
 
-const WORDS: Record<Health, string> = {
+/** What people are told of each. */
+export const HEALTH_WORDS: Record<Health, string> = {
   unreadable: "UNREADABLE",
   never: "NO BACKUP",
   broken: "BROKEN",
@@ -22,7 +23,7 @@ const WORDS: Record<Health, string> = {
 /** @param all The worst first. */
 export function fleetText(all: readonly VmHealth[], columns = Infinity): string {
   const rows = all.map((one) => [
-    WORDS[one.health],
+    HEALTH_WORDS[one.health],
     one.vm === one.name ? one.name : `${one.name} (${one.vm})`,
     one.lastComplete ? localTime(new Date(one.lastComplete.timeMs)) : "-",
     one.ageMs === null ? "-" : span(one.ageMs),
@@ -34,11 +35,11 @@ export function fleetText(all: readonly VmHealth[], columns = Infinity): string 
 }
 
 /** "12 VMs: 1 old, 11 ok". */
-function countsText(all: readonly VmHealth[]): string {
+export function countsText(all: readonly VmHealth[]): string {
   const counts = Map.groupBy(all, ({ health }) => health);
   const parts = HEALTHS.flatMap((health) => {
     const count = counts.get(health)?.length ?? 0;
-    return count > 0 ? `${count} ${WORDS[health].toLowerCase()}` : [];
+    return count > 0 ? `${count} ${HEALTH_WORDS[health].toLowerCase()}` : [];
   });
   return `${all.length} ${all.length === 1 ? "VM" : "VMs"}: ${parts.join(", ")}`;
 }
@@ -66,7 +67,7 @@ export function pluginResult(all: readonly VmHealth[], maxAgeMs: number): Plugin
   if (all.length === 0) return pluginUnknown("no backups found");
   const exitCode = all.some(isCritical) ? 2 : all.some(({ health }) => health !== "ok") ? 1 : 0;
   const bad = all.filter(({ health }) => health !== "ok")
-    .map(({ name, health, reason }) => `${name} ${WORDS[health].toLowerCase()}: ${reason}`);
+    .map(({ name, health, reason }) => `${name} ${HEALTH_WORDS[health].toLowerCase()}: ${reason}`);
   const words = [countsText(all), ...bad].join("; ");
   const data = all.map(({ name, ageMs }) =>
     // "U": the value could not be determined.

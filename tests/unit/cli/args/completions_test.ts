@@ -22,7 +22,7 @@ Deno.test("contexts() gives a subcommand the flags that it takes, and others tho
   const flagsAfter = (words: string) => contexts().find((one) => one.words === words)?.flags;
   assertEquals(flagsAfter("info"), [
     ...["show", "socket", "timeout", "dir"] as const,
-    ...["last", "disk", "all", "max-age", "nagios"] as const,
+    ...["last", "disk", "all", "max-age", "nagios", "html"] as const,
     ...GLOBAL_FLAGS,
   ]);
   assertEquals(flagsAfter("restore"), GLOBAL_FLAGS);
