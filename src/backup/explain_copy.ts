@@ -4,6 +4,7 @@
  * @module
  */
 
+import { Failure } from "../errors.ts";
 import type { GuestError } from "../qmp/block_errors.ts";
 import type { DiskPlan } from "../plan/plan.ts";
 
@@ -16,6 +17,16 @@ export interface CopyFault {
   guest: GuestError | null;
   /** What its file systems tell: one is full, or does not answer. */
   why: string[];
+}
+
+/** The sentence for a copy that was given up since it made no progress. */
+export function stalled({ disk }: DiskPlan, image: string, stallTimeoutMs: number): Failure {
+  return new Failure(
+    `The copy of "${disk.name}" to "${image}" has made no progress for ${
+      stallTimeoutMs / 1000
+    } s ` +
+      "(--stall-timeout). Check whether the storage of the target is still there",
+  );
 }
 
 /** What reads of a snapshot that was given up end with (EACCES, strerror(3)). No disk says that. */

@@ -71,12 +71,24 @@ export class ImageFile {
   /** Makes the empty file an image for QEMU to write to. */
   async format(): Promise<void> {
     await createQcow2(this.deadline, this.partial, this.options);
-    // A job that reads from the disk itself makes the guest's writes fail where the target is full.
-    if (this.plan.direct) await this.#reserve();
   }
 
   async flush(): Promise<void> {
     await syncPath(this.deadline, this.partial, await this.#sizeBytes());
+  }
+
+  /** Sets aside all that the image may take. */
+  async reserve(): Promise<void> {
+    const { reserveBytes } = this.disk;
+    try {
+      await reserve(this.deadline, this.partial, reserveBytes);
+    } catch (error) {
+      throw new Failure(
+        `${reserveBytes} bytes can't be reserved for "${this.partial}", which this QEMU (before 7.1) ` +
+          `needs, lest the guest's writes fail: ${messageOf(error)}`,
+        { cause: error },
+      );
+    }
   }
 
   /** Gives back what was reserved and is not used. */
@@ -176,18 +188,5 @@ export class ImageFile {
   async #setAside() {
     await rename(this.deadline, this.path, this.#aside);
     this.undo.push(`put "${this.path}" back`, () => rename(this.deadline, this.#aside, this.path));
-  }
-
-  async #reserve() {
-    const { reserveBytes } = this.disk;
-    try {
-      await reserve(this.deadline, this.partial, reserveBytes);
-    } catch (error) {
-      throw new Failure(
-        `${reserveBytes} bytes can't be reserved for "${this.partial}", which this QEMU (before 7.1) ` +
-          `needs, lest the guest's writes fail: ${messageOf(error)}`,
-        { cause: error },
-      );
-    }
   }
 }

@@ -27,7 +27,7 @@ import type { Guard } from "../recovery/watchdog.ts";
 
 /** What is done to all disks, in this order. */
 export interface SwitchSteps {
-  addGates(): Promise<void>;
+  getReady(): Promise<void>;
   switchOver(): Promise<void>;
   addSnapshots(): Promise<void>;
 }
@@ -61,7 +61,7 @@ export async function takePointInTime(
   options: HoldOptions,
 ): Promise<PointInTime> {
   const { agent, pause } = options;
-  if (!pause) await steps.addGates();
+  if (!pause) await steps.getReady();
   await using guard = agent || pause ? await guardOrWarn(options) : null;
   const { doubts, ...point } = await holdAndSwitch(qmp, steps, options);
   // Where letting go failed, the guard is not told so, and tries as well.
@@ -140,13 +140,13 @@ async function switchRunning({ switchOver }: SwitchSteps): Promise<PointInTime> 
 
 async function switchPaused(
   qmp: QmpClient,
-  { addGates, switchOver, addSnapshots }: SwitchSteps,
+  { getReady, switchOver, addSnapshots }: SwitchSteps,
 ): Promise<PointInTime> {
   let stopped: boolean, at: Date, start: number;
   {
     await using pause = await pauseVm(qmp);
     start = performance.now();
-    await addGates();
+    await getReady();
     await switchOver();
     at = new Date();
     await addSnapshots();

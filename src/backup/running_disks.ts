@@ -10,13 +10,13 @@ import type { DiskRecord } from "../repo/record.ts";
 import { Failure, messageOf } from "../errors.ts";
 import { type QmpClient, QmpCommandError, QmpTimeoutError } from "../qmp/client.ts";
 import { explainUse } from "./explain_use.ts";
-import type { DiskSession } from "./disk_session.ts";
+import type { DiskCopy } from "./disk_copy.ts";
 
 const log = getLogger(["qmpbackup", "backup"]);
 
 /** A disk of a run with its row of the run's record. */
 export interface RunningDisk {
-  session: DiskSession;
+  copy: DiskCopy;
   row: DiskRecord;
 }
 
@@ -34,7 +34,7 @@ export class RunningDisks {
 
   /**
    * Takes a step for each disk, one after another. A disk whose step fails leaves; what was done for it so
-   * far stays until its session is unwound.
+   * far stays until its copy is unwound.
    *
    * @throws The failure of the last disk, when none is left.
    * @throws What ends the whole run: the signal's reason, or that QEMU does not answer.
@@ -45,7 +45,7 @@ export class RunningDisks {
       try {
         await step(disk);
       } catch (error) {
-        this.#fail(disk, await explainUse(this.qmp, disk.session.disk.disk, error));
+        this.#fail(disk, await explainUse(this.qmp, disk.copy.disk.disk, error));
       }
     }
   }

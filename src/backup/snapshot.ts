@@ -1,0 +1,90 @@
+/**
+ * The contents of a disk at the point in time, for as long as it takes to read them: a switch node under the
+ * device, a filter that keeps in a file (the fleece) what the guest overwrites, and a node that reads both.
+ *
+ * Source: the `copy-before-write` and `snapshot-access` block drivers of the QMP Reference Manual.
+ *
+ * @module
+ */
+
+import { createFile } from "../fs/create.ts";
+import { removeFile } from "../fs/durable.ts";
+import { Failure } from "../errors.ts";
+import { emptyQcow2 } from "../qcow2/empty.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
+import type { DiskPlan } from "../plan/plan.ts";
+import { gateNode, leadGates, setDrive, takeOffGate } from "../vm/switch_node.ts";
+import { chunkBytes, filterNode, fleeceNode, snapshotNode } from "./block_options.ts";
+import type { Moment } from "./disk_copy.ts";
+import type { DiskWork } from "./disk_work.ts";
+import { refuseWritable } from "./explain_use.ts";
+import { explainOpen, shareCommands } from "./permission_hint.ts";
+
+/** Makes the fleece's file, which QEMU opens with the filter. */
+export async function createFleece(work: DiskWork): Promise<void> {
+  const { disk: { disk, nodes, fleeceFile }, plan: { request } } = work;
+  // Its folder may be the disk's, and its owner's: nobody but QEMU opens it by its name, who has no more
+  // rights there than before.
+  const empty = emptyQcow2(disk.virtualSizeBytes, chunkBytes(disk));
+  await createFile(work.deadline, fleeceFile, request.mode, empty);
+  work.guest.push(`remove "${fleeceFile}"`, async () => {
+    await work.refuseOpen(nodes.fleece, nodes.filter);
+    await removeFile(work.deadline, fleeceFile);
+  });
+}
+
+/** Puts the switch node under the device, and the filter beside it. The guest still writes past the filter. */
+export async function addSwitchNode(work: DiskWork): Promise<void> {
+  const { qmp, disk: { disk, nodes } } = work;
+  await addFilter(work);
+  await work.addNode(work.guest, gateNode(nodes.gate, disk.rootNode));
+  work.push(
+    work.guest,
+    `take the gate off the disk "${disk.name}"`,
+    () => takeOffGate(qmp, nodes.gate, disk),
+  );
+  await setDrive(qmp, disk.id, nodes.gate);
+}
+
+async function addFilter(work: DiskWork): Promise<void> {
+  const { disk: { disk, nodes, fleeceFile, cbwTimeoutSeconds } } = work;
+  const fleece = fleeceNode(nodes.fleece, fleeceFile);
+  try {
+    const filter = filterNode(nodes.filter, disk.rootNode, fleece, cbwTimeoutSeconds);
+    await work.addNode(work.guest, filter);
+  } catch (error) {
+    throw explainOpen(
+      error,
+      fleeceFile,
+      "name a folder that user's group may write to with --fleece-dir DIR " + shareCommands("DIR"),
+    );
+  }
+}
+
+/** Makes the contents of the point in time readable: the guest writes through the filter by now. */
+export async function addSnapshot(work: DiskWork): Promise<void> {
+  const { nodes } = work.disk;
+  await work.addNode(work.guest, snapshotNode(nodes.snapshot, nodes.filter));
+}
+
+/** The point in time: all switch nodes lead to their filters from one moment on. */
+export function switchToFilters(qmp: QmpClient): Moment {
+  return {
+    take: (disks) => leadGates(qmp, disks.map(({ nodes }) => [nodes.gate, nodes.filter])),
+    probe: (disk) => probeSwitch(qmp, disk),
+  };
+}
+
+/** Leads a switch node to where it leads: what QEMU does besides, with any of them, is to flush the disk. */
+async function probeSwitch(qmp: QmpClient, { disk, nodes }: DiskPlan): Promise<void> {
+  await refuseWritable(qmp, disk);
+  try {
+    await leadGates(qmp, [[nodes.gate, disk.rootNode]]);
+  } catch (error) {
+    if (!(error instanceof QmpCommandError)) throw error;
+    throw new Failure(
+      `The storage of the disk "${disk.name}" fails: ${error.desc}. Check "${disk.source}"`,
+      { cause: error },
+    );
+  }
+}
