@@ -6,7 +6,15 @@ import { findBackups } from "../../src/verify/find.ts";
 import { verify } from "../../src/verify/verify.ts";
 import { create, qemuIo } from "../support/qemu_img.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
+import { until } from "../support/scene.ts";
+import { ensurePrograms } from "../support/install_qemu.ts";
 import { tool } from "../support/tool.ts";
+
+await ensurePrograms({
+  "qemu-storage-daemon": "qemu-system-common",
+  "qemu-img": "qemu-utils",
+  fusermount3: "fuse3",
+});
 
 const MIB = 1 << 20;
 const deadline = new Deadline(60_000);
@@ -150,4 +158,41 @@ Deno.test("restore verify does not take old digests for those of an image that w
   const { damages } = await verifyJson(disk);
   assertEquals(damages.map(({ file }) => basename(file)), [`${INC}.json`]);
   assertStringIncludes(damages[0].reason, "of another image");
+});
+
+/** Mounts a copy of a file on itself, of which a sector can't be read, until disposed. */
+async function badSector(path: string, offset: number): Promise<AsyncDisposable> {
+  await Deno.copyFile(path, `${path}.below`);
+  const image = { driver: "file", filename: `${path}.below` };
+  const error = { event: "none", iotype: "read", sector: offset / 512, errno: 5 };
+  const file = { driver: "blkdebug", image, "inject-error": [error] };
+  const { dev } = await Deno.stat(path);
+  const daemon = new Deno.Command("qemu-storage-daemon", {
+    args: [
+      ...["--blockdev", JSON.stringify({ driver: "raw", "node-name": "bad", file })],
+      ...["--export", `type=fuse,id=bad,node-name=bad,mountpoint=${path}`],
+    ],
+    stdin: "null",
+  }).spawn();
+  await until(async () => (await Deno.stat(path)).dev !== dev);
+  return {
+    async [Symbol.asyncDispose]() {
+      daemon.kill("SIGTERM");
+      await daemon.status;
+    },
+  };
+}
+
+Deno.test("restore verify names the range that can't be read any more, and goes on", async () => {
+  await using dir = await tempDir();
+  const { target, disk } = await pythonTarget(dir);
+  await verifyJson(target);
+  const path = join(disk, INC);
+  await using _bad = await badSector(path, 18 * MIB);
+  await Deno.rename(`${path}.below`, join(dir.path, "below"));
+  const { code, damages } = await verifyJson(target);
+  assertEquals([code, damages.length], [1, 1]);
+  const { file, range, reason, intact } = damages[0];
+  assertEquals([file, range.offset, intact], [`disk0/${INC}`, 16 * MIB, [`disk0/${FULL}`]]);
+  assertStringIncludes(reason, "can't be read: Input/output error");
 });
