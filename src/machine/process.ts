@@ -1,20 +1,17 @@
 /**
  * QEMU's own process: its command line.
  *
- * Deno lets only programs with all rights read `/proc`. So `cat` reads it, started by `timeout`, which is one of
- * the programs that we may run anyway.
+ * Deno lets only programs with all rights read `/proc`. So `cat` reads it: see `outputOf()`.
  *
  * @module
  */
 
 import { getLogger } from "@logtape/logtape";
 import { messageOf } from "../errors.ts";
-import { spawn } from "../process/spawn.ts";
+import { outputOf } from "../process/output.ts";
 import { commandLineWithoutSecrets, isOfVm, splitCommandLine } from "./command_line.ts";
 
 const log = getLogger(["qmpbackup", "machine"]);
-
-const TIMEOUT_SECONDS = 5;
 
 export interface ProcessFacts {
   commandLine: string[] | null;
@@ -34,9 +31,10 @@ export async function readProcess(
   const none = { commandLine: null, workingFolder: null };
   if (threadId === null) return none;
   try {
-    const argv = splitCommandLine(await output("cat", `/proc/${threadId}/cmdline`));
+    await refusePrompt();
+    const argv = splitCommandLine(await outputOf("cat", [`/proc/${threadId}/cmdline`]) ?? "");
     if (argv === null || !isOfVm(argv, vm)) return none;
-    const folder = await output("readlink", `/proc/${threadId}/cwd`);
+    const folder = await outputOf("readlink", [`/proc/${threadId}/cwd`]) ?? "";
     return {
       commandLine: commandLineWithoutSecrets(argv),
       workingFolder: folder.replace(/\n$/, "") || null,
@@ -45,18 +43,6 @@ export async function readProcess(
     log.debug("QEMU's command line can't be read: {words}", { words: messageOf(error) });
     return none;
   }
-}
-
-/** What a program prints; nothing where it fails. */
-async function output(program: string, path: string): Promise<string> {
-  await refusePrompt();
-  const child = spawn("timeout", [String(TIMEOUT_SECONDS), program, path], {
-    stdin: "null",
-    stdout: "piped",
-    stderr: "null",
-  });
-  const [text, { success }] = await Promise.all([new Response(child.stdout).text(), child.status]);
-  return success ? text : "";
 }
 
 /** Where the right is missing, Deno may ask the user for it: this is not worth a question. */

@@ -7,39 +7,30 @@
 import type { Deadline } from "../fs/deadline.ts";
 import { getLogger } from "@logtape/logtape";
 import { dirname, resolve } from "@std/path";
-import { createFile, lookAt, OWNER_ONLY } from "../fs/create.ts";
-import {
-  createFolders,
-  exists,
-  removeFile,
-  removeFolders,
-  renameDurably,
-  syncPath,
-} from "../fs/durable.ts";
-import { link, stat } from "../fs/files.ts";
+import { lookAt, OWNER_ONLY } from "../fs/create.ts";
+import { createFolders, exists, removeFolders } from "../fs/durable.ts";
+import { stat } from "../fs/files.ts";
 import type { ImageLook } from "../repo/fingerprint.ts";
 import { PARTIAL_SUFFIX } from "../repo/layout.ts";
 import { refuseSharedFolder } from "../repo/repository.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
-import {
-  checkImage,
-  type ImageFacts,
-  imageFacts,
-  qemuImg,
-  requireQemuImg,
-} from "../qemu_img/qemu_img.ts";
-import { planPasses, rawSource } from "./passes.ts";
+import { checkImage, type ImageFacts, imageFacts, requireQemuImg } from "../qemu_img/qemu_img.ts";
+import { convertToDevice, convertToFile, refuseLeftover, refuseManyPasses } from "./convert.ts";
+import { requireDevice } from "./device.ts";
+import { requireRoom } from "./room.ts";
 import { requireImage } from "./require_image.ts";
 import type { Layer, RestorePoint } from "./points.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);
 
-export type ImageFormat = "qcow2" | "raw";
-
 export interface MergeOptions {
-  format: ImageFormat;
+  /** Of the new files: one that `qemu-img` can write. */
+  format: string;
   /** Of the new files. */
   mode?: number;
+  /** See `OutputOptions`. */
+  compress?: boolean;
+  preallocation?: string | undefined;
   /** Don't check each image's metadata first. */
   skipCheck: boolean;
   /** 0 is no limit. */
@@ -56,6 +47,8 @@ export interface MergeJob {
   targetFile: string;
   /** Of the new file, if it is not that of all: one that `qemu-img` can write. */
   format?: string;
+  /** The target is a block device. */
+  isDevice?: boolean;
 }
 
 /** What a restore made. */
@@ -68,6 +61,9 @@ export interface Restored {
   format: string;
   virtualSizeBytes: number;
 }
+
+/** To check so many takes seconds. */
+const MANY_IMAGES = 10;
 
 interface CheckedJob {
   job: MergeJob;
@@ -86,19 +82,33 @@ interface CheckedJob {
 export async function merge(jobs: MergeJob[], options: MergeOptions): Promise<Restored[]> {
   const { deadline } = options;
   const checked: CheckedJob[] = [];
+  const count = jobs.reduce((sum, { point }) => sum + point.layers().length, 0);
+  if (count >= MANY_IMAGES && !options.skipCheck) {
+    log.info("Checking {count} images first (--skip-check leaves that out)", { count });
+  }
   for (const job of jobs) {
-    await refuseExisting(deadline, job.targetFile, options.mode);
+    if (!job.isDevice) await refuseExisting(deadline, job.targetFile, options.mode);
     const layers = job.point.layers();
     const images = await checkImages(layers, options);
     for (const [i, layer] of layers.entries()) {
       const backing = images[i]?.backing ?? null;
       refuseOtherLink(layers.slice(0, i), layer, backing, job.point.target !== null);
     }
+    if (job.isDevice) {
+      refuseManyPasses(layers, job.targetFile);
+      await requireDevice(job.targetFile, images.at(-1)?.virtualSizeBytes ?? 0);
+    }
     checked.push({ job, layers, images });
   }
+  const outputs = checked.filter(({ job }) => !job.isDevice).map(({ job, layers, images }) => ({
+    targetFile: job.targetFile,
+    layers,
+    virtualSizeBytes: images.at(-1)?.virtualSizeBytes ?? 0,
+  }));
+  await requireRoom(outputs, options);
   const made: string[] = [];
   try {
-    for (const { job } of checked) {
+    for (const { job } of checked.filter(({ job }) => !job.isDevice)) {
       await makeFolder(deadline, dirname(job.targetFile), options.mode, made);
     }
     return await restoreAll(checked, options);
@@ -124,11 +134,17 @@ async function restoreAll(checked: CheckedJob[], options: MergeOptions): Promise
       options.onProgress(point.disk, percent / 100 * virtualSizeBytes, virtualSizeBytes);
     await refuseChanged(point, layers);
     const stamps = await stampsOf(deadline, layers, images);
-    await convert(layers, targetFile, { ...options, format }, onPercent, async () => {
+    onPercent(0);
+    const refuseTouchedSince = async () => {
       await refuseChanged(point, layers);
       const now = await stampsOf(deadline, layers, images);
       refuseTouched(layers.find((_, i) => now[i] !== stamps[i]));
-    });
+    };
+    const how = { ...options, format };
+    if (job.isDevice) {
+      await convertToDevice(layers, targetFile, how, onPercent);
+      await refuseTouchedSince();
+    } else await convertToFile(layers, targetFile, how, onPercent, refuseTouchedSince);
     restored.push({
       disk: point.disk,
       point: point.name,
@@ -170,11 +186,6 @@ async function makeFolder(
       cause: error,
     });
   }
-}
-
-async function refuseLeftover(deadline: Deadline, path: string) {
-  if (!await exists(deadline, path)) return;
-  throw new UsageError(`"${path}" was left by a restore that did not end: remove it`);
 }
 
 /**
@@ -268,42 +279,6 @@ export function refuseOtherLink(
   );
 }
 
-type ConvertOptions = Omit<MergeOptions, "format"> & { format: string };
-
-async function convert(
-  layers: Layer[],
-  targetFile: string,
-  { format, mode = OWNER_ONLY, deadline, signal, rateLimitBytesPerSecond }: ConvertOptions,
-  onPercent: (percent: number) => void,
-  beforePublishing: () => Promise<void>,
-) {
-  const partial = targetFile + PARTIAL_SUFFIX;
-  const between = (pass: number) => `${targetFile}.pass${pass}${PARTIAL_SUFFIX}`;
-  const limit = rateLimitBytesPerSecond > 0 ? ["-r", String(rateLimitBytesPerSecond)] : [];
-  const [only] = layers;
-  const passes = only?.isRaw
-    ? [{ source: rawSource(only.path), isLast: true }]
-    : planPasses(layers.map(({ path }) => path), between);
-  const folders = [...new Set([targetFile, ...layers.map(({ path }) => path)].map(dirname))];
-  await using made = new AsyncDisposableStack();
-  for (const [index, { source, isLast }] of passes.entries()) {
-    const output = isLast ? partial : between(index + 1);
-    await refuseLeftover(deadline, output);
-    await createFile(deadline, output, mode);
-    made.defer(() => removeFile(deadline, output));
-    const as = isLast ? format : "qcow2";
-    const args = ["convert", "-p", "-W", "-m", "16", ...limit, "-O", as, source, output];
-    await qemuImg(deadline, folders, args, {
-      signal,
-      onPercent: (percent) => onPercent((index * 100 + percent) / passes.length),
-    });
-    // What was between the passes is of no use any more, and as large as the disk.
-    await removeFile(deadline, between(index));
-  }
-  await beforePublishing();
-  await publish(deadline, partial, targetFile);
-}
-
 /**
  * No lock is held, so that backups can be taken during a restore that lasts for hours. Where something
  * changes images (`restore commit`, `--no-timestamp`), the records say so before it begins.
@@ -328,24 +303,4 @@ function refuseTouched(layer: Layer | undefined) {
     `The image "${layer.path}" was moved, linked or changed while it was read, so that what was restored ` +
       "may not be what it holds: see that nothing works in its folder, and run again",
   );
-}
-
-/** A hard link fails where the name is taken; a rename would overwrite. */
-async function publish(deadline: Deadline, partial: string, targetFile: string) {
-  await syncPath(deadline, partial);
-  try {
-    await link(deadline, partial, targetFile);
-    await syncPath(deadline, dirname(targetFile));
-  } catch (error) {
-    if (error instanceof Deno.errors.AlreadyExists) {
-      throw new UsageError(`"${targetFile}" was made by somebody else meanwhile`, { cause: error });
-    }
-    // A file system without hard links.
-    await refuseTaken(deadline, targetFile);
-    await renameDurably(deadline, partial, targetFile);
-  }
-}
-
-async function refuseTaken(deadline: Deadline, targetFile: string) {
-  if (await exists(deadline, targetFile)) throw new UsageError(`"${targetFile}" exists already`);
 }

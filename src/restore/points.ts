@@ -53,6 +53,8 @@ export interface RestorePoint {
   /** UTC milliseconds; of the record, or of the name where there is none. */
   timeMs: number;
   level: DiskLevel;
+  /** The format that the disk had; null where that is not known. */
+  format: string | null;
   /** The run it belongs to; null where there is no record. */
   runId: string | null;
   /** The target whose records name it, absolute; null where there is no record. */
@@ -166,6 +168,7 @@ export async function pointsOfTarget(deadline: Deadline, target: Target): Promis
     disk: disk.folder === "." ? disk.name : disk.folder,
     timeMs: timeOf(run),
     level: disk.level,
+    format: disk.format ?? null,
     runId: run.id,
     target: target.path,
     layers: () =>
@@ -221,6 +224,7 @@ export function pointsOfNames(
       disk: basename(dir),
       timeMs,
       level,
+      format: isRaw ? "raw" : null,
       runId: null,
       target: null,
       layers: () => {

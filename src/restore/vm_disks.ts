@@ -17,7 +17,7 @@ export interface VmDisk {
   /** The new file's name. */
   name: string;
   format: string;
-  /** Why it is not the format it was; null where it is. */
+  /** Why that may not be the format it had; null where it is. */
   note: string | null;
 }
 
@@ -31,14 +31,20 @@ export function placeDisks(rows: DiskRecord[], taken: string[]): VmDisk[] {
   return rows.map((row) => {
     const name = freeName(diskFileName(row.source), names);
     names.push(name);
-    return { row, name, ...formatOf(row) };
+    return { row, name, ...formatOfRow(row) };
   });
 }
 
-function formatOf({ name, id, format }: DiskRecord): Pick<VmDisk, "format" | "note"> {
-  // UEFI variables: QEMU takes what it was given for raw, whatever it is.
-  if (format === undefined && /\.flash\d+$/.test(id)) return { format: "raw", note: null };
-  if (format === undefined) {
+/**
+ * The format that a disk comes back in: its own, if `qemu-img` can write it.
+ *
+ * @param format Null if it is not known.
+ */
+export function formatOfDisk(
+  name: string,
+  format: string | null,
+): Pick<VmDisk, "format" | "note"> {
+  if (format === null) {
     const note =
       `The record does not say which format the disk "${name}" had: it is restored as qcow2`;
     return { format: "qcow2", note };
@@ -48,4 +54,12 @@ function formatOf({ name, id, format }: DiskRecord): Pick<VmDisk, "format" | "no
     `The disk "${name}" had the format ${format}, and is restored as qcow2: change that where the ` +
     "VM is started";
   return { format: "qcow2", note };
+}
+
+/** UEFI variables: QEMU takes what it was given for raw, whatever it is. */
+function formatOfRow({ name, id, format }: DiskRecord) {
+  return formatOfDisk(
+    name,
+    format === undefined && /\.flash\d+$/.test(id) ? "raw" : format ?? null,
+  );
 }

@@ -10,12 +10,7 @@ import { LOCK_FILE, RUNS_FOLDER } from "../../src/repo/layout.ts";
 import { formatRecord, RECORD_HEAD, type RunRecord } from "../../src/repo/record.ts";
 import { createTarget, readTarget, writeRun } from "../../src/repo/repository.ts";
 import { Failure, StoppedError, UsageError } from "../../src/errors.ts";
-import {
-  type ImageFormat,
-  merge,
-  type MergeOptions,
-  type Restored,
-} from "../../src/restore/merge.ts";
+import { merge, type MergeOptions, type Restored } from "../../src/restore/merge.ts";
 import { LIMITS } from "../../src/restore/passes.ts";
 import { pickPoint, pointsOfDisk, pointsOfTarget } from "../../src/restore/points.ts";
 import { qemuImg, qemuIo } from "../support/qemu_img.ts";
@@ -78,7 +73,12 @@ function mergeOptions(options: Partial<MergeOptions> = {}): MergeOptions {
   };
 }
 
-async function assertHolds(path: string, format: ImageFormat, sizeBytes: number, writes: Write[]) {
+async function assertHolds(
+  path: string,
+  format: "qcow2" | "raw",
+  sizeBytes: number,
+  writes: Write[],
+) {
   const expected = contentsOf(sizeBytes, writes);
   assertEquals(firstDifference(await readImage(path, format), expected), null);
 }

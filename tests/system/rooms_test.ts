@@ -67,7 +67,7 @@ const MAY_IMPORT: Record<string, string[]> = {
     ...["plan", "recovery", "prune", "digest"],
   ],
   verify: ["fs", "qemu_img", "repo", "digest", "python", "restore"],
-  restore: ["fs", "digest", "qemu_img", "repo", "python", "machine"],
+  restore: ["process", "fs", "digest", "qemu_img", "repo", "python", "machine"],
   overview: ["fs", "repo", "verify"],
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
   prune: ["fs", "qemu_img", "repo", "digest", "restore"],

@@ -224,7 +224,21 @@ export const FLAGS = {
       "an image's name, a run's id, or a local time such as \"2026-11-22 23:00\" (the newest image; " +
       "with --target-dir the newest run that has all disks)",
   },
-  format: { kind: "choice", choices: ["qcow2", "raw"], help: "format of the new file (qcow2)" },
+  format: {
+    kind: "choice",
+    choices: ["qcow2", "raw", "same"],
+    aliases: ["output-format"],
+    help: "format of the new file; same is that of the disk that was backed up (qcow2)",
+  },
+  preallocation: {
+    kind: "choice",
+    choices: ["metadata", "falloc", "full"],
+    help: "set the room of the new file aside at first, as qemu-img does (off)",
+  },
+  "overwrite-device": {
+    kind: "switch",
+    help: "let --targetfile be a block device, such as /dev/vg/lv: all it holds is lost",
+  },
   filter: {
     kind: "text",
     value: "TEXT",
@@ -407,6 +421,7 @@ export const COMMANDS = {
     required: ["dir"],
     optional: [
       ...["targetfile", "target-dir", "until", "filter", "format", "rate-limit"] as const,
+      ...["preallocation", "compress", "overwrite-device"] as const,
       ...["skip-check", "mode", "allow-missing", "strict", "quiet"] as const,
     ],
     examples: [

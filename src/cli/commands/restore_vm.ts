@@ -21,6 +21,7 @@ import { localTime } from "../../time.ts";
 import { fileMode } from "../args/file_mode.ts";
 import { jsonLine, restoreText } from "../output/report.ts";
 import { printable } from "../output/text.ts";
+import { FIRST_BACKUP } from "./restore.ts";
 import type { CommandContext } from "./context.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);
@@ -72,7 +73,7 @@ export async function restoreVm(
     await syncPath(deadline, join(folder, name));
   }
   await syncPath(deadline, folder);
-  progress.hide();
+  progress.end();
   const files = extras.map(({ name }) => join(folder, name));
   const summary = { state: "done", run: run.id, disks: restored, files, notes, start, warnings };
   io.stdout(
@@ -191,6 +192,7 @@ async function plan(
     });
     starts.push(`sh ${shellText([join(folder, START_SCRIPT)])}`);
   }
+  notes.push(FIRST_BACKUP);
   // What libvirt started needs libvirt.
   return { extras, notes, start: starts[0] ?? null };
 }

@@ -37,6 +37,7 @@ function choose(runs: RunRecord[], choice: Partial<RunChoice> = {}) {
     disk: disk.name,
     timeMs: Date.parse(run.started),
     level: disk.level,
+    format: null,
     runId: run.id,
     target: "/backup",
     layers: () => [],

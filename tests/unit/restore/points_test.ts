@@ -83,6 +83,7 @@ function aPoint(name: string, timeMs: number, runId: string | null = null): Rest
     disk: "disk0",
     timeMs,
     level: "full",
+    format: null,
     runId,
     target: null,
     layers: () => [],
