@@ -7,8 +7,8 @@
  */
 
 import { brief, Failure } from "../errors.ts";
-import { MissingProgramError, runProgram, type RunProgramOptions } from "../process/run.ts";
-import type { Entry, Reader } from "./reader.ts";
+import { MissingProgramError, type RunProgramOptions } from "../process/run.ts";
+import type { Entry, Reader, Run } from "./reader.ts";
 
 const INSTALL = "Debian: e2fsprogs";
 /** Where it is if PATH is that of an ordinary user. */
@@ -18,29 +18,30 @@ const PROGRAMS = ["debugfs", "/usr/sbin/debugfs"] as const;
  * Opens an ext.
  *
  * @param path A file that holds it.
+ * @param run Runs a program on it.
  * @param replay Whether its journal is to be replayed first, which writes to the file.
  */
 export async function openExt(
   path: string,
+  run: Run,
   replay: boolean,
-  signal: AbortSignal,
 ): Promise<Reader> {
-  if (replay) await ask(["-w", "-R", "journal_run", path], { signal });
+  if (replay) await ask(run, ["-w", "-R", "journal_run", path]);
   return {
-    list: async (folder) =>
-      parseListing(await ask(["-R", `ls -p ${quoted(folder)}`, path], { signal })),
+    list: async (folder) => parseListing(await ask(run, ["-R", `ls -p ${quoted(folder)}`, path])),
     read: async ({ id }, onStdout) =>
-      void await ask(["-R", `cat <${id}>`, path], { signal, onStdout }),
+      void await ask(run, ["-R", `cat <${id}>`, path], { onStdout }),
   };
 }
 
 async function ask(
+  run: Run,
   args: string[],
-  options: Pick<RunProgramOptions, "signal" | "onStdout">,
+  options: Pick<RunProgramOptions, "onStdout"> = {},
 ): Promise<string> {
   for (const program of PROGRAMS) {
     try {
-      const { stdout, stderr } = await runProgram(program, args, { install: INSTALL, ...options });
+      const { stdout, stderr } = await run(program, args, { install: INSTALL, ...options });
       const complaint = complaintOf(stderr);
       if (complaint === "") return stdout;
       throw new Failure(`debugfs failed: ${brief(complaint)}`);

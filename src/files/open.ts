@@ -13,12 +13,13 @@ import type { Deadline } from "../fs/deadline.ts";
 import { removeFolders } from "../fs/durable.ts";
 import { makeTempFolder } from "../fs/files.ts";
 import { openRegular, readRange } from "../fs/read.ts";
+import { runProgram } from "../process/run.ts";
 import { QmpClient } from "../qmp/client.ts";
 import type { RestorePoint } from "../restore/points.ts";
 import { openExt } from "./debugfs.ts";
 import { type FileSystem, fileSystemOf, HEAD_BYTES } from "./file_system.ts";
 import { type Partition, type ReadAt, readPartitions } from "./partitions.ts";
-import type { Reader } from "./reader.ts";
+import type { Reader, Run } from "./reader.ts";
 import { openBySevenZip } from "./seven_zip.ts";
 
 export interface OpenPartition extends Partition {
@@ -52,6 +53,12 @@ export async function openPoint(
   const { sockets, files } = attachment;
   const [whole, part] = files.filter((path) => path.endsWith(".raw"));
   if (!sockets || !disk || !whole || !part) throw new Error("an attachment of another kind");
+  const run: Run = (program, args, options) =>
+    // What serves the file reads from the folder of the images.
+    deadline.runProgram([placeOf(point), part], Infinity, (hanging) => {
+      const stop = AbortSignal.any([signal, hanging]);
+      return runProgram(program, args, { ...options, signal: stop });
+    });
   const partitions = await lookAtPartitions(deadline, whole, disk.virtualSizeBytes);
   const kept = stack.move();
   return {
@@ -61,8 +68,8 @@ export async function openPoint(
       if (!fileSystem?.reader) throw unreadable(partition, point);
       await exportPart(sockets.qmp, partition, part);
       return fileSystem.reader === "debugfs"
-        ? await openExt(part, fileSystem.needsReplay, signal)
-        : await openBySevenZip(part, signal);
+        ? await openExt(part, run, fileSystem.needsReplay)
+        : await openBySevenZip(part, run);
     },
     [Symbol.asyncDispose]: () => kept.disposeAsync(),
   };

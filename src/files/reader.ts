@@ -5,6 +5,15 @@
  * @module
  */
 
+import type { Ended, RunProgramOptions } from "../process/run.ts";
+
+/** Runs a program on such a file; it is ended where the storage behind the file hangs. */
+export type Run = (
+  program: string,
+  args: readonly string[],
+  options: Omit<RunProgramOptions, "signal">,
+) => Promise<Ended>;
+
 /** Something in a folder. */
 export interface Entry {
   name: string;

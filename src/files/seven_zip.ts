@@ -6,16 +6,19 @@
 
 import { dirname } from "@std/path";
 import { brief, Failure } from "../errors.ts";
-import { runProgram } from "../process/run.ts";
-import type { Entry, Reader } from "./reader.ts";
+import type { Entry, Reader, Run } from "./reader.ts";
 
 const PROGRAM = "7z";
 const INSTALL = "Debian: p7zip-full, or 7zip";
 
-/** Opens a file that holds such a file system. All its names are read at once. */
-export async function openBySevenZip(path: string, signal: AbortSignal): Promise<Reader> {
-  const options = { install: INSTALL, signal };
-  const { code, stdout, stderr } = await runProgram(PROGRAM, ["l", "-slt", "-ba", path], options);
+/**
+ * Opens a file that holds such a file system. All its names are read at once.
+ *
+ * @param run Runs a program on it.
+ */
+export async function openBySevenZip(path: string, run: Run): Promise<Reader> {
+  const options = { install: INSTALL };
+  const { code, stdout, stderr } = await run(PROGRAM, ["l", "-slt", "-ba", path], options);
   if (code !== 0) throw new Failure(`7z can't read it: ${brief((stderr + stdout).trim())}`);
   const all = parseListing(stdout);
   return {
@@ -29,7 +32,7 @@ export async function openBySevenZip(path: string, signal: AbortSignal): Promise
     async read({ id }, onStdout) {
       // Without patterns: a name with a star in it is that file alone.
       const args = ["x", "-so", "-spd", `-i!${id}`, path];
-      const { code, stderr } = await runProgram(PROGRAM, args, { ...options, onStdout });
+      const { code, stderr } = await run(PROGRAM, args, { ...options, onStdout });
       if (code !== 0) throw new Failure(`7z can't read "${id}": ${brief(stderr.trim())}`);
     },
   };

@@ -10,7 +10,10 @@ import { cleanup } from "../../src/cli/commands/cleanup.ts";
 import type { CommandContext } from "../../src/cli/commands/context.ts";
 import { info } from "../../src/cli/commands/info.ts";
 import { restoreMerge } from "../../src/cli/commands/restore.ts";
+import { restoreAttach } from "../../src/cli/commands/restore_attach.ts";
+import { restoreFiles } from "../../src/cli/commands/restore_files.ts";
 import { restoreInPlace } from "../../src/cli/commands/restore_in_place.ts";
+import { restoreVerify } from "../../src/cli/commands/restore_verify.ts";
 import { writeMetrics } from "../../src/cli/metrics.ts";
 import { Progress } from "../../src/cli/output/progress.ts";
 import { startLog } from "../../src/cli/output/log.ts";
@@ -76,6 +79,11 @@ Deno.test("a file system that hangs ends `info`, `restore` and `cleanup`, and wh
     "restore merge --target-dir": () =>
       restoreMerge(contextOf({ dir: hung, "target-dir": dir.join("out") })),
     "restore rebase": () => restoreInPlace("rebase")(contextOf({ dir: `${hung}/disk0` })),
+    "restore attach": () =>
+      restoreAttach(contextOf({ dir: `${hung}/disk0`, "target-dir": dir.join("out") })),
+    "restore attach --list": () => restoreAttach(contextOf({ dir: hung, list: "/" })),
+    "restore files": () => restoreFiles(contextOf({ dir: `${hung}/disk0`, list: "/" })),
+    "restore verify": () => restoreVerify(contextOf({ dir: hung })),
     "cleanup --recover": () =>
       cleanup(contextOf({ recover: true, socket: dir.join("qmp"), target: hung })),
     "--metrics-file": () =>
