@@ -5,6 +5,7 @@
  * qmpbackup-<tag>-<number of the disk>-<role>    a node, an export, the bitmap of a job
  * qmpbackup.<tag>.<disk>                         the job that copies a disk
  * qmpbackup.<tag>.<disk>.again                   the job that reads again what that one could not
+ * qmpbackup.<tag>.<disk>.look                    the job that looks what is allocated, see `allocation.ts`
  * qmpbackup-<disk>-<tag>-<chain's id>            the bitmap of a backup
  * qmpbackup-<disk>-<tag>-<chain's id>(end)       the sentinel of a disk, see `sentinel.ts`
  * qmpbackup-<role>                               a mark, see `marks.ts`
@@ -28,6 +29,7 @@ export const NODE_ROLES = [
   "file",
   "fleece",
   "end",
+  "empty",
   "running",
 ] as const;
 export type NodeRole = (typeof NODE_ROLES)[number];
@@ -37,7 +39,7 @@ export const EXPORT_ROLES = ["export"] as const;
 export const JOB_BITMAP_ROLES = ["job"] as const;
 
 /** What a job does, by the end of its name. */
-export const JOB_ROLES = { copy: "", probe: ".again" } as const;
+export const JOB_ROLES = { copy: "", probe: ".again", look: ".look" } as const;
 export type JobRole = keyof typeof JOB_ROLES;
 
 /** What a mark says. */
