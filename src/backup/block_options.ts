@@ -156,7 +156,7 @@ interface Action {
 /** What starts one disk's job, as a part of a transaction. */
 export function jobActions(plan: Plan, disk: DiskPlan): Action[] {
   const { request, features, direct } = plan;
-  const { jobBitmap } = disk;
+  const { jobBitmap, isThin } = disk;
   // The merged copy lies on the snapshot, and goes with it.
   const source = direct ? disk.disk.node : disk.nodes.snapshot;
   const backup = {
@@ -170,7 +170,11 @@ export function jobActions(plan: Plan, disk: DiskPlan): Action[] {
     ...(features.backupPerf ? { "x-perf": jobPerf(plan, disk) } : {}),
   };
   const full = disk.level !== "inc" || disk.previousBitmap === null;
-  if (full && direct) return [{ type: "blockdev-backup", data: { ...backup, sync: "full" } }];
+  if (full && direct) {
+    return [{ type: "blockdev-backup", data: { ...backup, sync: isThin ? "top" : "full" } }];
+  }
+  // Of a thin disk, what is allocated: see `allocation.ts`.
+  const changed = full ? isThin ? jobBitmap : null : disk.previousBitmap;
   const add = {
     node: source,
     name: jobBitmap,
@@ -179,15 +183,15 @@ export function jobActions(plan: Plan, disk: DiskPlan): Action[] {
   };
   // Of a snapshot it holds afterwards what was not copied: see `readAgain()`.
   const how = { bitmap: jobBitmap, "bitmap-mode": direct ? "never" : "always" };
-  const copy = { ...backup, sync: full ? "full" : "bitmap", ...how };
+  const copy = { ...backup, sync: changed === null ? "full" : "bitmap", ...how };
   const merge = {
     node: source,
     target: jobBitmap,
-    bitmaps: [{ node: disk.disk.node, name: disk.previousBitmap }],
+    bitmaps: [{ node: disk.disk.node, name: changed }],
   };
   return [
     { type: "block-dirty-bitmap-add", data: add },
-    ...(full ? [] : [{ type: "block-dirty-bitmap-merge", data: merge }]),
+    ...(changed === null ? [] : [{ type: "block-dirty-bitmap-merge", data: merge }]),
     { type: "blockdev-backup", data: copy },
   ];
 }

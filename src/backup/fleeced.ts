@@ -20,6 +20,7 @@ import type { CopyOptions, DiskCopy } from "./disk_copy.ts";
 import { DiskWork, type RunSurroundings } from "./disk_work.ts";
 import { ImageFile } from "./image_file.ts";
 import { closeImageNode, openImageNode } from "./image_node.ts";
+import { markAllocated } from "./mark_allocated.ts";
 import { addNextBitmap } from "./next_bitmap.ts";
 import { addSnapshot, addSwitchNode, createFleece } from "./snapshot.ts";
 import { verifyImage } from "./verify_image.ts";
@@ -32,6 +33,7 @@ export class FleecedCopy implements DiskCopy {
   readonly #work: DiskWork;
   readonly #job: CopyJob;
   readonly #errors: BlockErrors;
+  #isThin = false;
 
   /** @param verifySocket Where QEMU serves the snapshot for the image to be compared with; null if it is not to be. */
   constructor(
@@ -56,6 +58,7 @@ export class FleecedCopy implements DiskCopy {
   async prepare(warn: (sentence: string) => void): Promise<SentinelRecord | null> {
     const sentinel = await addNextBitmap(this.#work, warn);
     await createFleece(this.#work);
+    this.#isThin = this.disk.isThin && await markAllocated(this.#work);
     return sentinel;
   }
 
@@ -67,7 +70,7 @@ export class FleecedCopy implements DiskCopy {
     const { qmp, plan, guest } = this.#work;
     refuseResized(this.disk, await options.nodes());
     this.#job.expect();
-    await qmp.execute("transaction", backupJobs(plan, [this.disk]));
+    await qmp.execute("transaction", backupJobs(plan, [{ ...this.disk, isThin: this.#isThin }]));
     await this.#finishJob(options);
     // The point in time is read once more.
     if (this.verifySocket === null) await guest.unwind();

@@ -37,9 +37,16 @@ export interface DiskPlan extends LevelPlan, ImagePlace {
   probeJob: string;
   /** The bitmap that tells the job what to copy. */
   jobBitmap: string;
+  /** Only what is allocated is copied: see `vm/allocation.ts`. */
+  isThin: boolean;
+  /** Looks what is allocated. */
+  lookJob: string;
   /** The id of the snapshot's export, where it is compared. */
   exportId: string;
-  nodes: Record<"target" | "file" | "fleece" | "filter" | "gate" | "snapshot" | "end", string>;
+  nodes: Record<
+    "target" | "file" | "fleece" | "filter" | "gate" | "snapshot" | "end" | "empty",
+    string
+  >;
   /** Absolute. */
   fleeceFile: string;
   /** There is no folder beside the disk: the guest's writes may wait for the backup's storage. */

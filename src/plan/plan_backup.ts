@@ -18,6 +18,7 @@ import type { ImageFault } from "../repo/fingerprint.ts";
 import { knowsDisks, type Target } from "../repo/repository.ts";
 import { Failure, UsageError } from "../errors.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
+import { isThin } from "../vm/allocation.ts";
 import type { Disk } from "../vm/disks.ts";
 import { adaptRequest, pauseReason, SAFE_CBW_TIMEOUT_SECONDS, warningsOf } from "./warnings.ts";
 import {
@@ -130,6 +131,8 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       probeJob: jobId(tag, disk.name, "probe"),
       reserveBytes: reserveBytes(disk, level.level, level.estimateBytes),
       jobBitmap: jobBitmapName(tag, index),
+      isThin: level.level !== "inc" && isThin(disk),
+      lookJob: jobId(tag, disk.name, "look"),
       exportId: exportId(tag, index),
       nodes: {
         target: node("target"),
@@ -139,6 +142,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
         gate: node("gate"),
         snapshot: node("snap"),
         end: node("end"),
+        empty: node("empty"),
       },
       fleeceFile: join(
         beside ?? join(target.path, RECORDS_FOLDER),

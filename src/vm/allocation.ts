@@ -18,11 +18,11 @@
  */
 
 import { delay } from "@std/async/delay";
-import type { QmpClient } from "../qmp/client.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { endJob } from "../qmp/jobs.ts";
 import { queryJobs } from "../qmp/queries.ts";
 import type { Disk } from "./disks.ts";
-import { removeNode } from "./switch_node.ts";
+import { removeBitmap, removeNode } from "./switch_node.ts";
 
 /** Above this, a disk is not thin: to look would cost more than it saves. */
 const MOST_ALLOCATED = 0.75;
@@ -53,28 +53,42 @@ export interface Look {
 }
 
 /** How long a look may take: what was not looked at by then counts as allocated. */
-const LOOK_TIMEOUT_MS = 60_000;
+const LOOK_TIMEOUT_MS = 20_000;
 const LOOK_EVERY_MS = 10;
 
 /**
  * Makes a bitmap on a disk, in memory, which holds all that is allocated, and from now on all that the guest
  * writes.
  *
- * @throws {QmpCommandError} If QEMU refuses it. Job, node and bitmap may be there then.
+ * @throws {QmpCommandError} If QEMU refuses it; then nothing of it is left.
  * @throws {JobError} If the job does not end.
- * @throws The signal's reason, if it is aborted meanwhile.
  */
-export async function addAllocated(qmp: QmpClient, look: Look, signal: AbortSignal): Promise<void> {
-  const { disk, node, bitmap: name, job, granularityBytes: granularity } = look;
-  await qmp.execute("blockdev-add", {
-    driver: "null-co",
-    "node-name": node,
-    size: look.virtualSizeBytes,
-  });
-  await qmp.execute("block-dirty-bitmap-add", { node, name, granularity });
-  await qmp.execute("block-dirty-bitmap-add", { node: disk, name, granularity });
+export async function addAllocated(qmp: QmpClient, look: Look): Promise<void> {
+  const { disk, node, bitmap: name, job } = look;
+  try {
+    await startLook(qmp, look);
+    await untilItCopies(qmp, job);
+    await endJob(qmp, job);
+    const bitmaps = [{ node, name }];
+    await qmp.execute("block-dirty-bitmap-merge", { node: disk, target: name, bitmaps });
+    await removeNode(qmp, node);
+  } catch (error) {
+    if (!(error instanceof QmpCommandError)) throw error;
+    await endJob(qmp, job);
+    await removeNode(qmp, node);
+    await removeBitmap(qmp, disk, name);
+    throw error;
+  }
+}
+
+async function startLook(qmp: QmpClient, look: Look) {
+  const { disk, node, bitmap: name, virtualSizeBytes: size, granularityBytes: granularity } = look;
+  await qmp.execute("blockdev-add", { driver: "null-co", "node-name": node, size });
+  for (const place of [node, disk]) {
+    await qmp.execute("block-dirty-bitmap-add", { node: place, name, granularity });
+  }
   await qmp.execute("blockdev-backup", {
-    "job-id": job,
+    "job-id": look.job,
     device: disk,
     target: node,
     sync: "top",
@@ -84,21 +98,13 @@ export async function addAllocated(qmp: QmpClient, look: Look, signal: AbortSign
     speed: 1,
     "auto-dismiss": false,
   });
-  try {
-    await untilItCopies(qmp, job, signal);
-  } finally {
-    await endJob(qmp, job);
-  }
-  const bitmaps = [{ node, name }];
-  await qmp.execute("block-dirty-bitmap-merge", { node: disk, target: name, bitmaps });
-  await removeNode(qmp, node);
 }
 
-async function untilItCopies(qmp: QmpClient, id: string, signal: AbortSignal) {
+async function untilItCopies(qmp: QmpClient, id: string) {
   const end = performance.now() + LOOK_TIMEOUT_MS;
   while (performance.now() < end) {
     const job = (await queryJobs(qmp)).find((job) => job.id === id);
     if (!job || job.status === "concluded" || job["current-progress"] > 0) return;
-    await delay(LOOK_EVERY_MS, { signal });
+    await delay(LOOK_EVERY_MS);
   }
 }

@@ -1,9 +1,12 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { QmpClient } from "../../src/qmp/client.ts";
 import { queryNodes } from "../../src/qmp/queries.ts";
 import { addAllocated } from "../../src/vm/allocation.ts";
+import { countingProxy } from "../support/counting_proxy.ts";
 import { create, qemuIo } from "../support/qemu_img.ts";
+import { assertNothingLeft, assertPlainConvert, scene } from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { succeed } from "../support/tool.ts";
 import { startVm } from "../support/vm.ts";
 
 const KIB = 1024, MIB = KIB ** 2, GIB = KIB ** 3, TIB = KIB ** 4;
@@ -24,7 +27,7 @@ Deno.test("`addAllocated()` marks what is allocated and what is written later, a
     ...{ disk: "disk0", virtualSizeBytes: 2 * TIB, granularityBytes: 64 * KIB },
     ...{ bitmap: "all", node: "nowhere", job: "look" },
   };
-  await addAllocated(qmp, look, new AbortController().signal);
+  await addAllocated(qmp, look);
   const count = async () => {
     const nodes = (await queryNodes(qmp)).filter((node) => node["node-name"] === "disk0");
     return nodes.flatMap((node) => node["dirty-bitmaps"]).map(({ name, countBytes }) => [
@@ -38,4 +41,41 @@ Deno.test("`addAllocated()` marks what is allocated and what is written later, a
   assertEquals(await vm.execute("query-jobs"), []);
   const names = (await queryNodes(qmp)).map((node) => node["node-name"]);
   assertEquals(names.includes("nowhere"), false);
+});
+
+Deno.test("a disk of 1 TiB with little in it takes kilobytes, and is whole", async () => {
+  await using s = await scene({ disks: 1, diskBytes: TIB });
+  const images: { level: string; file: string }[] = [];
+  for (const level of ["full", "inc", "copy", "full"]) {
+    // In the middle of nothing, and where something was.
+    await s.vm.write("vd0", 0x40 + images.length, (100 + images.length) * GIB + 512, 70 * KIB);
+    await s.vm.discard("vd0", 20 * MIB, 64 * KIB);
+    const moment = `${level}${images.length}`;
+    await s.remember(moment);
+    const { stdout } = await succeed(s.backupArgs(level, "--json"));
+    const row = JSON.parse(stdout.trim().split("\n").at(-1) ?? "").disks[0];
+    images.push(row);
+    assertEquals([row.level, row.result], [level, "done"]);
+    const { size, blocks } = await Deno.stat(`${s.target}/${row.file}`);
+    assert(size < 12 * MIB && (blocks ?? 0) * 512 < 12 * MIB, `${moment}: ${size}`);
+    await assertPlainConvert(`${s.target}/${row.file}`, s.dir.join(`${moment}.vd0.raw`));
+  }
+  await assertNothingLeft(s.vm, 1);
+});
+
+Deno.test("what the guest writes while a thin disk is looked at and copied is not lost to the next run", async () => {
+  await using s = await scene({ disks: 1, diskBytes: TIB });
+  // A write of 4 KiB after each message, each where nothing was.
+  let writes = 0;
+  const write = async () => {
+    await s.vm.write("vd0", 1 + writes % 200, (200 + writes) * GIB, 4 * KIB);
+    writes++;
+  };
+  await using line = countingProxy(s.dir.join("line"), s.vm.socket, write);
+  const args = ["backup", "--socket", line.path, "--target", s.target];
+  await succeed([...args, "--level", "full"]);
+  assert(writes > 30, `${writes}`);
+  await s.remember("inc");
+  await succeed(s.backupArgs("inc"));
+  await s.assertRestores("inc");
 });
