@@ -36,6 +36,9 @@ function actionsOf(facts: Facts, change: Partial<BackupRequest> = {}): Action[] 
   return backupJobs(plan, [plan.disks[0] as DiskPlan])["actions"] as Action[];
 }
 
+/** Of a disk with little in it, less is copied. */
+const FULL = { allocatedBytes: 16 << 20 };
+const full = someFacts([aDisk("disk0", FULL)]);
 const afterFull = factsAfter([aRun([aDiskRecord()])], [aDiskWithBitmap()]);
 
 const PLAIN = { directTarget: false, targetAio: null };
@@ -43,7 +46,7 @@ const PLAIN = { directTarget: false, targetAio: null };
 Deno.test("backupJobs() copies all of the snapshot for a full backup, and keeps count of the rest", () => {
   const bitmap = "qmpbackup-f00dcafe-0-job";
   const node = "qmpbackup-f00dcafe-0-snap";
-  assertEquals(actionsOf(someFacts()), [{
+  assertEquals(actionsOf(full), [{
     type: "block-dirty-bitmap-add",
     data: { node, name: bitmap, granularity: 65536, disabled: true },
   }, {
@@ -66,7 +69,7 @@ Deno.test("backupJobs() copies all of the snapshot for a full backup, and keeps 
 });
 
 Deno.test("backupJobs() copies all of the snapshot for a copy", () => {
-  const actions = actionsOf(afterFull, { level: "copy" });
+  const actions = actionsOf(full, { level: "copy" });
   assertEquals(actions.map(({ type, data }) => [type, data["sync"]]), [
     ["block-dirty-bitmap-add", undefined],
     ["blockdev-backup", "full"],
@@ -93,6 +96,30 @@ Deno.test("backupJobs() merges the disk's bitmap into the job's own for an incre
 Deno.test("backupJobs() copies by the job's own bitmap, which holds the rest afterwards", () => {
   const { sync, bitmap, "bitmap-mode": mode } = actionsOf(afterFull)[2]?.data ?? {};
   assertEquals([sync, bitmap, mode], ["bitmap", "qmpbackup-f00dcafe-0-job", "always"]);
+});
+
+const thin = someFacts();
+
+Deno.test("backupJobs() copies of a thin disk what its bitmap says is allocated", () => {
+  const [add, merge, backup] = actionsOf(thin);
+  assertEquals([add?.type, merge?.type, backup?.type], [
+    "block-dirty-bitmap-add",
+    "block-dirty-bitmap-merge",
+    "blockdev-backup",
+  ]);
+  const bitmap = "qmpbackup-f00dcafe-0-job";
+  assertEquals(merge?.data, {
+    node: "qmpbackup-f00dcafe-0-snap",
+    target: bitmap,
+    bitmaps: [{ node: "disk0", name: bitmap }],
+  });
+  assertEquals([backup?.data["sync"], backup?.data["bitmap"]], ["bitmap", bitmap]);
+});
+
+Deno.test("backupJobs() leaves it to QEMU what is allocated where there is no fleece", () => {
+  const { features } = thin;
+  const [backup, ...rest] = actionsOf({ ...thin, features: { ...features, fleecing: false } });
+  assertEquals([backup?.data["sync"], rest], ["top", []]);
 });
 
 Deno.test("backupJobs() clears no bitmap", () => {
