@@ -12,7 +12,7 @@ import { STOP_SIGNALS, StoppedError, type StopSignal } from "./src/errors.ts";
 import { isUnixSocketNetwork } from "./src/wire/address.ts";
 
 /** The subcommands that look whether what was attached still lives. */
-const SEES_ATTACHED = "attach|files|commit|rebase|snapshotrebase|cleanup";
+const SEES_ATTACHED = "attach|files|test|commit|rebase|snapshotrebase|cleanup";
 
 /** Gives up the right to the network, unless the command line names a socket that needs it. */
 export function giveUpNetwork(args: readonly string[]): void {

@@ -17,6 +17,7 @@ import { restoreAttach } from "./cli/commands/restore_attach.ts";
 import { restoreFiles } from "./cli/commands/restore_files.ts";
 import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreVerify } from "./cli/commands/restore_verify.ts";
+import { restoreTest } from "./cli/commands/restore_boot.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
 import { restoreVm } from "./cli/commands/restore_vm.ts";
 import { units } from "./cli/commands/units.ts";
@@ -43,6 +44,7 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   "restore attach": restoreAttach,
   "restore files": restoreFiles,
   "restore vm": restoreVm,
+  "restore test": restoreTest,
   "restore rebase": restoreInPlace("rebase"),
   "restore commit": restoreInPlace("commit"),
   "restore verify": restoreVerify,

@@ -70,9 +70,7 @@ export async function attach(
   for (const point of points) {
     chains.push(await lookAtChain(deadline, point, kind, join(folder, nameOf(point.disk))));
   }
-  const sockets = kind !== "overlay"
-    ? { nbd: join(folder, `${name}.nbd`), qmp: join(folder, `${name}.qmp`) }
-    : null;
+  const sockets = kind === "overlay" ? null : socketsOf(kind, join(folder, name));
   if (sockets) refuseLongSockets(sockets);
   const attachment: Attachment = {
     ...ATTACHMENT_HEAD,
@@ -83,7 +81,9 @@ export async function attach(
       pointInTime: new Date(point.timeMs).toISOString(),
       images: layers.map(({ path }) => relative(place, path)),
       virtualSizeBytes,
-      open: sockets ? nbdUri(sockets.nbd, point.disk) : overlays.at(-1)?.path ?? "",
+      open: isServed(kind) && sockets
+        ? nbdUri(sockets.nbd, point.disk)
+        : overlays.at(-1)?.path ?? "",
     })),
     files: chains.flatMap(({ overlays, files }) => [...overlays.map(({ path }) => path), ...files]),
     sockets,
@@ -102,7 +102,7 @@ export async function attach(
   try {
     for (const chain of chains) await makeFiles(deadline, chain, mode, signal);
     // Not stopped half way: what has gone into the background by then could not be found any more.
-    if (sockets) await startServer(chains.map(servedOf), sockets);
+    if (isServed(kind) && sockets) await startServer(chains.map(servedOf), sockets);
     signal.throwIfAborted();
     // A prune or a commit that began before the record was there.
     for (const { point, layers } of chains) await refuseChanged(point, layers);
@@ -114,6 +114,14 @@ export async function attach(
     throw error;
   }
   return attachment;
+}
+
+const isServed = (kind: Attachment["kind"]) => kind === "nbd" || kind === "files";
+
+/** The caller's VM has one socket, which tells whether it lives, and ends it. */
+function socketsOf(kind: Attachment["kind"], base: string): { nbd: string; qmp: string } {
+  const qmp = `${base}.qmp`;
+  return { nbd: kind === "test" ? qmp : `${base}.nbd`, qmp };
 }
 
 /** Looks whether all images are there, and what their links say; costs some kilobytes of each. */

@@ -127,7 +127,7 @@ export async function undo(
     }
   }
   // The folder was made for it alone.
-  if (kind === "files") {
+  if (kind === "files" || kind === "test") {
     await removeFolders(deadline, [...new Set(files.map((path) => dirname(path)))]);
   }
   await removeAttachment(deadline, place, name);

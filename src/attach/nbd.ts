@@ -116,8 +116,18 @@ export async function isServing({ nbd }: Sockets): Promise<boolean> {
  *
  * @throws {Failure} If it does not end.
  */
-export async function stopServer({ qmp }: Sockets): Promise<void> {
-  await using client = await QmpClient.connect({ transport: "unix", path: qmp }, {
+export async function stopServer(sockets: Sockets): Promise<void> {
+  try {
+    await quit(sockets.qmp);
+  } catch (error) {
+    // It was ending by itself.
+    if (error instanceof ConnectionError && !await isServing(sockets)) return;
+    throw error;
+  }
+}
+
+async function quit(path: string): Promise<void> {
+  await using client = await QmpClient.connect({ transport: "unix", path }, {
     timeoutMs: ANSWER_TIMEOUT_MS,
   });
   await client.execute("quit");

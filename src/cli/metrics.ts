@@ -93,7 +93,7 @@ export function metricsText(run: RunMetrics, before: string): string {
       ]),
     },
   ];
-  return textOf(metrics) + keptFamilies(before, isOfVerify);
+  return textOf(metrics) + keptFamilies(before, (name) => isOfVerify(name) || isOfBoot(name));
 }
 
 /** What is written of a verification of one target. */
@@ -133,6 +133,38 @@ export function verifyMetricsText(all: readonly VerifyMetrics[], before: string)
   ];
   return textOf(metrics) + keptFamilies(before, (name) => !isOfVerify(name));
 }
+
+/** The text of what `restore test` found, before what others wrote into the same file. */
+export function bootMetricsText(
+  { vm, target, result }: {
+    vm: string;
+    target: string;
+    result: { started: string; booted: boolean; seconds: number };
+  },
+  before: string,
+): string {
+  const sample = (value: number): Metric["samples"] => [[{ vm, target }, value]];
+  const metrics: Metric[] = [
+    {
+      name: "qmpbackup_last_boot_test_timestamp_seconds",
+      help: "When the last boot test began, in Unix time.",
+      samples: sample(Date.parse(result.started) / 1000),
+    },
+    {
+      name: "qmpbackup_boot_test_ok",
+      help: "Whether the last boot test found the guest alive: 1 or 0.",
+      samples: sample(result.booted ? 1 : 0),
+    },
+    {
+      name: "qmpbackup_boot_test_duration_seconds",
+      help: "How long the last boot test waited for the guest.",
+      samples: sample(result.seconds),
+    },
+  ];
+  return textOf(metrics) + keptFamilies(before, (name) => !isOfBoot(name));
+}
+
+const isOfBoot = (name: string) => /^qmpbackup_(last_boot|boot)_/.test(name);
 
 const isOfVerify = (name: string) => /^qmpbackup_(last_verified|verify)_/.test(name);
 

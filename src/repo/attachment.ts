@@ -46,8 +46,8 @@ export const Attachment = v.object({
   /** Where it was made: another host can't see whether it still lives. */
   host: v.string(),
   since: v.pipe(v.string(), v.isoTimestamp()),
-  /** `files` is what `restore files` has open while it runs. */
-  kind: v.picklist(["overlay", "nbd", "files"]),
+  /** `files` and `test` are what `restore files` and `restore test` have open while they run. */
+  kind: v.picklist(["overlay", "nbd", "files", "test"]),
   disks: v.array(AttachedDisk),
   /** Files that were made for it. */
   files: v.array(AbsolutePath),

@@ -11,6 +11,7 @@
  * TARGET/_qmpbackup/attached/<name>.json       what `restore attach` has opened and not yet let go
  * TARGET/_qmpbackup/verified/<time>-<tag>.json what a verification found
  * TARGET/_qmpbackup/marks/<run id>.json        whether a run is protected, and a note on it
+ * TARGET/_qmpbackup/booted/<time>.json         what `restore test` found
  * TARGET/_qmpbackup/lock
  * ```
  *
@@ -31,6 +32,7 @@ export const ATTACHED_FOLDER = `${RECORDS_FOLDER}/attached`;
 export const VERIFIED_FOLDER = `${RECORDS_FOLDER}/verified`;
 /** What users say of runs: see `run_mark.ts`. */
 export const MARKS_FOLDER = `${RECORDS_FOLDER}/marks`;
+export const BOOTED_FOLDER = `${RECORDS_FOLDER}/booted`;
 export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 /** The target whose lock this is. */
 export const targetOfLock = (lockFile: string) => dirname(dirname(lockFile));

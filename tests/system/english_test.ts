@@ -10,6 +10,7 @@ const PLAIN = [
     .map((name) => `src/${name}.ts`),
   ...[
     "attach",
+    "boot",
     "cli",
     "digest",
     "files",

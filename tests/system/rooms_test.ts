@@ -71,6 +71,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   overview: ["fs", "repo", "verify"],
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
   prune: ["fs", "qemu_img", "repo", "digest", "restore"],
+  boot: ["wire", "process", "fs", "qmp", "qga", "machine", "repo", "restore", "attach"],
   files: ["process", "fs", "qmp", "restore", "attach"],
   cli: [
     ...["wire", "process", "fs", "qmp", "qga", "qemu_img", "repo", "vm"],
@@ -85,7 +86,18 @@ const MAY_IMPORT: Record<string, string[]> = {
       "overview",
       "verify",
     ],
-    ...["plan", "recovery", "backup", "restore", "attach", "files", "overview", "verify", "prune"],
+    ...[
+      "plan",
+      "recovery",
+      "backup",
+      "restore",
+      "attach",
+      "files",
+      "boot",
+      "overview",
+      "verify",
+      "prune",
+    ],
   ],
   "app.ts": ["cli"],
 };

@@ -254,6 +254,32 @@ export const FLAGS = {
     implied: "/",
     help: "list a folder of the disk (/)",
   },
+  expect: {
+    kind: "text",
+    value: "TEXT",
+    help: "the sign of life is this text on the serial console",
+  },
+  "wait-for": {
+    kind: "choice",
+    choices: ["agent", "shutdown"],
+    help: "the sign of life: the guest agent answers, or the guest shuts down (agent)",
+  },
+  screenshot: {
+    kind: "text",
+    value: "FILE",
+    help: "write a picture of the screen to FILE, as PNG",
+  },
+  firmware: {
+    kind: "text",
+    value: "FILE",
+    help: "the firmware, such as /usr/share/OVMF/OVMF_CODE_4M.fd (what the record says)",
+  },
+  memory: { kind: "size", value: "BYTES", help: "the VM's memory (what it had, at most 2G)" },
+  accel: {
+    kind: "choice",
+    choices: ["kvm", "tcg"],
+    help: "how the VM is run (kvm, or tcg where that is not there)",
+  },
   copy: { kind: "text", value: "PATH", help: "copy this file or folder" },
   detach: {
     kind: "text",
@@ -511,6 +537,30 @@ export const COMMANDS = {
       {
         does: "Of all VMs a seventh each night: in a week everything",
         line: "qmpbackup restore verify --dir /backup --subset 1/7",
+      },
+    ],
+  },
+  "restore test": {
+    summary: "Boot a point in time in a VM without a network, to see that it lives",
+    required: ["dir"],
+    optional: [
+      ...["expect", "wait-for", "timeout", "screenshot", "firmware", "memory", "accel"] as const,
+      ...["until", "filter", "allow-missing", "metrics-file"] as const,
+    ],
+    says: {
+      dir: "the backup directory, or one disk's folder",
+      timeout: "how long the sign of life may take (300)",
+      "metrics-file":
+        "write the result to FILE in Prometheus' text format; it may be the FILE of the backups",
+    },
+    examples: [
+      {
+        does: "Every week: does the newest backup boot?",
+        line: "qmpbackup restore test --dir /backup/vm1 --screenshot /var/tmp/vm1.png",
+      },
+      {
+        does: "A guest without the agent, by its login prompt",
+        line: 'qmpbackup restore test --dir /backup/vm1 --expect "login:"',
       },
     ],
   },

@@ -1,4 +1,5 @@
 import { UsageError } from "../../errors.ts";
+import type { Deadline } from "../../fs/deadline.ts";
 import { runsOf, type VmBackups } from "../../overview/find.ts";
 import { healthOf, type VmHealth } from "../../overview/health.ts";
 import { nightsOf } from "../../overview/nights.ts";
@@ -8,6 +9,8 @@ import { parseAge } from "../args/age.ts";
 import type { Values } from "../args/parse.ts";
 import { backupsText } from "../output/backups.ts";
 import { fleetText, isCritical, pluginResult } from "../output/fleet.ts";
+import { type BootResult, readBootResults } from "../../boot/result.ts";
+import { lastBootText } from "../output/booted.ts";
 import { healthJson, imagesText, jsonLine, runJson } from "../output/report.ts";
 import { verificationsJson, verificationsText } from "../output/verify_report.ts";
 import type { CommandContext } from "./context.ts";
@@ -83,8 +86,11 @@ async function listBackups({ values, io, deadline }: CommandContext): Promise<nu
     const outlook = await outlookFor(deadline, backups.path, nights);
     const view = { health, nights, last, chains, outlook };
     const verifications = await verificationsOf(deadline, backups);
+    const boots = await bootsOf(deadline, backups);
     if (!values.json) {
-      io.stdout(backupsText(view, io.width()) + verificationsText(verifications));
+      io.stdout(
+        backupsText(view, io.width()) + verificationsText(verifications) + lastBootText(boots),
+      );
       return health;
     }
     const shown = nights.slice(last === null ? 0 : -last);
@@ -106,9 +112,16 @@ async function listBackups({ values, io, deadline }: CommandContext): Promise<nu
       nightBytes: outlook?.nightBytes ?? null,
       nightsLeft: outlook?.nights ?? null,
       ...verificationsJson(verifications),
+      booted: boots[0] ?? null,
     }));
     return health;
   }
+}
+
+/** What booting its points gave, the newest first. */
+async function bootsOf(deadline: Deadline, { targets }: VmBackups): Promise<BootResult[]> {
+  const all = await Promise.all(targets.map(({ path }) => readBootResults(deadline, path)));
+  return all.flat().toSorted((a, b) => b.started.localeCompare(a.started));
 }
 
 function lastOf({ last }: Values): number | null {

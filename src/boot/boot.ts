@@ -1,0 +1,132 @@
+/**
+ * Boots points in time in a VM without a network, and waits for a sign of life. What it writes goes into
+ * overlays that are thrown away.
+ *
+ * @module
+ */
+
+import { getLogger } from "@logtape/logtape";
+import { join } from "@std/path";
+import { attach, placeOf } from "../attach/attach.ts";
+import { undo } from "../attach/detach.ts";
+import { brief, Failure, UsageError } from "../errors.ts";
+import type { Deadline } from "../fs/deadline.ts";
+import { exists, removeFile, removeFolders } from "../fs/durable.ts";
+import { makeTempFolder } from "../fs/files.ts";
+import { MissingProgramError, runProgram } from "../process/run.ts";
+import { QmpClient } from "../qmp/client.ts";
+import type { RestorePoint } from "../restore/points.ts";
+import { bootCommand, type BootOptions } from "./command.ts";
+import { takeScreenshot } from "./screenshot.ts";
+import { openSerial } from "./serial.ts";
+import { type SignOfLife, waitForLife } from "./wait.ts";
+
+const log = getLogger(["qmpbackup", "boot"]);
+
+export interface BootRequest extends Omit<BootOptions, "disks" | "sockets"> {
+  points: readonly RestorePoint[];
+  /** What the record calls each of their disks. */
+  diskNames: readonly string[];
+  waitFor: SignOfLife;
+  timeoutMs: number;
+  /** Where a picture of the screen goes. */
+  screenshot: string | null;
+  /** This host's name. */
+  host: string;
+}
+
+export interface Booted {
+  booted: boolean;
+  seconds: number;
+  /** Why not; null if it did. */
+  reason: string | null;
+  /** QEMU's version. */
+  qemu: string;
+  /** The last lines on the serial console. */
+  serialTail: string[];
+  /** Where the picture is; null where there is none. */
+  screenshot: string | null;
+}
+
+/** A guest may fill its overlays: this folder is not in memory. */
+const OVERLAY_FOLDER = "/var/tmp";
+const QMP_TIMEOUT_MS = 30_000;
+const TAIL_LINES = 20;
+
+/**
+ * Boots points, all disks in one VM.
+ *
+ * @returns Whether the sign of life came in time.
+ * @throws {Failure} If the VM can't be started, or an image is missing or was changed.
+ */
+export async function boot(
+  deadline: Deadline,
+  request: BootRequest,
+  signal: AbortSignal,
+): Promise<Booted> {
+  const { points, diskNames, host, screenshot } = request;
+  await using stack = new AsyncDisposableStack();
+  const folder = await makeTempFolder(deadline, OVERLAY_FOLDER);
+  stack.defer(() => removeFolders(deadline, [folder]));
+  const sockets = { agent: join(folder, "agent"), serial: join(folder, "serial") };
+  stack.defer(async () => {
+    // QEMU removes them where it ends as it should.
+    for (const path of Object.values(sockets)) await removeFile(deadline, path);
+  });
+  const attachment = await attach(points, { kind: "test", folder, deadline, host, signal });
+  stack.defer(() => undo(deadline, placeOf(points[0] as RestorePoint), attachment));
+  const qmpSocket = attachment.sockets?.qmp ?? "";
+  const { programs, args, needs } = bootCommand({
+    ...request,
+    disks: attachment.disks.map(({ open }, i) => ({ name: diskNames[i] ?? "", path: open })),
+    sockets: { ...sockets, qmp: qmpSocket },
+  });
+  await requireFiles(deadline, needs);
+  await start(programs, args);
+  signal.throwIfAborted();
+  await using qmp = await QmpClient.connect({ transport: "unix", path: qmpSocket }, {
+    timeoutMs: QMP_TIMEOUT_MS,
+  });
+  await using serial = await openSerial(sockets.serial);
+  const started = performance.now();
+  const life = waitForLife(qmp, serial, sockets.agent, request, signal);
+  await qmp.execute("cont");
+  const reason = await life;
+  const seconds = Math.round((performance.now() - started) / 100) / 10;
+  const picture = screenshot === null
+    ? null
+    : await takeScreenshot(deadline, qmp, { folder, to: screenshot });
+  return {
+    booted: reason === null,
+    ...{ seconds, reason, qemu: qmp.version },
+    serialTail: serial.tail(TAIL_LINES),
+    screenshot: picture,
+  };
+}
+
+async function requireFiles(deadline: Deadline, paths: readonly string[]) {
+  for (const path of paths) {
+    if (await exists(deadline, path)) continue;
+    throw new UsageError(
+      `The VM needs "${path}" to boot (its firmware or its kernel), which is not on this host: name its ` +
+        "firmware with --firmware, or copy the file here",
+    );
+  }
+}
+
+/** Starts it in the background, stopped: this returns when its sockets are there. */
+async function start(programs: readonly string[], args: readonly string[]) {
+  for (const program of programs) {
+    try {
+      const install = "Debian: qemu-system-x86, or qemu-system-arm";
+      const { code, stderr } = await runProgram(program, [...args, "-daemonize"], { install });
+      if (code !== 0) throw new Failure(`QEMU can't start the VM: ${brief(stderr.trim())}`);
+      if (stderr.trim() !== "") {
+        log.debug("{program} says {words}", { program, words: brief(stderr) });
+      }
+      return;
+    } catch (error) {
+      if (!(error instanceof MissingProgramError) || program === programs.at(-1)) throw error;
+    }
+  }
+}
