@@ -159,6 +159,7 @@ Deno.test("what a run puts into QEMU is named in `src/vm/names.ts` alone", () =>
   // Of files, and of the program itself.
   const OTHERS = [
     "src/cli/",
+    "src/boot/",
     "src/digest/",
     "src/verify/",
     "src/prune/",
