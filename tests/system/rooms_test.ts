@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { dirname, fromFileUrl, join, relative } from "@std/path";
 
 const ROOT = fromFileUrl(new URL("../../", import.meta.url));
@@ -207,4 +207,11 @@ Deno.test("no file call can wait for ever: each is given to what waits only so l
     // It asks whether a file system answers, and is waited for in the same way.
     "src/fs/deadline.ts: Deno.lstat(",
   ]);
+});
+
+Deno.test("the test files that tasks name are there", async () => {
+  const tasks = await Deno.readTextFile(join(ROOT, "deno.json"));
+  const named = [...tasks.matchAll(/\btests\/[\w/]+\.ts\b/g)].map(([path]) => path);
+  assert(named.length > 10);
+  for (const path of named) assert((await Deno.stat(join(ROOT, path))).isFile);
 });
