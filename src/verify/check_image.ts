@@ -35,6 +35,8 @@ export interface CheckOptions extends ReadOptions {
   isWanted(part: number): boolean;
   /** Of new files. */
   mode: number;
+  /** Why nothing may be written here; null where it may. */
+  writeProblem: string | null;
 }
 
 export interface CheckedImage {
@@ -84,6 +86,13 @@ export async function checkOne(
   }
   // In parts it can't begin: the first part stands for all.
   if (damages.length > 0 || !options.isWanted(0)) return { damages, isNew: false, warnings: [] };
+  if (options.writeProblem !== null) {
+    return {
+      damages,
+      isNew: false,
+      warnings: [`No digests are recorded: ${options.writeProblem}`],
+    };
+  }
   try {
     await recordDigest(deadline, target, image, { ...options, isRaw: layer.isRaw ?? false });
     return { damages, isNew: true, warnings: [] };

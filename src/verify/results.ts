@@ -6,11 +6,19 @@
 
 import type { Deadline } from "../fs/deadline.ts";
 import { join } from "@std/path";
+import { Failure } from "../errors.ts";
 import { lookAt, OWNER_ONLY } from "../fs/create.ts";
 import { createInside, removeFile, writeDurably } from "../fs/durable.ts";
+import { findSharedFolder } from "../fs/folder.ts";
 import { listFolder } from "../fs/files.ts";
 import { readUpTo } from "../fs/open.ts";
-import { LOCK_FILE, RECORDS_FOLDER, runId, VERIFIED_FOLDER } from "../repo/layout.ts";
+import {
+  DIGESTS_FOLDER,
+  LOCK_FILE,
+  RECORDS_FOLDER,
+  runId,
+  VERIFIED_FOLDER,
+} from "../repo/layout.ts";
 import {
   formatResult,
   MAX_RESULT_BYTES,
@@ -26,6 +34,20 @@ const KEPT = 400;
 export async function modeOfFiles(deadline: Deadline, target: string): Promise<number> {
   const mode = (await lookAt(deadline, join(target, LOCK_FILE)))?.mode;
   return mode ? mode & 0o666 | OWNER_ONLY : OWNER_ONLY;
+}
+
+/**
+ * Why nothing of ours may be written into a target: others could put a link in the place of a file.
+ *
+ * @returns Whose folder it is, and what to do; null where it may.
+ */
+export async function writeProblem(deadline: Deadline, target: string): Promise<string | null> {
+  const mode = await modeOfFiles(deadline, target);
+  for (const name of [".", RECORDS_FOLDER, DIGESTS_FOLDER, VERIFIED_FOLDER]) {
+    const problem = await findSharedFolder(deadline, join(target, name), mode);
+    if (problem !== null) return problem;
+  }
+  return null;
 }
 
 /** All results of a target that can be read, in no order. */
@@ -61,6 +83,8 @@ export async function writeResult(
   target: string,
   result: VerifyResult,
 ): Promise<void> {
+  const problem = await writeProblem(deadline, target);
+  if (problem !== null) throw new Failure(problem);
   const folder = join(target, VERIFIED_FOLDER);
   const mode = await modeOfFiles(deadline, target);
   for (const name of [RECORDS_FOLDER, VERIFIED_FOLDER]) {

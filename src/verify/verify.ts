@@ -16,11 +16,11 @@ import { listFolder, stat } from "../fs/files.ts";
 import { ChainError } from "../repo/chains.ts";
 import { parseImageName } from "../repo/layout.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
-import type { RestorePoint } from "../restore/points.ts";
+import type { Layer, RestorePoint } from "../restore/points.ts";
 import { checkOne, type NeededImage } from "./check_image.ts";
 import { type Damage, joined, type NeededFiles, pointsHitBy } from "./damage.ts";
 import { presentResults, RESULT_HEAD, type VerifyResult } from "./result.ts";
-import { modeOfFiles, readResults } from "./results.ts";
+import { modeOfFiles, readResults, writeProblem } from "./results.ts";
 import { isInShare, type Subset } from "./subset.ts";
 
 export interface VerifyOptions {
@@ -71,7 +71,9 @@ export async function verify(backups: Backups, options: VerifyOptions): Promise<
   const known = new Set(
     presentResults(before).flatMap(({ damages }) => damages.map(({ file }) => file)),
   );
+  const problem = await writeProblem(deadline, target);
   const mode = await modeOfFiles(deadline, target);
+  const suspects: { image: NeededImage; found: Damage[] }[] = [];
   let readBytes = 0, recorded = 0;
   for (const image of images) {
     options.signal.throwIfAborted();
@@ -84,20 +86,21 @@ export async function verify(backups: Backups, options: VerifyOptions): Promise<
       readBytes += bytes;
       options.onProgress(disk, doneBytes += bytes, sizeBytes);
     };
-    const checked = await tryToCheck(deadline, target, image, {
-      signal: options.signal,
-      isWanted,
-      onBytes,
-      mode,
-    });
+    const { signal } = options;
+    const how = { signal, isWanted, onBytes, mode, writeProblem: problem };
+    const checked = await tryToCheck(deadline, target, image, how);
     if (checked.isNew) recorded++;
     warnings.push(...checked.warnings);
-    if (checked.damages.length === 0) continue;
-    if (await isChangedSince(deadline, backups, image)) {
+    if (checked.damages.length > 0) suspects.push({ image, found: joined(checked.damages) });
+  }
+  const now = suspects.length > 0 ? await layersNow(backups) : new Map();
+  for (const { image, found } of suspects) {
+    if (!await isChangedSince(deadline, backups, image, now)) damages.push(...found);
+    else {
       warnings.push(
         `"${image.image}" was changed or removed by another run meanwhile: it was not verified`,
       );
-    } else damages.push(...joined(checked.damages));
+    }
   }
   const { spoiled, intact } = pointsHitBy(damages, needed);
   const { subset, day } = options;
@@ -106,7 +109,7 @@ export async function verify(backups: Backups, options: VerifyOptions): Promise<
     vm,
     spoiled,
     intact,
-    warnings,
+    warnings: [...new Set(warnings)],
     result: {
       ...RESULT_HEAD,
       started: started.toISOString(),
@@ -205,22 +208,29 @@ async function tryToCheck(...args: Parameters<typeof checkOne>): ReturnType<type
   }
 }
 
-/** Whether another run has recorded something else of an image since. */
-async function isChangedSince(
-  deadline: Deadline,
-  backups: Backups,
-  { layer: { path, fingerprint } }: NeededImage,
-) {
-  if (!backups.hasRecords) return false;
-  const points = await backups.points().catch(() => []);
-  const now = points.flatMap((point) => {
+/** What the records say by now, by the images' paths. */
+async function layersNow(backups: Backups): Promise<Map<string, Layer>> {
+  const points = backups.hasRecords ? await backups.points().catch(() => []) : [];
+  const layers = points.flatMap((point) => {
     try {
       return point.layers();
     } catch (error) {
       if (error instanceof ChainError) return [];
       throw error;
     }
-  }).find((layer) => layer.path === path);
+  });
+  return new Map(layers.map((layer) => [layer.path, layer]));
+}
+
+/** Whether another run has recorded something else of an image since. */
+async function isChangedSince(
+  deadline: Deadline,
+  { hasRecords }: Backups,
+  { layer: { path, fingerprint } }: NeededImage,
+  layers: ReadonlyMap<string, Layer>,
+): Promise<boolean> {
+  if (!hasRecords) return false;
+  const now = layers.get(path);
   if (!now) return true;
   if (now.fingerprint?.digest === fingerprint?.digest) return false;
   return !isFault(await lookAtImage(deadline, path, now.fingerprint));

@@ -8,6 +8,7 @@ import { create, qemuIo } from "../support/qemu_img.ts";
 import { type TempDir, tempDir } from "../support/temp_dir.ts";
 import { until } from "../support/scene.ts";
 import { ensurePrograms } from "../support/install_qemu.ts";
+import { names } from "./_images.ts";
 import { tool } from "../support/tool.ts";
 
 await ensurePrograms({
@@ -134,6 +135,17 @@ Deno.test("restore verify says when its result can't be stored, and goes on", as
   assertEquals([code, verified[0].stored, verified[0].recorded], [0, false, 0]);
   assertStringIncludes(stderr, `The result could not be stored in ${target}`);
   assertStringIncludes(stderr, "could not be recorded");
+});
+
+Deno.test("restore verify writes nothing where others could exchange its files", async () => {
+  await using dir = await tempDir();
+  const { target } = await pythonTarget(dir);
+  await Deno.chown(target, 54321, 54321);
+  const { code, stderr, verified } = await verifyJson(target);
+  assertEquals([code, verified[0].stored, verified[0].recorded], [0, false, 0]);
+  assertEquals(verified[0].warnings.length, 1);
+  assertStringIncludes(stderr, `No digests are recorded: "${target}" belongs to the user 54321`);
+  assertEquals(await names(target), ["a.qcow2.config", "disk0", "uuid"]);
 });
 
 Deno.test("restore verify refuses what holds no backups, and a share that is none", async () => {

@@ -61,6 +61,7 @@ const LINES: Record<string, (given: Given) => string[]> = {
   "backup": ({ s, target }) => ["--socket", s.vm.socket, "--level", "inc", "--target", target],
   "restore merge": ({ target, out }) => ["--dir", target, "--target-dir", out],
   "restore vm": ({ target, out }) => ["--dir", target, "--target-dir", out],
+  "restore verify": ({ target }) => ["--dir", target],
   "restore attach": ({ target, out }) => ["--dir", target, "--target-dir", out],
   "restore rebase": ({ target }) => ["--dir", `${target}/disk0`],
   "restore commit": ({ target }) => ["--dir", `${target}/disk0`],

@@ -1,10 +1,14 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { basename, dirname, join } from "@std/path";
+import { Deadline } from "../../src/fs/deadline.ts";
+import { type Backups, findBackups } from "../../src/verify/find.ts";
+import { verify } from "../../src/verify/verify.ts";
 import { mustRun } from "../support/run.ts";
 import { assertNothingLeft, filesOf, type Scene, scene, until } from "../support/scene.ts";
 import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
 
 const MIB = 1 << 20;
+const deadline = new Deadline(60_000);
 
 /** Three points of two disks; "disk0" has a copy besides. */
 async function backedUp(s: Scene) {
@@ -252,6 +256,31 @@ Deno.test("restore verify finds a flipped bit in each region of each image, and 
     // The share of one day in 100 has hardly any of it: what was damaged is read all the same.
     const later = await verifyJson(broken, "--subset", "1%");
     assertEquals(later.damages.map(({ file }) => file), [inc]);
+    await Deno.remove(broken, { recursive: true });
+  });
+
+  await t.step("what another run removes while it is verified is a warning", async () => {
+    await mustRun("cp", ["-a", target, broken]);
+    const [backups] = await findBackups(deadline, broken);
+    const removeLast = () => {
+      for (const { name } of Deno.readDirSync(join(broken, "_qmpbackup", "runs"))) {
+        const file = join(broken, "_qmpbackup", "runs", name);
+        if (Deno.readTextFileSync(file).includes(`"file": "${last}"`)) Deno.removeSync(file);
+      }
+      Deno.removeSync(join(broken, last));
+    };
+    let isBegun = false;
+    const { result, warnings } = await verify(backups as Backups, {
+      ...{ deadline, signal: new AbortController().signal, subset: null, day: 0, toolVersion: "" },
+      onProgress: () => {
+        if (!isBegun) removeLast();
+        isBegun = true;
+      },
+    });
+    assertEquals(result.damages, []);
+    assertEquals(warnings, [
+      `"${last}" was changed or removed by another run meanwhile: it was not verified`,
+    ]);
     await Deno.remove(broken, { recursive: true });
   });
 
