@@ -17,8 +17,8 @@ const SEES_ATTACHED = "attach|files|test|commit|rebase|snapshotrebase|cleanup";
 /** Gives up the right to the network, unless the command line names a socket that needs it. */
 export function giveUpNetwork(args: readonly string[]): void {
   const needs = isUnixSocketNetwork
-    ? new RegExp(`^--(agent-)?socket\\b|tcp:|^(${SEES_ATTACHED})$`)
-    : /tcp:/;
+    ? new RegExp(`^--(agent-)?socket\\b|(tcp|vsock):|^(${SEES_ATTACHED})$`)
+    : /(tcp|vsock):/;
   if (!args.some((arg) => needs.test(arg))) Deno.permissions.revokeSync({ name: "net" });
 }
 

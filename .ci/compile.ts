@@ -156,6 +156,8 @@ function denoCompile(
 ): Promise<boolean> {
   const flags = [
     ...["--quiet", ...NOTHING_ELSE, ...BAKED_IN, `--env-file=${join(work, "path.env")}`],
+    // For --agent-socket vsock:CID:PORT.
+    "--unstable-vsock",
     ...["--target", target, "--output", binary],
   ];
   return run([...deno, "compile", ...flags, script], options);

@@ -57,7 +57,7 @@ DevicePolicy=closed
 # To write to folders and sockets of other users, as root. No other right of root's.
 CapabilityBoundingSet=CAP_DAC_OVERRIDE
 NoNewPrivileges=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_VSOCK
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged
@@ -102,7 +102,9 @@ QMPBACKUP_TARGET=/backup/vm1
 # unless --include-raw is among them; --exclude NAME leaves a disk out without one. With --strict a
 # warning makes the unit fail (exit code 3). With --keep flags, such as --keep-daily 14 --keep-weekly 8,
 # old backups are removed after each good run: see "qmpbackup help retention".
-QMPBACKUP_OPTIONS=--metrics-file /var/lib/prometheus/node-exporter/qmpbackup_vm1.prom
+QMPBACKUP_OPTIONS=
+# With node_exporter's textfile collector:
+#QMPBACKUP_OPTIONS=--metrics-file /var/lib/prometheus/node-exporter/qmpbackup_vm1.prom
 `;
 
 /** The service, its timer, and an example of what configures an instance. */

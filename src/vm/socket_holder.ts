@@ -120,7 +120,7 @@ async function readAll(conn: Deno.Conn): Promise<string> {
 async function nameOf(deadline: Deadline, address: Address): Promise<string> {
   await refusePrompt();
   // sun_path has 108 bytes.
-  if (address.transport === "tcp") return `\0qmpbackup/${formatAddress(address)}`.slice(0, 100);
+  if (address.transport !== "unix") return `\0qmpbackup/${formatAddress(address)}`.slice(0, 100);
   const { dev, ino } = await stat(deadline, address.path);
   return `\0qmpbackup/${dev}/${ino}`;
 }

@@ -12,7 +12,8 @@ export const isUnixSocketNetwork = !/^2\.[0-4]\./.test(Deno.version.deno);
 
 export type Address =
   | { transport: "unix"; path: string }
-  | { transport: "tcp"; hostname: string; port: number };
+  | { transport: "tcp"; hostname: string; port: number }
+  | { transport: "vsock"; cid: number; port: number };
 
 /**
  * Parses `PATH` or `tcp:HOST:PORT` (an IPv6 host may stand in brackets).
@@ -30,9 +31,31 @@ export function parseAddress(text: string): Address {
   return { transport: "tcp", hostname: (match[1] ?? match[2]) as string, port };
 }
 
+/** What `vsock(7)` knows no machine by. */
+const NO_CID = 0xffff_ffff;
+
+/**
+ * Parses what `parseAddress()` takes, or `vsock:CID:PORT`, where a guest's agent listens on a socket of the
+ * machine's own (`qemu-ga --method vsock-listen`).
+ *
+ * @throws {UsageError} If it is none of these.
+ */
+export function parseAgentAddress(text: string): Address {
+  if (!text.startsWith("vsock:")) return parseAddress(text);
+  const match = /^vsock:(\d{1,10}):(\d{1,10})$/.exec(text);
+  const [cid, port] = [Number(match?.[1]), Number(match?.[2])];
+  if (!match || cid >= NO_CID || port >= NO_CID) {
+    throw new UsageError(
+      `"${text}" is not a VSOCK address: write vsock:CID:PORT, with the numbers of the VM and of the agent`,
+    );
+  }
+  return { transport: "vsock", cid, port };
+}
+
 /** The address as the user wrote it, for messages. */
 export function formatAddress(address: Address): string {
   if (address.transport === "unix") return address.path;
+  if (address.transport === "vsock") return `vsock:${address.cid}:${address.port}`;
   const { hostname, port } = address;
   return `tcp:${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
@@ -60,9 +83,7 @@ export async function connect(
   timeoutMs: number,
 ): Promise<Deno.Conn> {
   const name = `${what} "${formatAddress(address)}"`;
-  const pending = address.transport === "unix"
-    ? Deno.connect({ transport: "unix", path: address.path })
-    : Deno.connect({ transport: "tcp", hostname: address.hostname, port: address.port });
+  const pending = open(address);
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
     reject(new ConnectionError(`The ${name} did not answer within ${timeoutMs / 1000} s`));
@@ -74,6 +95,17 @@ export async function connect(
     throw error instanceof ConnectionError ? error : explain(error, name);
   } finally {
     clearTimeout(timer);
+  }
+}
+
+function open(address: Address): Promise<Deno.Conn> {
+  switch (address.transport) {
+    case "unix":
+      return Deno.connect({ transport: "unix", path: address.path });
+    case "tcp":
+      return Deno.connect({ transport: "tcp", hostname: address.hostname, port: address.port });
+    case "vsock":
+      return Deno.connect({ transport: "vsock", cid: address.cid, port: address.port });
   }
 }
 

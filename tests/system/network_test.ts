@@ -14,6 +14,7 @@ const NETWORK: [command: string, keeps: "never" | "where unix sockets need it" |
   ["info --show blockdev --socket=/run/vm.qmp", "where unix sockets need it"],
   ["backup --socket tcp:h:1 -l full -t d", "always"],
   ["backup --socket=/q --agent-socket=tcp:h:1 -l full -t d", "always"],
+  ["backup --socket=/q --agent-socket vsock:3:1 -l full -t d", "always"],
 ];
 
 Deno.test("`main` gives up the network unless it is asked to connect to it", async (t) => {

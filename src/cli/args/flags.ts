@@ -32,7 +32,8 @@ export const FLAGS = {
     kind: "text",
     value: "PATH",
     help:
-      "the guest agent's socket; with it the file systems of a VM with several disks are frozen",
+      "the guest agent's socket (a path, tcp:HOST:PORT, or vsock:CID:PORT); with it the file systems of " +
+      "a VM with several disks are frozen",
   },
   "agent-timeout": {
     kind: "count",

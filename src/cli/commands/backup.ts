@@ -8,7 +8,7 @@ import type { Deadline } from "../../fs/deadline.ts";
 import type { RunRecord } from "../../repo/record.ts";
 import { readFilesToSave } from "../../repo/saved.ts";
 import { exitCodeOf, messageOf, StoppedError, UsageError, WARNED } from "../../errors.ts";
-import { parseAddress } from "../../wire/address.ts";
+import { parseAgentAddress } from "../../wire/address.ts";
 import { keepRules } from "../args/keep_rules.ts";
 import { fileMode } from "../args/file_mode.ts";
 import { findHook, type Hook, runHook } from "../hooks.ts";
@@ -212,7 +212,7 @@ function monthOf(date: Date): string {
 
 function agentSocketOf(values: Values) {
   const path = values["agent-socket"];
-  if (path !== undefined) return parseAddress(path);
+  if (path !== undefined) return parseAgentAddress(path);
   if (values.quiesce) throw new UsageError("--quiesce needs --agent-socket");
   return null;
 }

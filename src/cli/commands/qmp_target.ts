@@ -1,7 +1,7 @@
 import { UsageError } from "../../errors.ts";
 import { thawAnew } from "../../qga/agent.ts";
 import type { QmpOptions } from "../../qmp/client.ts";
-import { type Address, parseAddress } from "../../wire/address.ts";
+import { type Address, parseAddress, parseAgentAddress } from "../../wire/address.ts";
 import type { Values } from "../args/parse.ts";
 
 /** QEMU greets at once. A client that is not greeted has to wait until another one leaves. */
@@ -25,7 +25,7 @@ export function qmpTarget(values: Values): { socket: Address; qmpOptions: QmpOpt
 export function thawOf(values: Values): (() => Promise<void>) | null {
   const agent = values["agent-socket"];
   if (agent === undefined) return null;
-  const address = parseAddress(agent);
+  const address = parseAgentAddress(agent);
   const timeoutMs = timeoutMsOf("agent-timeout", values["agent-timeout"] ?? 10);
   return () => thawAnew(address, timeoutMs);
 }

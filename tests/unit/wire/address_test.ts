@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { UsageError } from "../../../src/errors.ts";
-import { formatAddress, parseAddress } from "../../../src/wire/address.ts";
+import { formatAddress, parseAddress, parseAgentAddress } from "../../../src/wire/address.ts";
 
 Deno.test("parseAddress() takes a path", () => {
   assertEquals(parseAddress("/run/vm1.qmp"), { transport: "unix", path: "/run/vm1.qmp" });
@@ -50,5 +50,22 @@ Deno.test("parseAddress() refuses an empty name", () => {
 for (const text of ["/run/vm1.qmp", "tcp:localhost:4444", "tcp:[::1]:4444"]) {
   Deno.test(`formatAddress() writes "${text}" as the user did`, () => {
     assertEquals(formatAddress(parseAddress(text)), text);
+  });
+}
+
+Deno.test("parseAgentAddress() takes vsock:CID:PORT, and all that parseAddress() takes", () => {
+  const vsock = parseAgentAddress("vsock:3:1234");
+  assertEquals(vsock, { transport: "vsock", cid: 3, port: 1234 });
+  assertEquals(formatAddress(vsock), "vsock:3:1234");
+  for (const text of ["/run/agent", "tcp:h:1"]) {
+    assertEquals(parseAgentAddress(text), parseAddress(text));
+  }
+});
+
+for (
+  const text of ["vsock:", "vsock:3", "vsock:3:", "vsock::1", "vsock:a:1", "vsock:4294967295:1"]
+) {
+  Deno.test(`parseAgentAddress() refuses "${text}"`, () => {
+    assertThrows(() => parseAgentAddress(text), UsageError, "write vsock:CID:PORT");
   });
 }
