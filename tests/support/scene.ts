@@ -39,6 +39,8 @@ export interface SceneOptions {
   /** Whether each disk is an overlay over a template, which holds 0x3… from 6 to 18 MiB and at 30 MiB. */
   overlays?: boolean;
   vm?: Partial<VmOptions>;
+  /** Whether the VM has a human monitor, at the path "hmp" in the folder. */
+  hmp?: boolean;
 }
 
 /** Sets the scene: each disk holds some data already. */
@@ -58,6 +60,7 @@ export async function scene(options: SceneOptions = {}): Promise<Scene> {
   const secondSocket = dir.join("second.qmp");
   const qemuArgs = [
     ...["-qmp", `unix:${secondSocket},server=on,wait=off`],
+    ...(options.hmp ? ["-monitor", `unix:${dir.join("hmp")},server=on,wait=off`] : []),
     ...(options.vm?.qemuArgs ?? []),
   ];
   const start = () => startVm({ dir: dir.path, disks: specs, ...options.vm, qemuArgs });

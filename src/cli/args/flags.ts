@@ -28,6 +28,12 @@ export const FLAGS = {
     value: "PATH",
     help: "QMP socket of the VM: a path, or tcp:HOST:PORT",
   },
+  "via-hmp": {
+    kind: "text",
+    value: "PATH",
+    help:
+      "QEMU's human monitor, which makes the --socket first if the VM does not have it (QEMU 11.1)",
+  },
   "agent-socket": {
     kind: "text",
     value: "PATH",
@@ -376,7 +382,7 @@ export type FlagName = keyof typeof FLAGS;
 
 /** Taken by every subcommand, before or after its name. */
 export const GLOBAL_FLAGS = ["logfile", "syslog", "debug", "json", "help", "version"] as const;
-const VM_FLAGS = ["socket", "timeout"] as const;
+const VM_FLAGS = ["socket", "via-hmp", "timeout"] as const;
 /** What `--dir` is where one chain is changed in place, and where a backup directory is looked at. */
 const ONE_DISK = { dir: "the disk's folder" } as const;
 const BACKUPS = {
@@ -422,7 +428,8 @@ export const COMMANDS = {
     summary: "Back up the disks of a running VM",
     required: ["socket", "level", "target"],
     optional: [
-      ...["timeout", "agent-socket", "agent-timeout", "quiesce", "include", "exclude"] as const,
+      ...["via-hmp", "timeout", "agent-socket", "agent-timeout", "quiesce"] as const,
+      ...["include", "exclude"] as const,
       ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir", "pause"] as const,
       ...["on-lost-bitmap"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,

@@ -8,7 +8,7 @@ import type { Deadline } from "../../fs/deadline.ts";
 import type { RunRecord } from "../../repo/record.ts";
 import { readFilesToSave } from "../../repo/saved.ts";
 import { exitCodeOf, messageOf, StoppedError, UsageError, WARNED } from "../../errors.ts";
-import { parseAgentAddress } from "../../wire/address.ts";
+import { ConnectionError, parseAgentAddress } from "../../wire/address.ts";
 import { keepRules } from "../args/keep_rules.ts";
 import { fileMode } from "../args/file_mode.ts";
 import { findHook, type Hook, runHook } from "../hooks.ts";
@@ -18,7 +18,7 @@ import { backupText, jsonLine } from "../output/report.ts";
 import { localTime } from "../../time.ts";
 import { VERSION } from "../version.ts";
 import type { CommandContext } from "./context.ts";
-import { qmpTarget, timeoutMsOf } from "./qmp_target.ts";
+import { ensureQmpSocket, qmpTarget, timeoutMsOf } from "./qmp_target.ts";
 
 const HOOK_TIMEOUT_SECONDS = 300;
 
@@ -67,6 +67,7 @@ async function backUpBetweenHooks(context: CommandContext, begun: Begun): Promis
   const after = await findHook(deadline, "--after", values.after, seconds);
   const save = await readFilesToSave(deadline, (values.save ?? []).map((path) => resolve(path)));
   const request = { ...requestOf(values), save };
+  await tryToMakeSocket(values);
   let record: RunRecord;
   try {
     record = await backUp(request, {
@@ -87,6 +88,16 @@ async function backUpBetweenHooks(context: CommandContext, begun: Begun): Promis
   }
   if (after) record.warnings.push(...await tellAfter(after, record, request.target, signal));
   return report(record, request.target, await freeOf(context, request.target), context);
+}
+
+/** A VM that is off has no monitor either: that its socket can't be reached is this night's record. */
+async function tryToMakeSocket(values: Values): Promise<void> {
+  try {
+    await ensureQmpSocket(values);
+  } catch (error) {
+    if (!(error instanceof ConnectionError)) throw error;
+    log.warn("{words}", { words: messageOf(error) });
+  }
 }
 
 /** Runs the hook, and returns a warning if it failed. */

@@ -9,7 +9,7 @@ import { bitmapsJson, diskJson, disksText, jsonLine } from "../output/report.ts"
 import { printableJson } from "../output/text.ts";
 import type { CommandContext } from "./context.ts";
 import { list } from "./list.ts";
-import { qmpTarget } from "./qmp_target.ts";
+import { ensureQmpSocket, qmpTarget } from "./qmp_target.ts";
 
 /** `qmpbackup info`. Takes no lock and changes nothing. */
 export async function info(context: CommandContext): Promise<number> {
@@ -42,6 +42,7 @@ async function infoVm(
   show: "blockdev" | "bitmaps",
 ): Promise<number> {
   const { socket, qmpOptions } = qmpTarget(values);
+  await ensureQmpSocket(values);
   await using qmp = await connectVm(deadline, socket, qmpOptions);
   const devices = await queryDevices(qmp);
   const { disks, leftOut: unfit } = await queryDisks(qmp, { devices });

@@ -1,6 +1,7 @@
 import { UsageError } from "../../errors.ts";
 import { thawAnew } from "../../qga/agent.ts";
 import type { QmpOptions } from "../../qmp/client.ts";
+import { makeQmpSocket } from "../../vm/human_monitor.ts";
 import { type Address, parseAddress, parseAgentAddress } from "../../wire/address.ts";
 import type { Values } from "../args/parse.ts";
 
@@ -19,6 +20,25 @@ export function qmpTarget(values: Values): { socket: Address; qmpOptions: QmpOpt
     socket: parseAddress(values.socket),
     qmpOptions: { timeoutMs, greetingTimeoutMs: Math.min(timeoutMs, GREETING_TIMEOUT_MS) },
   };
+}
+
+/**
+ * Has QEMU make the socket that the flags name, where they say by which human monitor.
+ *
+ * @throws {Failure} If QEMU can't.
+ */
+export async function ensureQmpSocket(values: Values): Promise<void> {
+  const monitor = values["via-hmp"];
+  if (monitor === undefined) return;
+  const { socket, qmpOptions } = qmpTarget(values);
+  if (socket.transport !== "unix") {
+    throw new UsageError("--via-hmp makes a socket with a path: name that with --socket");
+  }
+  await makeQmpSocket(
+    parseAddress(monitor),
+    socket.path,
+    Math.min(qmpOptions.timeoutMs, GREETING_TIMEOUT_MS),
+  );
 }
 
 /** How the flags allow a guest to be thawed; null where they name no agent. */

@@ -21,7 +21,7 @@ Deno.test("contexts() leads to every subcommand that is for people, a word at a 
 Deno.test("contexts() gives a subcommand the flags that it takes, and others those that all take", () => {
   const flagsAfter = (words: string) => contexts().find((one) => one.words === words)?.flags;
   assertEquals(flagsAfter("info"), [
-    ...["show", "socket", "timeout", "dir"] as const,
+    ...["show", "socket", "via-hmp", "timeout", "dir"] as const,
     ...["last", "disk", "all", "max-age", "nagios", "html"] as const,
     ...GLOBAL_FLAGS,
   ]);

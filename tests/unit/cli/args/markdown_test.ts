@@ -35,6 +35,7 @@ Deno.test("TOPICS are those that the README names", () => {
       "from-python",
       "json",
       "layout",
+      "libvirt",
       "many-hypervisors",
       "open",
       "operations",
