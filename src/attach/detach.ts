@@ -190,6 +190,19 @@ export async function refuseAttached(
   }
 }
 
+/** What is attached and not dead: of what another host has attached nothing is known. Changes nothing. */
+export async function liveAttachments(
+  deadline: Deadline,
+  place: string,
+  host: string,
+): Promise<Attachment[]> {
+  const live: Attachment[] = [];
+  for (const attachment of await readAttachments(deadline, place)) {
+    if (await stateOf(deadline, attachment, host) !== "dead") live.push(attachment);
+  }
+  return live;
+}
+
 /**
  * The images that are attached, each with the attachment's name. What is dead is swept.
  *

@@ -9,7 +9,7 @@ import type { Deadline } from "../fs/deadline.ts";
 import { lookAt } from "../fs/create.ts";
 import { exists } from "../fs/durable.ts";
 import { listFolder } from "../fs/files.ts";
-import { readAttachments } from "../repo/attachment.ts";
+import { liveAttachments } from "../attach/detach.ts";
 import { images } from "../repo/chains.ts";
 import { type ImageFault, isFault, lookAtImage, lookAtImages } from "../repo/fingerprint.ts";
 import type { RunRecord } from "../repo/record.ts";
@@ -106,10 +106,10 @@ async function findChildren(
   return children;
 }
 
-/** Images that `restore attach` has opened. */
+/** Images that `restore attach` has opened, and what it opened still lives. */
 async function findAttached(deadline: Deadline, { path }: Target): Promise<Map<string, string>> {
   return new Map(
-    (await readAttachments(deadline, path)).flatMap(({ name, disks }) =>
+    (await liveAttachments(deadline, path, Deno.hostname())).flatMap(({ name, disks }) =>
       disks.flatMap(({ images }) =>
         images.map((file): [string, string] => [
           file,

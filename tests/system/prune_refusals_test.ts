@@ -5,7 +5,6 @@ import { holderNow, takeLock } from "../../src/fs/flock.ts";
 import { LOCK_FILE } from "../../src/repo/layout.ts";
 import { exists } from "../../src/fs/durable.ts";
 import { recordDigest } from "../../src/digest/store.ts";
-import { writeAttachment } from "../../src/repo/attachment.ts";
 import { qemuImg } from "../support/qemu_img.ts";
 import { filesOf, recordsOf } from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
@@ -94,31 +93,19 @@ Deno.test("`cleanup --prune` leaves a chain alone on which a VM's disk builds", 
   assertEquals((await idsOf(target)).length, 4);
 });
 
-Deno.test("`cleanup --prune` leaves a chain alone of which a point is attached", async () => {
+Deno.test("`cleanup --prune` leaves a chain alone of which a point is attached, until that is dead", async () => {
   await using dir = await tempDir();
   const target = dir.join("target");
   const points = await made(target);
-  await writeAttachment(deadline, target, {
-    format: "qmpbackup-attached",
-    version: 1,
-    name: "0123abcd",
-    host: Deno.hostname(),
-    since: "2026-01-05T00:00:00Z",
-    kind: "overlay",
-    disks: [{
-      disk: "disk0",
-      point: image("INC", 1),
-      pointInTime: "2026-01-02T12:00:00Z",
-      images: [image("INC", 1), image("FULL", 0)],
-      virtualSizeBytes: 1,
-      open: "/x",
-    }],
-    files: [],
-    sockets: null,
-  });
+  const attach = ["restore", "attach", "--dir", target, "--until", runIdOf(1)];
+  await succeed([...attach, "--target-dir", dir.join("try")]);
   const { stderr } = await prune(target);
-  assertStringIncludes(stderr, "restore attach --detach 0123abcd");
+  assertStringIncludes(stderr, "restore attach --detach");
   await assertRestores(target, points);
+  assertEquals((await idsOf(target)).length, 4);
+  await Deno.remove(dir.join("try"), { recursive: true });
+  await prune(target);
+  assertEquals(await idsOf(target), [runIdOf(3)]);
 });
 
 Deno.test("`cleanup --prune` merges nothing whose digest shows damage", async () => {

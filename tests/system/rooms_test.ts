@@ -70,7 +70,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   restore: ["process", "fs", "digest", "qemu_img", "repo", "python", "machine"],
   overview: ["fs", "repo", "verify"],
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
-  prune: ["fs", "qemu_img", "repo", "digest", "restore"],
+  prune: ["fs", "qemu_img", "repo", "digest", "restore", "attach"],
   boot: ["wire", "process", "fs", "qmp", "qga", "machine", "repo", "restore", "attach"],
   files: ["process", "fs", "qmp", "restore", "attach"],
   cli: [
