@@ -47,7 +47,7 @@ import { planBackup, refuseOtherVm } from "../plan/plan_backup.ts";
 import { recover } from "../recovery/order.ts";
 import type { BackupRequest } from "../plan/request.ts";
 import type { KeepRules } from "../prune/policy.ts";
-import { pruneAfter } from "./prune_after.ts";
+import { mergeSinceFull, pruneAfter } from "./prune_after.ts";
 import { runBackup } from "./run.ts";
 import { isShutDown, silenceOf } from "../plan/run_state.ts";
 
@@ -63,6 +63,8 @@ export interface BackupContext {
   toolVersion: string;
   /** What is kept of the points once the run is done; null keeps all. */
   keep: KeepRules | null;
+  /** Each increment is to hold all that changed since the last full backup. */
+  isDiff: boolean;
   onPlan(plan: Plan): void;
   /** See `run.ts`. */
   onBegin(record: RunRecord): Promise<void>;
@@ -114,6 +116,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
     await recordFailure(deadline, request, { ...failed, ...asked }, error);
     throw error;
   }
+  if (context.isDiff) await mergeSinceFull(record, request, context);
   if (context.keep && record.state === "done") {
     await pruneAfter(record, request, context, context.keep);
   }

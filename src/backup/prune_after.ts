@@ -6,12 +6,14 @@
 
 import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
-import { messageOf } from "../errors.ts";
+import { Failure, messageOf } from "../errors.ts";
 import type { Deadline } from "../fs/deadline.ts";
 import { holderNow, takeLock } from "../fs/flock.ts";
 import type { BackupRequest } from "../plan/request.ts";
+import { merge } from "../prune/carry_out.ts";
 import type { KeepRules } from "../prune/policy.ts";
 import { carryOutPrune, planPrune } from "../prune/prune.ts";
+import { chainOf, images } from "../repo/chains.ts";
 import { LOCK_FILE } from "../repo/layout.ts";
 import { readPastMonths } from "../repo/months.ts";
 import type { RunRecord } from "../repo/record.ts";
@@ -65,6 +67,16 @@ export async function pruneAfter(
         "cleanup --prune, goes on",
     );
   }
+  await noteWarnings(deadline, target, record, warnings);
+}
+
+/** The images of the run may be others by now: its record is read again. */
+async function noteWarnings(
+  deadline: Deadline,
+  target: string,
+  record: RunRecord,
+  warnings: string[],
+): Promise<void> {
   try {
     const { runs } = await readTarget(deadline, target);
     const now = runs.find(({ id }) => id === record.id);
@@ -74,4 +86,44 @@ export async function pruneAfter(
   } catch (error) {
     record.warnings.push(...warnings, messageOf(error));
   }
+}
+
+/** QEMU opens no longer chain well. */
+const MAX_LAYERS = 100;
+
+/**
+ * `backup --level diff`: merges each new increment with those before it, back to the last full backup. They stay
+ * points of their own, and the next increment builds on the new one alone. No second bitmap is needed, and the
+ * disk is not read again.
+ */
+export async function mergeSinceFull(
+  record: RunRecord,
+  { target: path, speedLimitBytesPerSecond }: BackupRequest,
+  { deadline, signal }: { deadline: Deadline; signal: AbortSignal },
+): Promise<void> {
+  const warnings: string[] = [];
+  const { runs } = await readTarget(deadline, path);
+  const context = {
+    deadline,
+    signal,
+    target: path,
+    rateLimitBytesPerSecond: speedLimitBytesPerSecond,
+  };
+  for (const into of images(runs).filter(({ run }) => run.id === record.id)) {
+    if (into.disk.level !== "inc") continue;
+    try {
+      const [full, ...layers] = chainOf(images(runs), into.disk.file).map(({ disk }) => disk);
+      if (!full || layers.length < 2) continue;
+      if (layers.length > MAX_LAYERS) {
+        throw new Failure(`${layers.length} images are too many to merge: take a full backup`);
+      }
+      await merge({ layers, parent: full, into }, { path, runs }, context);
+    } catch (error) {
+      warnings.push(
+        `The backup of "${into.disk.name}" is done, and holds what changed since the last backup, not since the ` +
+          `last full one: ${messageOf(error)}`,
+      );
+    }
+  }
+  await noteWarnings(deadline, path, record, warnings);
 }

@@ -30,6 +30,7 @@ export interface LevelPlan {
  *
  * @param fault What is wrong with an image or with what it builds on; or null.
  * @param foreign An image in the disk's folder that no record knows.
+ * @param due Why `auto` takes a full backup in any case; null where it does not.
  * @throws {Failure} If what was asked for can't be taken.
  */
 export function levelOf(
@@ -38,6 +39,7 @@ export function levelOf(
   last: Point | undefined,
   fault: (file: string) => string | null,
   foreign: string | undefined,
+  due: string | null = null,
 ): LevelPlan {
   const whole = {
     parent: null,
@@ -53,6 +55,7 @@ export function levelOf(
     );
   }
   if (asked === "full") return { ...whole, level: "full", reason: "asked for" };
+  if (asked === "auto" && due !== null) return { ...whole, level: "full", reason: due };
   const basis = basisOf(disk, last, fault, foreign);
   if (basis.usable) {
     return {

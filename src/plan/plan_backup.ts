@@ -5,7 +5,7 @@
  */
 
 import { dirname, join } from "@std/path";
-import { images, restorePoints } from "../repo/chains.ts";
+import { ChainError, chainOf, images, type Point, restorePoints } from "../repo/chains.ts";
 import {
   diskFileName,
   type DiskLevel,
@@ -33,6 +33,7 @@ import type { Facts } from "./facts.ts";
 import { fileNamesOf } from "./file_names.ts";
 import { imageOf } from "./image_place.ts";
 import { afterChoice, leftOutWarnings, withMissing } from "./skipped.ts";
+import { dueFull } from "./full_every.ts";
 import { levelOf } from "./level.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
 import type { BackupRequest } from "./request.ts";
@@ -95,6 +96,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       last,
       (file) => faultOf(file)?.reason ?? null,
       foreignSince(last, target, facts.files),
+      dueOf(request, last, all, facts.startedAt),
     );
     if (last && request.level === "auto") {
       changed.push(...changedWarning(disk, faultOf(last.disk.file)));
@@ -186,6 +188,23 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       ...warningsOf(request, facts, disks),
     ],
   };
+}
+
+/** Why a full backup is due, though the chain could go on. */
+function dueOf(
+  { fullEvery }: BackupRequest,
+  last: Point | undefined,
+  all: Point[],
+  now: Date,
+): string | null {
+  if (!last || !fullEvery) return null;
+  try {
+    return dueFull(chainOf(all, last.disk.file), fullEvery, now.getTime());
+  } catch (error) {
+    // That is said as what is wrong with the last backup.
+    if (!(error instanceof ChainError)) throw error;
+    return null;
+  }
 }
 
 /** A full backup is taken, but what the target held before can't be restored. */

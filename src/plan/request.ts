@@ -4,12 +4,15 @@
  * @module
  */
 
+import type { FullEvery } from "./full_every.ts";
 import type { SavedFile } from "../repo/saved.ts";
 
 export type Level = "copy" | "full" | "inc" | "auto";
 
 export interface BackupRequest {
   level: Level;
+  /** When `auto` takes a full backup though an increment could be taken; null is never. */
+  fullEvery: FullEvery | null;
   /** Of new files; folders can be entered by those who may read. */
   mode: number;
   /** Absolute. */

@@ -121,8 +121,8 @@ async function carryOut(step: Step, target: HeldTarget, context: MergeContext): 
  * The new image takes the place of the last one. On top of those before it, it reads the same as that one did, and
  * without them too.
  */
-async function merge(
-  { layers, parent, into }: Step & { kind: "merge" },
+export async function merge(
+  { layers, parent, into }: Omit<Step & { kind: "merge" }, "kind">,
   target: HeldTarget,
   context: MergeContext,
 ) {

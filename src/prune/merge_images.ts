@@ -41,7 +41,7 @@ export class MergeError extends Failure {
 
 export interface MergeContext {
   deadline: Deadline;
-  /** The target; absolute. */
+  /** Absolute. */
   target: string;
   /** 0 is no limit. */
   rateLimitBytesPerSecond: number;

@@ -12,7 +12,7 @@
  * @module
  */
 
-import { before, type Duration } from "./duration.ts";
+import { before, type Duration } from "../duration.ts";
 
 /** What is to be kept; a rule that is not given keeps nothing. */
 export interface KeepRules {

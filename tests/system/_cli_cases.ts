@@ -97,7 +97,16 @@ const WRONG: [words: string, ...args: string[]][] = [
   ["--socket needs a value: PATH", "backup", "--socket", "-l", "full", "-t", "b"],
   ["--target needs a value: DIR", "backup", "--socket", "q", "-l", "full", "--target="],
   ["--include needs a value: A,B", ...backup("-i", ",")],
-  ["--level is one of copy, full, inc, auto", "backup", "--socket", "q", "-t", "b", "-l", "half"],
+  [
+    "--level is one of copy, full, inc, diff, auto",
+    "backup",
+    "--socket",
+    "q",
+    "-t",
+    "b",
+    "-l",
+    "half",
+  ],
   ["--include and --exclude don't go together", ...backup("-i", "a", "-e", "b")],
   ['or 1G, not "-5"', ...backup("--speed-limit=-5")],
   ['"-5"', ...backup("--speed-limit", "-5")],
@@ -146,6 +155,14 @@ const WRONG: [words: string, ...args: string[]][] = [
   [
     "--keep flags say what --prune keeps: add --prune",
     ...["cleanup", "--protect", "r", "--target", "t", "--keep-last", "1"],
+  ],
+  [
+    "--full-every goes with --level auto or diff only",
+    ...["backup", "--socket", "q", "-l", "inc", "-t", "b", "--full-every", "20"],
+  ],
+  [
+    '--full-every takes an age (30d), a number of increments (20) or ratio:1.0, not "often"',
+    ...["backup", "--socket", "q", "-l", "auto", "-t", "b", "--full-every", "often"],
   ],
   ["--note needs two values: RUN TEXT", "cleanup", "--target", "t", "--note=r"],
   ["needs either --targetfile or --target-dir", "restore", "merge", "--dir", "."],

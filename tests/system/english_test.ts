@@ -6,7 +6,7 @@ const ROOT = fromFileUrl(new URL("../../", import.meta.url));
 /** What is in plain English by now: folders, and single files. To be added to. */
 const PLAIN = [
   "README.md",
-  ...["app", "errors", "json", "secrets", "shell", "short_name", "time"]
+  ...["app", "errors", "json", "secrets", "shell", "duration", "short_name", "duration", "time"]
     .map((name) => `src/${name}.ts`),
   ...[
     "attach",

@@ -44,7 +44,15 @@ function filesWith(pattern: RegExp): string[] {
 }
 
 /** What every room may import: no room of its own. */
-const COMMON = ["errors.ts", "json.ts", "secrets.ts", "shell.ts", "short_name.ts", "time.ts"];
+const COMMON = [
+  "errors.ts",
+  "json.ts",
+  "secrets.ts",
+  "shell.ts",
+  "duration.ts",
+  "short_name.ts",
+  "time.ts",
+];
 
 /** What each room may import besides itself and `COMMON`, from the lowest room to the highest. */
 const MAY_IMPORT: Record<string, string[]> = {

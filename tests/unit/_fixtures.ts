@@ -125,6 +125,7 @@ export function aTarget(runs: RunRecord[] = [], change: Partial<Target> = {}): T
 export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
   return {
     level: "auto",
+    fullEvery: null,
     mode: 0o600,
     target: "/backup/vm1",
     monthly: false,

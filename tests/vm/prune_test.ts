@@ -66,3 +66,40 @@ Deno.test("`backup --keep-last` removes old points, and its chain goes on", asyn
   assertStringIncludes(record.warnings.join(), "but old backups could not be removed");
   assertEquals((await recordsOf(target)).length, 3);
 });
+
+Deno.test("`backup --level diff` holds all since the full backup, and increments go on from it", async () => {
+  await using s = await scene({ disks: 1 });
+  const { vm, target } = s;
+  const backUp = async (moment: string, level: string, ...more: string[]) => {
+    const { stdout } = await succeed(s.backupArgs(level, "--json", ...more));
+    await s.remember(moment);
+    const record: Record = JSON.parse(stdout.trim().split("\n").at(-1) ?? "");
+    return { ...record.disks[0], id: record.id, warnings: record.warnings };
+  };
+  const full = await backUp("0", "diff");
+  assertEquals(full.level, "full");
+  const increments = [];
+  for (const value of [1, 2]) {
+    await vm.write("vd0", value, value * MIB, 2 * MIB);
+    increments.push(await backUp(String(value), "inc"));
+  }
+  await vm.write("vd0", 9, 4 * MIB, MIB);
+  const diff = await backUp("3", "diff");
+  assertEquals([diff.level, diff.parent, diff.warnings], ["inc", full.file, []]);
+  await vm.write("vd0", 8, 5 * MIB, MIB);
+  const inc = await backUp("4", "inc");
+  assertEquals([inc.level, inc.parent], ["inc", diff.file]);
+  for (const [moment, { id }] of [full, ...increments, diff, inc].entries()) {
+    await s.assertRestores(String(moment), id);
+  }
+  // What lies between a full backup and a difference can go without a merge.
+  await succeed(["cleanup", "--prune", "--target", target, "--keep-last", "2"]);
+  await s.assertRestores("3", diff.id);
+  await s.assertRestores("4", inc.id);
+
+  const due = await backUp("5", "auto", "--full-every", "1");
+  assertEquals(due.level, "full");
+  await vm.write("vd0", 7, 5 * MIB, MIB);
+  assertEquals((await backUp("6", "auto", "--full-every", "1")).level, "inc");
+  await s.assertRestores("6");
+});

@@ -61,10 +61,18 @@ export const FLAGS = {
   level: {
     kind: "choice",
     short: "l",
-    choices: ["copy", "full", "inc", "auto"],
+    choices: ["copy", "full", "inc", "diff", "auto"],
     help:
       "full: everything. inc: what changed since the last backup. auto: inc for each disk that can " +
-      "have one, full for the others. copy: everything, outside the chain",
+      "have one, full for the others. diff: as auto, but all that changed since the last full " +
+      "backup. copy: everything, outside the chain",
+  },
+  "full-every": {
+    kind: "text",
+    value: "WHEN",
+    help:
+      "with auto or diff: a full backup when the last one is so old (30d), has so many increments " +
+      "(20), or they have so many times its bytes (ratio:1.0)",
   },
   target: {
     kind: "text",
@@ -435,7 +443,7 @@ export const COMMANDS = {
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
       ...["no-timestamp", "no-symlink", "verify", "no-digest", "mode", "strict"] as const,
-      ...["quiet", ...KEEP_FLAGS] as const,
+      ...["quiet", "full-every", ...KEEP_FLAGS] as const,
       ...["save", "before", "after", "hook-timeout", "metrics-file"] as const,
     ],
     examples: [

@@ -5,7 +5,7 @@
  */
 
 import { UsageError } from "../../errors.ts";
-import { parseDuration } from "../../prune/duration.ts";
+import { parseDuration } from "../../duration.ts";
 import { type KeepRules, keepsAnything } from "../../prune/policy.ts";
 import type { Values } from "./parse.ts";
 

@@ -1,6 +1,7 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
 import { backUp, type BackupContext } from "../../backup/backup.ts";
+import { type FullEvery, parseFullEvery } from "../../plan/full_every.ts";
 import type { BackupRequest } from "../../plan/request.ts";
 import { freeBytes } from "../../fs/files.ts";
 import { isChainId } from "../../repo/layout.ts";
@@ -160,6 +161,7 @@ function surroundingsOf(
     signal,
     toolVersion: VERSION,
     keep: keepRules(values),
+    isDiff: values.level === "diff",
     onPlan: ({ disks }) => {
       for (const { disk, level, reason, isFleeceOnTarget } of disks) {
         log.info("Disk {name}: {level} ({reason})", { name: disk.name, level, reason });
@@ -189,7 +191,8 @@ function requestOf(values: Values): Omit<BackupRequest, "save"> {
   }
   const target = resolve(values.target ?? ".");
   return {
-    level: values.level ?? "auto",
+    level: values.level === "diff" ? "auto" : values.level ?? "auto",
+    fullEvery: fullEveryOf(values),
     mode: fileMode(values.mode),
     target: values.monthly ? join(target, monthOf(new Date())) : target,
     monthly: values.monthly ?? false,
@@ -214,6 +217,18 @@ function requestOf(values: Values): Omit<BackupRequest, "save"> {
     stallTimeoutMs: timeoutMsOf("stall-timeout", values["stall-timeout"] ?? 300),
     removeDelayMs: (values["remove-delay"] ?? 0) * 1000,
   };
+}
+
+function fullEveryOf({ "full-every": text, level }: Values): FullEvery | null {
+  if (text === undefined) return null;
+  if (level !== "auto" && level !== "diff") {
+    throw new UsageError("--full-every goes with --level auto or diff only");
+  }
+  const rule = parseFullEvery(text);
+  if (rule) return rule;
+  throw new UsageError(
+    `--full-every takes an age (30d), a number of increments (20) or ratio:1.0, not "${text}"`,
+  );
 }
 
 /** `YYYY-MM`, local time: a chain a month. */

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { applyRules, isoWeek, type KeepRules, keepsAnything } from "../../../src/prune/policy.ts";
-import { parseDuration } from "../../../src/prune/duration.ts";
+import { parseDuration } from "../../../src/duration.ts";
 
 interface P {
   name: string;

@@ -62,7 +62,7 @@ for (const [name, { summary, hidden, required, optional, examples }] of commands
 Deno.test("commandHelp() shows what is needed in the usage line", () => {
   assertStringIncludes(
     commandHelp("backup"),
-    "\nUsage: qmpbackup backup --socket PATH --level {copy,full,inc,auto} --target DIR [FLAGS]\n",
+    "\nUsage: qmpbackup backup --socket PATH --level {copy,full,inc,diff,auto} --target DIR [FLAGS]\n",
   );
 });
 

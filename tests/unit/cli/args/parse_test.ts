@@ -186,13 +186,13 @@ Deno.test("parse() refuses a flag at the end without its value", () => {
 
 Deno.test("parse() does not take the next flag for a value", () => {
   const argv = ["backup", "--socket", "/s", "--level", "--target", "/t"];
-  assertRefused(argv, "--level needs a value: copy, full, inc, auto");
+  assertRefused(argv, "--level needs a value: copy, full, inc, diff, auto");
 });
 
 Deno.test("parse() refuses an unknown level, with the known ones", () => {
   assertRefused(
     [...BACKUP, "--level", "incremental"],
-    '--level is one of copy, full, inc, auto, not "incremental"',
+    '--level is one of copy, full, inc, diff, auto, not "incremental"',
   );
 });
 
