@@ -164,7 +164,7 @@ export function jobActions(plan: Plan, disk: DiskPlan): Action[] {
     device: source,
     target: disk.nodes.target,
     speed: request.speedLimitBytesPerSecond,
-    compress: request.compress,
+    compress: request.compress !== null,
     "auto-dismiss": false,
     ...(direct ? {} : WAITING),
     ...(features.backupPerf ? { "x-perf": jobPerf(plan, disk) } : {}),

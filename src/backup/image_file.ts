@@ -45,10 +45,12 @@ export class ImageFile {
   get options() {
     const { disk: { virtualSizeBytes, clusterSizeBytes, lazyRefcounts }, folder, parent } =
       this.disk;
+    const { request, features } = this.plan;
     return {
       virtualSizeBytes,
       lazyRefcounts,
       ...(clusterSizeBytes ? { clusterSizeBytes } : {}),
+      ...(request.compress === "zstd" && features.zstd ? { compressionType: "zstd" } as const : {}),
       backing: parent && backingLink(relative(folder, parent)),
     };
   }

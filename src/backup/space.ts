@@ -87,7 +87,7 @@ function describeBytes(sizeBytes: number): string {
  */
 export async function checkSpace(deadline: Deadline, plan: Plan): Promise<string[]> {
   const guessed = shortages(await findRooms(deadline, claimsOf(plan)));
-  if (guessed.length === 0 || plan.request.compress) return guessed;
+  if (guessed.length === 0 || plan.request.compress !== null) return guessed;
   const problems = shortages(
     await findRooms(deadline, claimsOf(plan, await measureDisks(deadline, plan))),
   );

@@ -30,7 +30,8 @@ export interface BackupRequest {
   speedLimitBytesPerSecond: number;
   /** Files to keep beside the run. */
   save: SavedFile[];
-  compress: boolean;
+  /** How the images are compressed; null is not at all. zlib stands in where QEMU has no zstd. */
+  compress: "zstd" | "zlib" | null;
   /** What `auto` and `inc` do about a disk whose bitmap was lost: back up all of it, or find what changed. */
   onLostBitmap: "full" | "compare";
   /** Absolute; null is beside each disk. */

@@ -105,7 +105,9 @@ function newTargetWarnings(
 /** `qemu-img rebase` knows neither. */
 function compareWarnings(request: BackupRequest, disks: DiskPlan[]): string[] {
   const isCompared = disks.some(({ compare }) => compare);
-  if (!isCompared || (!request.compress && request.speedLimitBytesPerSecond === 0)) return [];
+  if (!isCompared || (request.compress === null && request.speedLimitBytesPerSecond === 0)) {
+    return [];
+  }
   return ["--speed-limit and --compress have no effect on a disk that is compared"];
 }
 

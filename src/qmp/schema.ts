@@ -15,6 +15,7 @@ const Schema = v.array(v.object({
   "meta-type": v.string(),
   "arg-type": v.optional(v.string()),
   members: v.optional(v.array(v.object({ name: v.optional(v.string(), "") }))),
+  values: v.optional(v.array(v.string())),
   variants: v.optional(v.array(v.object({ case: v.string(), type: v.string() }))),
 }));
 type Schema = v.InferOutput<typeof Schema>;
@@ -40,6 +41,8 @@ export interface Features {
    * permitted", 7.2, each time). By the version, too.
    */
   busyIothreads: boolean;
+  /** Clusters can be compressed by zstd: that depends on how QEMU was built, too. */
+  zstd: boolean;
   /** `query-block` can leave out the images behind each disk's. */
   flatBlock: boolean;
 }
@@ -66,6 +69,8 @@ export function featuresOf(schema: Schema, majorVersion: number): Features {
     longCbwTimeout: majorVersion >= 10,
     busyIothreads: majorVersion >= 9,
     backupPerf: backup.includes("x-perf"),
+    // `Qcow2CompressionType`: the schema tells no names of types.
+    zstd: schema.some(({ values }) => values?.toSorted().join() === "zlib,zstd"),
     flatBlock: membersOf(entities.get("query-block")?.["arg-type"]).includes("flat"),
   };
 }

@@ -21,8 +21,8 @@ export interface OutputOptions {
   format: string;
   /** Of a new file. */
   mode?: number;
-  /** Compressed clusters: qcow2 only. */
-  compress?: boolean;
+  /** QEMU's `compression_type`: qcow2 only. */
+  compress?: string | null;
   /** How much of the file is set aside at first; QEMU's `preallocation`. */
   preallocation?: string | undefined;
   /** 0 is no limit. */
@@ -109,7 +109,7 @@ function convertArgs({ rateLimitBytesPerSecond: limit }: OutputOptions): string[
 
 function lastPass({ format, compress, preallocation }: OutputOptions): string[] {
   return [
-    ...(compress ? ["-c"] : []),
+    ...(compress ? ["-c", "-o", `compression_type=${compress}`] : []),
     ...(preallocation ? ["-o", `preallocation=${preallocation}`] : []),
     ...["-O", format],
   ];

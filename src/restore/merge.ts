@@ -29,7 +29,7 @@ export interface MergeOptions {
   /** Of the new files. */
   mode?: number;
   /** See `OutputOptions`. */
-  compress?: boolean;
+  compress?: string | null;
   preallocation?: string | undefined;
   /** Don't check each image's metadata first. */
   skipCheck: boolean;

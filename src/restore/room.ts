@@ -25,7 +25,7 @@ export interface Output {
 }
 
 export interface RoomOptions {
-  compress?: boolean;
+  compress?: string | null;
   preallocation?: string | undefined;
   deadline: Deadline;
   signal: AbortSignal;

@@ -158,6 +158,7 @@ export const facts: fc.Arbitrary<Facts> = fc.record({
     longCbwTimeout: fc.boolean(),
     busyIothreads: fc.boolean(),
     flatBlock: fc.boolean(),
+    zstd: fc.boolean(),
   }),
 }).map(({ disks, runs, extras, lost, beside, hasIothreads, features }) => {
   const isThere = ({ result }: DiskRecord) => result === "done" || result === "superseded";

@@ -151,16 +151,26 @@ Deno.test("backup takes two runs in one second apart", async () => {
   await s.assertRestores("c");
 });
 
-Deno.test("backup compresses", async () => {
-  await using s = await scene();
-  await s.remember("full");
-  await succeed(s.backupArgs("full", "--compress"));
-  await s.assertRestores("full");
-  const plain = (await Deno.stat(s.dir.join("disk0.qcow2"))).size;
-  const [image] = (await filesOf(s.target)).filter((file) => file.startsWith("disk0/"));
-  const { size } = await Deno.stat(join(s.target, image as string));
-  assertEquals(size < plain / 10, true, `${size} bytes, the disk ${plain}`);
-});
+for (const [flag, expected] of [["--compress", "zstd"], ["--compress=zlib", "zlib"]] as const) {
+  Deno.test(`backup ${flag} compresses by ${expected}`, async () => {
+    await using s = await scene();
+    await s.remember("full");
+    await succeed(s.backupArgs("full", flag));
+    await s.assertRestores("full");
+    const plain = (await Deno.stat(s.dir.join("disk0.qcow2"))).size;
+    const [image] = (await filesOf(s.target)).filter((file) => file.startsWith("disk0/"));
+    const path = join(s.target, image as string);
+    const { size } = await Deno.stat(path);
+    assertEquals(size < plain / 10, true, `${size} bytes, the disk ${plain}`);
+    const { raw } = await info(path);
+    assertStringIncludes(JSON.stringify(raw), `"compression-type":"${expected}"`);
+    // An increment on it, and back.
+    await s.vm.write("vd0", 0x77, 1 << 20, 1 << 20);
+    await s.remember("inc");
+    await succeed(s.backupArgs("inc", flag));
+    await s.assertRestores("inc");
+  });
+}
 
 Deno.test("backup refuses before it touches anything", async (t) => {
   await using s = await scene();

@@ -108,7 +108,13 @@ export const FLAGS = {
     value: "BYTES",
     help: "bytes per second for each disk; 50M and 1G count by 1024, as QEMU does; 0 is no limit",
   },
-  compress: { kind: "switch", help: "compress the images" },
+  compress: {
+    kind: "choice",
+    choices: ["zstd", "zlib"],
+    implied: "zstd",
+    help:
+      "compress the images: by zstd, or by zlib where QEMU has no zstd; =zlib for QEMU before 5.1",
+  },
   "fleece-dir": {
     kind: "text",
     value: "DIR",

@@ -124,7 +124,7 @@ function joinPairs(argv: readonly string[]): string[] {
   return words;
 }
 
-/** Makes `--level=full` of `-lfull`, and refuses `--compress=no`, which would mean yes. */
+/** Makes `--level=full` of `-lfull`, and refuses `--pause=no`, which would mean yes. */
 function spellOut(word: string): string[] {
   const [, short, rest = ""] = /^-([a-z])([^=].*)$/s.exec(word) ?? [];
   const flag = flagEntries.find(([, flag]) => short && flag.short === short);

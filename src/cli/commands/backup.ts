@@ -201,7 +201,7 @@ function requestOf(values: Values): Omit<BackupRequest, "save"> {
     includeRaw: values["include-raw"] ?? false,
     uuid,
     speedLimitBytesPerSecond: values["speed-limit"] ?? 0,
-    compress: values.compress ?? false,
+    compress: values.compress ?? null,
     onLostBitmap: values["on-lost-bitmap"] ?? "full",
     fleeceDir: values["fleece-dir"] === undefined ? null : resolve(values["fleece-dir"]),
     quiesce: values.quiesce ?? "no",

@@ -29,7 +29,7 @@ export async function restoreMerge(
   for (const warning of warnings) log.warn("{warning}", { warning });
   const restored = await merge(jobs, {
     format: "qcow2",
-    compress: values.compress ?? false,
+    compress: values.compress ?? null,
     preallocation: values.preallocation,
     mode,
     skipCheck: values["skip-check"] ?? false,

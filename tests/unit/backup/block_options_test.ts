@@ -132,7 +132,7 @@ Deno.test("backupJobs() clears no bitmap", () => {
 });
 
 Deno.test("backupJobs() passes speed and compression on", () => {
-  const job = actionsOf(someFacts(), { speedLimitBytesPerSecond: 5000, compress: true }).at(-1);
+  const job = actionsOf(someFacts(), { speedLimitBytesPerSecond: 5000, compress: "zlib" }).at(-1);
   assertEquals([job?.data["speed"], job?.data["compress"]], [5000, true]);
 });
 

@@ -553,7 +553,7 @@ Deno.test("planBackup() compares a disk whose bitmap was lost, if that is asked 
   facts.disks = [aDisk()];
   const of = (change: Partial<BackupRequest>) => planBackup(aRequest(change), facts);
   assertEquals(of({}).disks.map(({ level, compare }) => [level, compare]), [["full", false]]);
-  const plan = of({ onLostBitmap: "compare", compress: true });
+  const plan = of({ onLostBitmap: "compare", compress: "zlib" });
   assertEquals(plan.disks.map(({ level, compare }) => [level, compare]), [["inc", true]]);
   assertEquals(plan.disks[0]?.parent, lastFile(facts));
   assertEquals(plan.nbdSocket, "/vm/qmpbackup-f00dcafe.nbd");

@@ -34,6 +34,7 @@ Deno.test("featuresOf() finds all in what QEMU 7.2 says", () => {
     longCbwTimeout: false,
     busyIothreads: false,
     flatBlock: false,
+    zstd: false,
   });
 });
 
@@ -53,6 +54,7 @@ Deno.test("featuresOf() finds nothing in an empty schema", () => {
     longCbwTimeout: false,
     busyIothreads: false,
     flatBlock: false,
+    zstd: false,
   });
 });
 
@@ -89,4 +91,12 @@ Deno.test("featuresOf() knows whether `query-block` can leave out the images beh
   ];
   const found = ["flat", "other"].map((name) => featuresOf(schemaWith(name), 11).flatBlock);
   assertEquals(found, [true, false]);
+});
+
+Deno.test("featuresOf() finds zstd among the ways to compress a qcow2", () => {
+  const schema = (...values: string[]): Schema => [{ name: "1", "meta-type": "enum", values }];
+  const isFound = (...values: string[]) => featuresOf(schema(...values), 7).zstd;
+  assertEquals([isFound("zlib", "zstd"), isFound("zlib")], [true, false]);
+  // `MultiFDCompression`, of migrations.
+  assertEquals(isFound("none", "zlib", "zstd"), false);
 });

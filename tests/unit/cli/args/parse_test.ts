@@ -215,11 +215,11 @@ for (const word of ["-x", "--__proto__", "--constructor", "--=x"]) {
 }
 
 Deno.test("parse() refuses a value for a switch", () => {
-  assertRefused([...BACKUP, "--compress=no"], "--compress");
+  assertRefused([...BACKUP, "--pause=no"], "--pause");
 });
 
 Deno.test("parse() takes a switch that is switched off", () => {
-  assertEquals("compress" in valuesWith("--compress=false"), false);
+  assertEquals("pause" in valuesWith("--pause=false"), false);
 });
 
 Deno.test("parse() refuses a flag of another subcommand", () => {
