@@ -72,9 +72,11 @@ function assertFlushed(calls: Call[], file: string, { begin }: Call) {
 
 /** The record's last writing: what makes the backup count. */
 function recordOf(calls: Call[]): { record: string; at: number } {
-  const renames = calls.filter(({ name, text }) => name === "rename" && text.includes(".json.tmp"));
+  const renames = calls.filter(({ name, text }) =>
+    name === "rename" && /\/runs\/[^/"]*\.json\.tmp"/.test(text)
+  );
   const last = renames.at(-1);
-  const [, record = ""] = /"[^"]*\/([^/"]+\.json)\.tmp"/.exec(last?.text ?? "") ?? [];
+  const [, record = ""] = /\/runs\/([^/"]+\.json)\.tmp"/.exec(last?.text ?? "") ?? [];
   assertExists(last);
   return { record: join("_qmpbackup/runs", record), at: last.begin };
 }
