@@ -61,9 +61,9 @@ Deno.test("a full target is named with the bytes that were missing", async () =>
   await using s = await scene({ vm: { running: true } });
   await using target = await mountTmpfs(s.target, 96 * MIB);
   await fullThenChanges(s);
-  const { stdout } = await strike(s, inc(s), () => target.fill());
+  const { stderr } = await strike(s, inc(s), () => target.fill());
   assertMatch(
-    stdout,
+    stderr,
     /could not be copied to ".*": No space left on device\. The file system of ".*\/target" is full: \d+ bytes \(.*\) are free, \d+ bytes \(.*\) more are needed for the backup of "disk0"/,
   );
   await target.empty();
