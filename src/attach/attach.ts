@@ -94,7 +94,12 @@ export async function attach(
     await makeFolder(deadline, folder, mode, made);
     await refuseSharedFolder(deadline, folder, mode);
     await refuseSharedFolder(deadline, place, mode);
-    await writeAttachment(deadline, place, attachment, mode);
+    await writeAttachment(deadline, place, attachment, mode).catch((error) => {
+      if (!isShort(kind) || !isUnwritable(error)) throw error;
+      log.warn('"{place}" can only be read here, so that what is open is not recorded there', {
+        place,
+      });
+    });
   } catch (error) {
     await removeFolders(deadline, made);
     throw error;
@@ -114,6 +119,15 @@ export async function attach(
     throw error;
   }
   return attachment;
+}
+
+/** What is over when the command is: a prune on another host is all that could disturb it. */
+const isShort = (kind: Attachment["kind"]) => kind === "files" || kind === "test";
+
+/** A backup that was mounted read-only, or belongs to somebody else. */
+function isUnwritable({ cause }: { cause?: unknown }): boolean {
+  return cause instanceof Deno.errors.PermissionDenied ||
+    cause instanceof Error && "code" in cause && cause.code === "EROFS";
 }
 
 const isServed = (kind: Attachment["kind"]) => kind === "nbd" || kind === "files";

@@ -160,6 +160,30 @@ Deno.test("`restore files` lists and copies what a point holds", async (t) => {
     }
   });
 
+  await t.step("from a backup that is mounted read-only, too", async () => {
+    const mounted = dir.join("mounted");
+    await Deno.mkdir(mounted);
+    await mustRun("mount", ["--bind", folder, mounted]);
+    try {
+      await mustRun("mount", ["-o", "remount,bind,ro", mounted]);
+      const { stdout, stderr } = await succeed(files(mounted, "--list", "/1/etc"));
+      assertStringIncludes(stdout, "hostname");
+      assertStringIncludes(stderr, "can only be read here");
+      const attach = await tool([
+        "restore",
+        "attach",
+        "--dir",
+        mounted,
+        "--target-dir",
+        dir.join("x"),
+      ]);
+      assertEquals(attach.code, 1);
+      assertStringIncludes(attach.stderr, "make the folder writable");
+    } finally {
+      await mustRun("umount", [mounted]);
+    }
+  });
+
   // The images are as they were, and nothing is left open.
   assertEquals(await mustRun("sha256sum", await names(folder), { cwd: folder }), before);
   const list = ["restore", "attach", "--dir", folder, "--list"];
