@@ -19,6 +19,7 @@ import { restoreInPlace } from "./cli/commands/restore_in_place.ts";
 import { restoreVerify } from "./cli/commands/restore_verify.ts";
 import { restoreTest } from "./cli/commands/restore_boot.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
+import { restoreFinish } from "./cli/commands/restore_finish.ts";
 import { restoreVm } from "./cli/commands/restore_vm.ts";
 import { units } from "./cli/commands/units.ts";
 import { bashCompletions, fishCompletions, zshCompletions } from "./cli/args/completions.ts";
@@ -45,6 +46,7 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   "restore files": restoreFiles,
   "restore vm": restoreVm,
   "restore test": restoreTest,
+  "restore finish": restoreFinish,
   "restore rebase": restoreInPlace("rebase"),
   "restore commit": restoreInPlace("commit"),
   "restore verify": restoreVerify,

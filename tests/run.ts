@@ -26,6 +26,7 @@ const LONGEST = [
   "life_test.ts",
   "binary_test.ts",
   "rights_test.ts",
+  "restore_vm_test.ts",
   "room_test.ts",
   "resize_test.ts",
   "hostile_test.ts",

@@ -29,6 +29,8 @@ export interface AttachOptions {
   folder: string;
   /** Of the new files. */
   mode?: number;
+  /** The overlays are a VM's from now on: they stay when they are detached. */
+  keepsFiles?: boolean;
   /** This host's name. */
   host: string;
   deadline: Deadline;
@@ -60,7 +62,7 @@ export function placeOf({ target, layers }: RestorePoint): string {
  */
 export async function attach(
   points: readonly RestorePoint[],
-  { kind, folder, mode = OWNER_ONLY, host, deadline, signal }: AttachOptions,
+  { kind, folder, mode = OWNER_ONLY, keepsFiles = false, host, deadline, signal }: AttachOptions,
 ): Promise<Attachment> {
   await requireQemuImg();
   const place = placeOf(points[0] as RestorePoint);
@@ -111,6 +113,7 @@ export async function attach(
     signal.throwIfAborted();
     // A prune or a commit that began before the record was there.
     for (const { point, layers } of chains) await refuseChanged(point, layers);
+    if (keepsFiles) await writeAttachment(deadline, place, { ...attachment, files: [] }, mode);
   } catch (error) {
     await undo(deadline, place, attachment).catch((left) =>
       log.warn("{words}", { words: messageOf(left) })

@@ -63,9 +63,12 @@ async function stateOf(
   host: string,
 ): Promise<AttachedState> {
   if (attachment.host !== host) return "on another host";
-  const { files, sockets } = attachment;
+  const { files, sockets, disks } = attachment;
   if (sockets) return await isServing(sockets) ? "attached" : "dead";
-  for (const file of files) if (await exists(deadline, file)) return "attached";
+  // The overlays of `restore vm --instant` are the VM's own, and not ours to remove.
+  for (const file of [...files, ...disks.map(({ open }) => open)]) {
+    if (await exists(deadline, file)) return "attached";
+  }
   return "dead";
 }
 

@@ -234,6 +234,12 @@ export const FLAGS = {
     value: "DIR",
     help: "restore all disks of a run into this folder",
   },
+  instant: {
+    kind: "switch",
+    help:
+      "start at once, on thin overlays that stand on the backups; restore finish moves the data " +
+      "in while the guest runs (disks that are not qcow2 are restored as a whole)",
+  },
   "allow-missing": {
     kind: "switch",
     help: "with --target-dir: restore a run that lacks some of the VM's disks, too",
@@ -611,7 +617,8 @@ export const COMMANDS = {
     summary: "Restore a whole VM: its disks as they were, and what starts it",
     required: ["dir", "target-dir"],
     optional: [
-      ...["until", "allow-missing", "rate-limit", "skip-check", "mode", "strict"] as const,
+      ...["until", "allow-missing", "instant", "rate-limit", "skip-check", "mode"] as const,
+      ...["strict"] as const,
     ],
     says: {
       dir: "the backup directory",
@@ -621,6 +628,18 @@ export const COMMANDS = {
       {
         does: "The VM as it was last, and the command that starts it",
         line: "qmpbackup restore vm --dir /backup/vm1 --target-dir /vm/vm1",
+      },
+    ],
+  },
+  "restore finish": {
+    summary: "Move the data in of a running VM that restore vm --instant made",
+    required: ["dir", "socket"],
+    optional: ["timeout", "rate-limit"],
+    says: { dir: "the backup directory that the VM stands on" },
+    examples: [
+      {
+        does: "Let the VM stand alone",
+        line: "qmpbackup restore finish --dir /backup/vm1 --socket /run/vm1.qmp",
       },
     ],
   },

@@ -47,9 +47,8 @@ export function programHelp(): string {
 /** The text of `qmpbackup restore --help`: all subcommands that begin with this word. */
 export function groupHelp(first: string): string {
   const names = GROUPS.get(first) ?? [];
-  const ways = names.map((name) => name.slice(first.length + 1));
   return [
-    `Usage: qmpbackup ${first} {${ways.join(",")}} [FLAGS]`,
+    `Usage: qmpbackup ${first} SUBCOMMAND [FLAGS]`,
     "",
     "Subcommands:",
     ...names.map(summaryLine),

@@ -1,5 +1,6 @@
 import { getLogger } from "@logtape/logtape";
 import { join, resolve } from "@std/path";
+import { attach } from "../../attach/attach.ts";
 import { UsageError, WARNED } from "../../errors.ts";
 import type { Deadline } from "../../fs/deadline.ts";
 import { createFile } from "../../fs/create.ts";
@@ -9,7 +10,7 @@ import { domainXml, isDomainXml } from "../../machine/domain_xml.ts";
 import { newCommand } from "../../machine/new_command.ts";
 import { type RestoredDisk, startCommand } from "../../machine/start_command.ts";
 import { neededPaths, startScript } from "../../machine/start_script.ts";
-import type { RunRecord } from "../../repo/record.ts";
+import type { DiskRecord, RunRecord } from "../../repo/record.ts";
 import { readTarget } from "../../repo/repository.ts";
 import { MAX_TOTAL_BYTES, savedFolder } from "../../repo/saved.ts";
 import { pointsOfChosenRun } from "../../restore/choose_points.ts";
@@ -28,6 +29,12 @@ const log = getLogger(["qmpbackup", "restore"]);
 
 const START_SCRIPT = "start.sh";
 
+/** The overlay that `attach()` makes for a point. */
+const overlayName = ({ disk }: RestorePoint) => `${disk}.qcow2`;
+
+const finishCommand = (dir: string) =>
+  `${shellText(["qmpbackup", "restore", "finish", "--dir", dir])} --socket QMP-SOCKET`;
+
 /** What a saved file is called, as it is. */
 const savedName = (name: string) => `saved-${name}`;
 
@@ -44,20 +51,27 @@ export async function restoreVm(
 ): Promise<number> {
   const folder = resolve(values["target-dir"] ?? ".");
   const mode = fileMode(values.mode);
-  const { points, warnings } = await pointsOfChosenRun(deadline, resolve(values.dir ?? "."), {
+  const dir = resolve(values.dir ?? ".");
+  const { points, warnings } = await pointsOfChosenRun(deadline, dir, {
     until: values.until ?? null,
     allowMissing: values["allow-missing"] ?? false,
   });
   const { target, run } = await runOf(deadline, points);
   const saved = await readSaved(deadline, target, run);
+  const rows = rowsOf(run, points);
+  const isInstant = (row: DiskRecord) => values.instant === true && row.format === "qcow2";
   const taken = saved.flatMap(({ name }) => [name, savedName(name)]);
-  const disks = placeDisks(rowsOf(run, points), [START_SCRIPT, ...taken]);
+  const overlays = points.filter((_, i) => isInstant(rows[i] as DiskRecord));
+  const names = [START_SCRIPT, ...taken, ...overlays.map(overlayName)];
+  const disks = placeDisks(rows, names).map((disk, i) =>
+    isInstant(disk.row) ? { ...disk, name: overlayName(points[i] as RestorePoint) } : disk
+  );
   const { extras, notes, start } = await plan(deadline, run, disks, saved, { folder, mode });
   for (const { name } of extras) await refuseExisting(deadline, join(folder, name));
   for (const warning of warnings) log.warn("{warning}", { warning });
-  const jobs = points.map((point, i) => {
-    const { name, format } = disks[i] as VmDisk;
-    return { point, targetFile: join(folder, name), format };
+  const jobs = points.flatMap((point, i) => {
+    const { row, name, format } = disks[i] as VmDisk;
+    return isInstant(row) ? [] : [{ point, targetFile: join(folder, name), format }];
   });
   const restored = await merge(jobs, {
     deadline,
@@ -68,6 +82,16 @@ export async function restoreVm(
     signal,
     onProgress: (disk, doneBytes, totalBytes) => progress.update(disk, doneBytes, totalBytes),
   });
+  if (overlays.length > 0) {
+    const host = Deno.hostname();
+    await attach(overlays, {
+      ...{ kind: "overlay" as const, folder, mode, keepsFiles: true, host, deadline, signal },
+    });
+    notes.push(
+      "The disks stand on the backups, which have to stay where they are until all data is moved in: start " +
+        `the VM, then run: ${finishCommand(dir)}`,
+    );
+  }
   for (const { name, contents, mode } of extras) {
     await createFile(deadline, join(folder, name), mode, contents);
     await syncPath(deadline, join(folder, name));
