@@ -18,15 +18,21 @@ _qmpbackup
 printf '%s\\n' "\${COMPREPLY[@]}"
 `;
 
-/** An interactive zsh on a terminal of its own, into which a line and a tab are typed. */
+/** An interactive zsh on a terminal of its own, into which each line is typed, and a tab; then it is erased. */
 const ZSH = `
 zmodload zsh/zpty
+dir=$1
+shift
 zpty z zsh -f -i
-zpty -w z "PS1= PS2=; fpath=($1 \\$fpath); source $1/setup.zsh"
-zpty -r -m z line '*READY*'
-zpty -w -n z "$2"$'\\t'
-zpty -r -m z line '*DONE*'
-print -r -- "$line"
+zpty -w z "PS1= PS2=; fpath=($dir \\$fpath); source $dir/setup.zsh"
+zpty -r -m z answer '*READY*'
+for line in "$@"; do
+  zpty -w -n z "$line"$'\\t'
+  zpty -r -m z answer '*DONE*'
+  print -r -- "$answer"
+  print -r -- "=END="
+  zpty -w -n z $'\\C-u'
+done
 zpty -d z
 `;
 
@@ -58,21 +64,28 @@ async function install(dir: TempDir): Promise<void> {
   await Deno.writeTextFile(dir.join("setup.zsh"), ZSH_SETUP);
 }
 
-async function offered(shell: Shell, dir: TempDir, line: string): Promise<string[]> {
-  if (shell === "bash") {
-    const words = line.split(" ").flatMap((word) => word.split(/(?==)|(?<==)/));
-    const args = ["-c", BASH, "bash", dir.join("qmpbackup.bash"), ...words];
-    return (await run("bash", args)).stdout.split("\n");
-  }
-  if (shell === "fish") {
-    const args = ["-c", `source $argv[1]; complete -C $argv[2]`, dir.join("qmpbackup.fish"), line];
-    const env = { HOME: dir.path, XDG_CONFIG_HOME: dir.path, XDG_DATA_HOME: dir.path };
-    const stdout = await mustRun("fish", ["--no-config", ...args], { env });
-    return stdout.split("\n").map((row) => row.replace(/\t.*/, ""));
-  }
-  const args = ["-f", "-c", ZSH, "zsh", dir.path, line];
-  const stdout = await mustRun("timeout", ["60", "zsh", ...args]);
-  return [...stdout.matchAll(/<([^>]*)>/g)].map(([, word = ""]) => word);
+/** What a shell offers at the end of each line. */
+async function offered(shell: Shell, dir: TempDir, lines: string[]): Promise<string[][]> {
+  if (shell === "bash") return await Promise.all(lines.map((line) => offeredByBash(dir, line)));
+  if (shell === "fish") return await Promise.all(lines.map((line) => offeredByFish(dir, line)));
+  const args = ["-f", "-c", ZSH, "zsh", dir.path, ...lines];
+  const stdout = await mustRun("timeout", ["120", "zsh", ...args]);
+  return stdout.split("=END=").slice(0, -1).map((answer) =>
+    [...answer.matchAll(/<([^>]*)>/g)].map(([, word = ""]) => word)
+  );
+}
+
+async function offeredByBash(dir: TempDir, line: string): Promise<string[]> {
+  const words = line.split(" ").flatMap((word) => word.split(/(?==)|(?<==)/));
+  const args = ["-c", BASH, "bash", dir.join("qmpbackup.bash"), ...words];
+  return (await run("bash", args)).stdout.split("\n");
+}
+
+async function offeredByFish(dir: TempDir, line: string): Promise<string[]> {
+  const args = ["-c", `source $argv[1]; complete -C $argv[2]`, dir.join("qmpbackup.fish"), line];
+  const env = { HOME: dir.path, XDG_CONFIG_HOME: dir.path, XDG_DATA_HOME: dir.path };
+  const stdout = await mustRun("fish", ["--no-config", ...args], { env });
+  return stdout.split("\n").map((row) => row.replace(/\t.*/, ""));
 }
 
 /** Without what shells spell each in their own way: folders before a name, `--flag=` before a value. */
@@ -121,8 +134,8 @@ const CASES: [line: string, ...expected: string[]][] = [
   ["qmpbackup --lo", "--logfile"],
   ["qmpbackup cleanup --re", "--recover", "--remove-bitmap"],
   ["qmpbackup backup --re", "--remove-delay"],
-  ["qmpbackup backup --level ", "auto", "copy", "full", "inc"],
-  ["qmpbackup backup -l ", "auto", "copy", "full", "inc"],
+  ["qmpbackup backup --level ", "auto", "copy", "diff", "full", "inc"],
+  ["qmpbackup backup -l ", "auto", "copy", "diff", "full", "inc"],
   ["qmpbackup --socket=/x backup --level=f", "full"],
   ["qmpbackup backup --quiesce=", "require", "try"],
   // Without "=" it has no value.
@@ -141,11 +154,11 @@ for (const shell of SHELLS) {
     await install(dir);
     await Deno.mkdir(dir.join("files/afolder"), { recursive: true });
     await Deno.writeTextFile(dir.join("files/afile"), "");
-    for (const [line, ...expected] of CASES) {
-      await t.step(line, async () => {
-        const words = await offered(shell, dir, line.replace("FILES", dir.join("files")));
-        assertEquals(bare(words), expected);
-      });
+    const lines = CASES.map(([line]) => line.replace("FILES", dir.join("files")));
+    const answers = await offered(shell, dir, lines);
+    assertEquals(answers.length, lines.length);
+    for (const [index, [line, ...expected]] of CASES.entries()) {
+      await t.step(line, () => assertEquals(bare(answers[index] ?? []), expected));
     }
   });
 
