@@ -9,7 +9,7 @@ import { resolve } from "@std/path";
 import { backup } from "./cli/commands/backup.ts";
 import { cleanup } from "./cli/commands/cleanup.ts";
 import { type CommandContext, deadlineOf } from "./cli/commands/context.ts";
-import { guard } from "./cli/commands/guard.ts";
+import { watchdog } from "./cli/commands/watchdog.ts";
 import { info } from "./cli/commands/info.ts";
 import { list } from "./cli/commands/list.ts";
 import { print } from "./cli/commands/print.ts";
@@ -61,7 +61,7 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   version: print(versionText),
   manual: print(manualPage),
   units,
-  guard,
+  guard: watchdog,
 };
 
 function versionText(): string {

@@ -26,14 +26,8 @@ import { GuestAgent, refuseFrozen, thawAnew } from "../qga/agent.ts";
 import { requireQemuImg } from "../qemu_img/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
 import { queryIdentity, type VmIdentity } from "../qmp/queries.ts";
-import {
-  holderOfVm,
-  lockVm,
-  queryObjects,
-  unlockVm,
-  type VmHolder,
-  vmHolder,
-} from "../vm/marks.ts";
+import { holderOfVm, lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/lock.ts";
+import { queryObjects } from "../vm/marks.ts";
 import type { Device } from "../vm/devices.ts";
 import { connectVm, nameHolder } from "../vm/socket_holder.ts";
 import type { Address } from "../wire/address.ts";
@@ -41,7 +35,7 @@ import { describeMachine, type KnownVm } from "../machine/describe.ts";
 import { markIoError, StopEvents } from "../vm/io_error.ts";
 import { gatherFacts } from "../plan/gather.ts";
 import { type FailedRun, recordFailure } from "./failed_run.ts";
-import { startGuard } from "../recovery/watchdog.ts";
+import { startWatchdog } from "../recovery/watchdog.ts";
 import type { DiskPlan, Plan } from "../plan/plan.ts";
 import { planBackup, refuseOtherVm } from "../plan/plan_backup.ts";
 import { recover } from "../recovery/order.ts";
@@ -154,7 +148,7 @@ interface Claimed {
   run: Holder;
 }
 
-/** From the VM's lock on. */
+/** The rest, from locking the VM. */
 async function backUpTo(
   { lockFile, target, qmp, vm, run }: Claimed,
   request: BackupRequest,
@@ -193,11 +187,11 @@ async function backUpTo(
   await using _stood = plan.runState === "io-error" ? await markIoError(qmp) : null;
   await using agent = await connectAgent(context, plan, warnings);
   try {
-    const startGuardOfRun = () => startGuard({ ...context, run: holder.run });
+    const startWatchdogOfRun = () => startWatchdog({ ...context, run: holder.run });
     const machine = await describeMachine(qmp, knownVm(plan, facts.devices, context));
     return await runBackup(plan, {
       ...{ ...context, qmp, stops, agent, warnings, machine },
-      startGuard: startGuardOfRun,
+      startWatchdog: startWatchdogOfRun,
     });
   } finally {
     // Whether the run threw or wrote the loss into its rows.
@@ -238,7 +232,7 @@ function refuseOld(version: string) {
   throw new Failure(`This is QEMU ${version}: 5.2 or newer is needed`);
 }
 
-/** What its locks say of it; `run` is the id that its record bears. */
+/** A new run, as its locks name it. Its record has the same id. */
 function newRun(): Holder {
   const now = new Date();
   return holderNow(runId(now, crypto.randomUUID().slice(0, 8)), now);

@@ -78,7 +78,7 @@ export class CopyJob {
   ): Promise<Failure> {
     const { plan, disk } = this.work;
     const restBytes = end["total-progress"] - end["current-progress"];
-    const nodes = [disk.nodes.gate, disk.disk.rootNode, disk.disk.node];
+    const nodes = [disk.nodes.switchNode, disk.disk.rootNode, disk.disk.node];
     return new Failure(explainCopy(disk, this.file.partial, !isFleeced, {
       ...fault,
       guest: this.errors.ofGuest(nodes),

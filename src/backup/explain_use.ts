@@ -1,5 +1,5 @@
 /**
- * Why QEMU lets us put nothing under a disk: another program's job is at work on it, or its export lets
+ * Why QEMU does not let us put anything under a disk: a job of another program works on it, or an export lets
  * others write to it. QEMU's own words name neither.
  *
  * @module
@@ -18,7 +18,7 @@ import {
 import type { Disk } from "../vm/disks.ts";
 import { isOurJob } from "../vm/names.ts";
 
-/** What QEMU refused, with who is in the way and what to do; the error itself where nobody is. */
+/** What QEMU refused, with what is in the way and what to do; the error itself if nothing is. */
 export async function explainUse(qmp: QmpClient, disk: Disk, error: unknown): Promise<unknown> {
   if (!(error instanceof QmpCommandError) || !qmp.isOpen) return error;
   const graph = await queryGraph(qmp);
@@ -47,7 +47,7 @@ type DiskNodes = Pick<Disk, "rootNode" | "node">;
 /**
  * Names who else is at work on a disk, each with what to do. Pure.
  *
- * @param jobs All of QEMU's; those of ours are no others.
+ * @param jobs All jobs of QEMU; ours are left out.
  */
 export function usersOf(
   disk: DiskNodes,
@@ -93,7 +93,7 @@ function idsBelow({ rootNode, node }: DiskNodes, { nodes, edges }: BlockGraph): 
   const found = new Set(
     nodes.filter(({ name }) => [rootNode, node].includes(name)).map(({ id }) => id),
   );
-  // A set also goes through what is added to it meanwhile.
+  // The loop also gets what is added to the set meanwhile.
   for (const id of found) {
     for (const { parent, child } of edges) if (parent === id) found.add(child);
   }

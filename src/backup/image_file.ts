@@ -56,7 +56,7 @@ export class ImageFile {
   }
 
   /**
-   * Makes the file, empty: by us, since QEMU's tools would make it for all to read, and through any link.
+   * Makes the empty file ourselves: QEMU's tools would let everybody read it, and would follow any link.
    *
    * @param refuseOpen Throws while QEMU has the file open: then it is not removed.
    */
@@ -87,7 +87,7 @@ export class ImageFile {
     } catch (error) {
       throw new Failure(
         `${reserveBytes} bytes can't be reserved for "${this.partial}", which this QEMU (before 7.1) ` +
-          `needs, lest the guest's writes fail: ${messageOf(error)}`,
+          `needs so that the guest's writes do not fail: ${messageOf(error)}`,
         { cause: error },
       );
     }

@@ -1,13 +1,13 @@
 /**
  * Takes the point in time: the one moment whose contents all images of a run hold.
  *
- * All disks are switched by one command, during which QEMU holds their writes: so the guest needn't stand
- * still, however many they are. Where it has to all the same (asked for, or an old QEMU), its processors
- * stop while the gates go in and are switched. A freeze by the guest agent is for the sake of the file
- * systems alone.
+ * One command switches all disks, and QEMU holds their writes while it does so: the guest needn't be stopped for
+ * that, even with many disks. If it has to be stopped all the same (asked for, or an old QEMU), its processors stop
+ * while the switch nodes are put in and switched. The guest agent freezes file systems only to have them
+ * consistent.
  *
- * While the guest stands still or is frozen, a guard lives beside us: should we be killed in that moment,
- * it lets the guest go on.
+ * While the guest is stopped or frozen, a watchdog runs beside us: if we are killed in that moment, it lets the
+ * guest go on.
  *
  * @module
  */
@@ -22,8 +22,8 @@ import {
 } from "../qga/agent.ts";
 import type { RunRecord } from "../repo/record.ts";
 import type { QmpClient } from "../qmp/client.ts";
-import { clearFrozen, markFrozen, pauseVm } from "../vm/marks.ts";
-import type { Guard } from "../recovery/watchdog.ts";
+import { clearFrozen, markFrozen, pauseVm } from "../vm/pause.ts";
+import type { Watchdog } from "../recovery/watchdog.ts";
 
 /** What is done to all disks, in this order. */
 export interface SwitchSteps {
@@ -32,14 +32,14 @@ export interface SwitchSteps {
   addSnapshots(): Promise<void>;
 }
 
-export interface HoldOptions {
+export interface MomentOptions {
   /** The guest's agent, if its file systems are to be frozen. */
   agent: GuestAgent | null;
   /** Whether to take no point in time where they can't be. */
   require: boolean;
   /** Whether to stop the guest. */
   pause: boolean;
-  startGuard: () => Promise<Guard>;
+  startWatchdog: () => Promise<Watchdog>;
   /** Gets a sentence if something was not done as asked for. */
   warn: (sentence: string) => void;
 }
@@ -50,7 +50,7 @@ export interface PointInTime {
 }
 
 /**
- * Runs the steps, and holds the guest as far as it has to be.
+ * Runs the steps. Stops and freezes the guest for them as far as it has to be.
  *
  * @throws {AgentError} If the file systems must be frozen and can't be (nothing was switched then), or
  * were not all the time (then the point in time is not to be used).
@@ -58,14 +58,14 @@ export interface PointInTime {
 export async function takePointInTime(
   qmp: QmpClient,
   steps: SwitchSteps,
-  options: HoldOptions,
+  options: MomentOptions,
 ): Promise<PointInTime> {
   const { agent, pause } = options;
   if (!pause) await steps.getReady();
-  await using guard = agent || pause ? await guardOrWarn(options) : null;
-  const { doubts, ...point } = await holdAndSwitch(qmp, steps, options);
-  // Where letting go failed, the guard is not told so, and tries as well.
-  await guard?.release();
+  await using watchdog = agent || pause ? await watchdogOrWarn(options) : null;
+  const { doubts, ...point } = await freezeAndSwitch(qmp, steps, options);
+  // If the guest could not be let go on, the watchdog is not told so, and tries as well.
+  await watchdog?.release();
   if (doubts.length > 0) {
     const words =
       "The guest's file systems were not frozen, or not all the time, says its agent: " +
@@ -77,22 +77,22 @@ export async function takePointInTime(
   return point;
 }
 
-async function guardOrWarn({ startGuard, warn }: HoldOptions): Promise<Guard | null> {
+async function watchdogOrWarn({ startWatchdog, warn }: MomentOptions): Promise<Watchdog | null> {
   try {
-    return await startGuard();
+    return await startWatchdog();
   } catch (error) {
     warn(
-      "No guard watches over the moment for which the guest is held: should this run be killed in it, " +
-        `only the next one lets the guest go on (${messageOf(error)})`,
+      "No watchdog could be started for the moment in which the guest is stopped or frozen: if this run is " +
+        `killed in that moment, only the next one lets the guest go on (${messageOf(error)})`,
     );
     return null;
   }
 }
 
-async function holdAndSwitch(
+async function freezeAndSwitch(
   qmp: QmpClient,
   steps: SwitchSteps,
-  { agent, pause, ...how }: HoldOptions,
+  { agent, pause, ...how }: MomentOptions,
 ): Promise<PointInTime & { doubts: string[] }> {
   const start = performance.now();
   await using freeze = agent && await freezeGuest(qmp, agent, how);
@@ -102,11 +102,11 @@ async function holdAndSwitch(
   return { ...point, hold: { ...point.hold, frozenMs: millisecondsSince(start) }, doubts };
 }
 
-/** Marked before, as the pause is, so that a later run can tell and thaw. */
+/** A mark is set before, as for a pause: a later run sees it, and thaws. */
 async function freezeGuest(
   qmp: QmpClient,
   agent: GuestAgent,
-  { require, warn }: Pick<HoldOptions, "require" | "warn">,
+  { require, warn }: Pick<MomentOptions, "require" | "warn">,
 ): Promise<Freeze | null> {
   await markFrozen(qmp);
   try {

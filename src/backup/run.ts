@@ -29,7 +29,7 @@ import { BlockErrors } from "../qmp/block_errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { type BlockNode, queryNodes } from "../qmp/queries.ts";
 import type { DiskPlan, Plan } from "../plan/plan.ts";
-import type { Guard } from "../recovery/watchdog.ts";
+import type { Watchdog } from "../recovery/watchdog.ts";
 import type { StopEvents } from "../vm/io_error.ts";
 import { startNbdServer, stopNbdServer } from "../vm/nbd_server.ts";
 import { removeBitmap } from "../vm/switch_node.ts";
@@ -55,7 +55,7 @@ export interface RunContext {
   stops: StopEvents;
   signal: AbortSignal;
   /** See `point_in_time.ts`. */
-  startGuard: () => Promise<Guard>;
+  startWatchdog: () => Promise<Watchdog>;
   /** What was said before the run and belongs into its record. */
   warnings: string[];
   toolVersion: string;
@@ -133,7 +133,7 @@ class Run {
   }
 
   async #takePointInTime(): Promise<void> {
-    const { plan, context: { qmp, signal, agent, startGuard } } = this;
+    const { plan, context: { qmp, signal, agent, startWatchdog } } = this;
     const disks = new RunningDisks(qmp, signal, this.#disks);
     for (const { copy } of this.#disks) {
       signal.throwIfAborted();
@@ -166,7 +166,7 @@ class Run {
       agent,
       require: plan.request.quiesce === "require",
       pause: plan.pause !== null,
-      startGuard,
+      startWatchdog,
       warn: this.#warn,
     });
     this.#record.pointInTime = at.toISOString();

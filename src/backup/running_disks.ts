@@ -1,6 +1,6 @@
 /**
- * The disks of a run that have not failed. What goes wrong with one disk's storage is that disk's own
- * failure: it leaves, and the others go on.
+ * The disks of a run that have not failed. If the storage of one disk fails, that disk leaves, and the others go
+ * on.
  *
  * @module
  */
@@ -23,7 +23,7 @@ export interface RunningDisk {
 export class RunningDisks {
   #running: RunningDisk[];
 
-  /** @param signal Stops the run: what fails then is no disk's own failure. */
+  /** @param signal Stops the run. What fails then is not the failure of one disk. */
   constructor(
     readonly qmp: QmpClient,
     readonly signal: AbortSignal,
@@ -51,8 +51,8 @@ export class RunningDisks {
   }
 
   /**
-   * Takes one step for all disks, which QEMU does or refuses as a whole. If it refuses, those disks leave
-   * that it refuses alone, and the others are tried again.
+   * Takes one step for all disks, which QEMU does or refuses as a whole. If it refuses, each disk is tried alone:
+   * those that are refused leave, and the others are tried together again.
    *
    * @param probe Asks QEMU the same for one disk, and changes nothing.
    * @throws As `each()`, and QEMU's refusal if it refuses no disk alone.

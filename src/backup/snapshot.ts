@@ -13,7 +13,7 @@ import { Failure } from "../errors.ts";
 import { emptyQcow2 } from "../qcow2/empty.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import type { DiskPlan } from "../plan/plan.ts";
-import { gateNode, leadGates, setDrive, takeOffGate } from "../vm/switch_node.ts";
+import { repoint, setDrive, switchNode, takeOffSwitchNode } from "../vm/switch_node.ts";
 import { chunkBytes, filterNode, fleeceNode, snapshotNode } from "./block_options.ts";
 import type { Moment } from "./disk_copy.ts";
 import type { DiskWork } from "./disk_work.ts";
@@ -37,13 +37,13 @@ export async function createFleece(work: DiskWork): Promise<void> {
 export async function addSwitchNode(work: DiskWork): Promise<void> {
   const { qmp, disk: { disk, nodes } } = work;
   await addFilter(work);
-  await work.addNode(work.guest, gateNode(nodes.gate, disk.rootNode));
+  await work.addNode(work.guest, switchNode(nodes.switchNode, disk.rootNode));
   work.push(
     work.guest,
     `take the gate off the disk "${disk.name}"`,
-    () => takeOffGate(qmp, nodes.gate, disk),
+    () => takeOffSwitchNode(qmp, nodes.switchNode, disk),
   );
-  await setDrive(qmp, disk.id, nodes.gate);
+  await setDrive(qmp, disk.id, nodes.switchNode);
 }
 
 async function addFilter(work: DiskWork): Promise<void> {
@@ -70,7 +70,7 @@ export async function addSnapshot(work: DiskWork): Promise<void> {
 /** The point in time: all switch nodes lead to their filters from one moment on. */
 export function switchToFilters(qmp: QmpClient): Moment {
   return {
-    take: (disks) => leadGates(qmp, disks.map(({ nodes }) => [nodes.gate, nodes.filter])),
+    take: (disks) => repoint(qmp, disks.map(({ nodes }) => [nodes.switchNode, nodes.filter])),
     probe: (disk) => probeSwitch(qmp, disk),
   };
 }
@@ -79,7 +79,7 @@ export function switchToFilters(qmp: QmpClient): Moment {
 async function probeSwitch(qmp: QmpClient, { disk, nodes }: DiskPlan): Promise<void> {
   await refuseWritable(qmp, disk);
   try {
-    await leadGates(qmp, [[nodes.gate, disk.rootNode]]);
+    await repoint(qmp, [[nodes.switchNode, disk.rootNode]]);
   } catch (error) {
     if (!(error instanceof QmpCommandError)) throw error;
     throw new Failure(

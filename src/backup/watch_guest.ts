@@ -1,8 +1,7 @@
 /**
- * Watches the guest while its disks are copied: where it runs out of room, the backup makes some.
+ * Watches the guest while its disks are copied: if it runs out of room, the backup is given up to make some.
  *
- * What the guest overwrites is kept beside its disk, or on the target, and either may lie on the file
- * system that the disk itself grows on.
+ * What the guest overwrites is kept beside its disk, or on the target. The disk may grow on the same file system.
  *
  * @module
  */
@@ -27,7 +26,7 @@ export function watchGuest(qmp: QmpClient, stops: StopEvents): GuestWatch {
       if (stops.heard && await isOutOfSpace(qmp)) {
         return outOfSpace.abort(
           new Failure(
-            "The guest ran out of room for its own disks and stood still: the backup was given up, so that " +
+            "The guest ran out of room for its own disks and was stopped: the backup was given up, so that " +
               "its files make some. Free space beside the disks, or name another place with --fleece-dir",
           ),
         );

@@ -49,7 +49,7 @@ export async function gatherFacts(
   const leftTpms = tpms.map((id) => (
     {
       device: id,
-      reason: "a TPM, whose state is no disk: back its directory up by itself",
+      reason: "a TPM, whose state is not on a disk: back its directory up by itself",
       unasked: true,
     }
   ));
@@ -202,8 +202,8 @@ async function filesIn(deadline: Deadline, path: string): Promise<string[]> {
 }
 
 /**
- * The folder of a disk's file: there the fleece is as fast as the disk. Not for what is no regular
- * file: the folder of a logical volume is `/dev`. Nor where this user may not write.
+ * The folder of a disk's file: there the fleece is as fast as the disk. Null if the disk is not a regular file (the
+ * folder of a logical volume is `/dev`), or if this user may not write there.
  */
 async function folderBeside(deadline: Deadline, { source }: Disk): Promise<string | null> {
   if (!source.startsWith("/")) return null;

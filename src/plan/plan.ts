@@ -44,7 +44,7 @@ export interface DiskPlan extends LevelPlan, ImagePlace {
   /** The id of the snapshot's export, where it is compared. */
   exportId: string;
   nodes: Record<
-    "target" | "file" | "fleece" | "filter" | "gate" | "snapshot" | "end" | "empty",
+    "target" | "file" | "fleece" | "filter" | "switchNode" | "snapshot" | "end" | "empty",
     string
   >;
   /** Absolute. */

@@ -141,7 +141,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
         file: node("file"),
         fleece: node("fleece"),
         filter: node("cbw"),
-        gate: node("gate"),
+        switchNode: node("gate"),
         snapshot: node("snap"),
         end: node("end"),
         empty: node("empty"),

@@ -14,10 +14,10 @@ import { readTarget, refuseShared } from "../repo/repository.ts";
 import { LockedError, UsageError } from "../errors.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { queryIdentity } from "../qmp/queries.ts";
-import { lockVm, refuseLockedVm, type VmHolder, vmHolder } from "../vm/marks.ts";
+import { lockVm, refuseLockedVm, type VmHolder, vmHolder } from "../vm/lock.ts";
 import { refuseOtherVm } from "../plan/plan_backup.ts";
 import { recover } from "./order.ts";
-import type { Leftover } from "./recover.ts";
+import type { Leftover } from "./leftover.ts";
 
 export interface CleanUpOptions {
   deadline: Deadline;

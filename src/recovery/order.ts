@@ -19,18 +19,12 @@ import type { Deadline } from "../fs/deadline.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { readTarget, type Target } from "../repo/repository.ts";
 import { type BlockGraph, type QomChild, queryGraph } from "../qmp/queries.ts";
-import { markNames, queryObjects, type VmHolder } from "../vm/marks.ts";
-import {
-  findBitmaps,
-  findHeldGuest,
-  findInTarget,
-  findInVm,
-  findIoError,
-  type Leftover,
-  lockTargetOf,
-  refuseHangingRuns,
-  repair,
-} from "./recover.ts";
+import type { VmHolder } from "../vm/lock.ts";
+import { markNames, queryObjects } from "../vm/marks.ts";
+import { findHeldGuest, findIoError } from "./guest.ts";
+import { findInTarget, lockTargetOf } from "./in_target.ts";
+import { findBitmaps, findInVm, refuseHangingRuns } from "./in_vm.ts";
+import { type Leftover, repair } from "./leftover.ts";
 
 export interface GuestRecovery {
   /** Thaws the guest through its agent; null where no agent is known. */

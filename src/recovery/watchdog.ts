@@ -1,7 +1,7 @@
 /**
- * The guard: a second process of ours that outlives the first. While a run holds the guest (stopped, or
- * its file systems frozen), the guard waits on a pipe. A run that has let the guest go tells it; a run
- * that is killed closes the pipe without a word, and the guard lets the guest go on.
+ * The watchdog: a second process of ours that outlives the first. While the guest is stopped or frozen by a run, the
+ * watchdog waits on a pipe. A run that has let the guest go on says so through the pipe. If the run is killed, the
+ * pipe closes without a word, and the watchdog lets the guest go on (`cli/commands/watchdog.ts`).
  *
  * @module
  */
@@ -11,35 +11,37 @@ import { Failure, messageOf } from "../errors.ts";
 import { spawn } from "../process/spawn.ts";
 import { type Address, formatAddress } from "../wire/address.ts";
 
-/** What the guard says when it is up, and what it is told when all is well. */
-export const GUARD_READY = "ready";
-export const GUARD_DISMISSED = "done";
+/** What the watchdog says when it is up, and what it is told when all is well. */
+export const WATCHDOG_READY = "ready";
+export const WATCHDOG_DISMISSED = "done";
 
-/** Starting a program may take a second on a busy machine. */
+/** On a busy machine a program takes a second to start. */
 const START_TIMEOUT_MS = 15_000;
 
-/** It ends at once when it is told to; one that does not is left to itself. */
+/** It ends at once when it is told to. If it does not, we don't wait longer. */
 const END_TIMEOUT_MS = 15_000;
 
 /** Disposed without `release()`, it acts. */
-export interface Guard extends AsyncDisposable {
-  /** The guest goes on: the guard is needed no more. */
+export interface Watchdog extends AsyncDisposable {
+  /** The guest goes on: the watchdog is not needed any more. */
   release(): Promise<void>;
 }
 
-export interface GuardOptions {
-  /** The run that it watches: if another one has taken the VM over by then, it does nothing. */
+export interface WatchdogOptions {
+  /** The run that it watches. If another run has locked the VM by then, it does nothing. */
   run: string;
   socket: Address;
   agentSocket: Address | null;
 }
 
 /**
- * Starts a guard, and waits until it is up.
+ * Starts a watchdog, and waits until it is up.
  *
  * @throws {Failure} If it can't be started.
  */
-export async function startGuard({ run, socket, agentSocket }: GuardOptions): Promise<Guard> {
+export async function startWatchdog(
+  { run, socket, agentSocket }: WatchdogOptions,
+): Promise<Watchdog> {
   const [program, ...args] = ownCommand();
   const agent = agentSocket ? ["--agent-socket", formatAddress(agentSocket)] : [];
   const child = startProgram(program, [
@@ -65,7 +67,7 @@ export async function startGuard({ run, socket, agentSocket }: GuardOptions): Pr
   return {
     async release() {
       released = true;
-      await pipe.write(new TextEncoder().encode(GUARD_DISMISSED)).catch(() => {});
+      await pipe.write(new TextEncoder().encode(WATCHDOG_DISMISSED)).catch(() => {});
     },
     async [Symbol.asyncDispose]() {
       await close();
@@ -104,7 +106,7 @@ async function untilReady({ stdout }: Deno.ChildProcess): Promise<void> {
   const reader = stdout.getReader();
   try {
     const { value } = await reader.read();
-    if (new TextDecoder().decode(value).startsWith(GUARD_READY)) return;
+    if (new TextDecoder().decode(value).startsWith(WATCHDOG_READY)) return;
     throw new Failure("It ended, or did not get ready in time");
   } finally {
     clearTimeout(late);

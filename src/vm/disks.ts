@@ -249,7 +249,7 @@ function backingOf(image: BlockNode, childOf: ChildOf): BackingImage[] {
   return images;
 }
 
-/** Our gates are `raw` nodes, which elsewhere are images. */
+/** Our switch nodes are `raw` nodes, which elsewhere are images. */
 function isFilter({ drv, "node-name": name }: BlockNode): boolean {
   return FILTERS.has(drv) || isOurNode(name);
 }

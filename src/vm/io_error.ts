@@ -1,9 +1,9 @@
 /**
- * A guest that QEMU has stopped since a write of its own failed (`query-status` "io-error"): with
- * `werror=enospc`, the default, that is one to a file system without room. What our files take there
- * may be what the guest is denied: then it goes on when they are gone.
+ * A guest that QEMU has stopped since one of its writes failed (`query-status` "io-error"). With `werror=enospc`,
+ * the default, its file system has no room left. Our files may have taken that room: then the guest can go on when
+ * they are removed.
  *
- * One that was stopped before our run began is not ours to resume: a mark in QEMU says so, until somebody
+ * A guest that was stopped before our run began is not resumed by us. A mark in QEMU says so, until somebody
  * resumes it.
  *
  * @module
@@ -51,23 +51,23 @@ async function isStopped(qmp: QmpClient): Promise<boolean> {
   return await readMark(qmp, MARKS.ioError) === null;
 }
 
-/** Whether the guest was stopped for want of room (`query-block`, io-status "nospace") since our run began. */
+/** Whether the guest was stopped since our run began, and has no room (`query-block`, io-status "nospace"). */
 export async function isOutOfSpace(qmp: QmpClient): Promise<boolean> {
   if (!await isStopped(qmp)) return false;
   return (await queryBlock(qmp)).some((device) => device["io-status"] === "nospace");
 }
 
 /**
- * Lets it go on, when what took the room is gone: the write that failed is tried again. Should it fail
- * again, QEMU stops the guest again.
+ * Lets the guest go on when there is room again. QEMU repeats the write that failed; if it fails again, QEMU stops
+ * the guest again.
  */
 export async function resumeAfterIoError(qmp: QmpClient): Promise<void> {
   if (await isStopped(qmp)) await qmp.execute("cont");
 }
 
 /**
- * Marks a guest that was stopped before our run began, until disposed or until somebody resumes it: what
- * stops it afterwards may be us again.
+ * Marks a guest that was stopped before our run began, until disposed or until somebody resumes it: if it is
+ * stopped after that, it may be because of us.
  */
 export async function markIoError(qmp: QmpClient): Promise<AsyncDisposable> {
   // That of a dead run may be there, and says the same.

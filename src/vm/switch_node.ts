@@ -1,10 +1,9 @@
 /**
  * Takes nodes, filters and bitmaps out of QEMU again, one at a time, in whatever state it left them.
  *
- * What is not there (any more, or because it could not be made) is no error. QEMU's words for that differ
- * between releases, so each function looks where QEMU refuses. It looks at the graph, since
- * `query-named-block-nodes` asks the file system of every image: where one hangs, QEMU and the guest would
- * hang with it.
+ * A thing that is not there (any more, or because it could not be made) is fine. QEMU's words for that differ between
+ * releases, so each function looks if QEMU refuses. It looks at the graph: `query-named-block-nodes` asks the file
+ * system of every image, and if one hangs, QEMU and the guest hang with it.
  *
  * @module
  */
@@ -59,86 +58,88 @@ export async function removeBitmap(qmp: QmpClient, node: string, name: string): 
   }
 }
 
-/** Puts a node right under a device (`qom-set drive`): the devices' writes go there from now on. */
+/** Puts a node at a device (`qom-set drive`): the device's writes go there from now on. */
 export async function setDrive(qmp: QmpClient, devicePath: string, node: string): Promise<void> {
   await qmp.execute("qom-set", { path: devicePath, property: "drive", value: node });
 }
 
 /**
- * A gate: a node right under a device that passes everything on to its one child, and whose child can be
- * changed (`blockdev-reopen`), as that of a device can't in one step with others.
+ * The options of a switch node (its role is "gate"): a node at a device that passes everything on to its one child.
+ * `blockdev-reopen` changes the children of many such nodes in one step, which can't be done with devices.
  *
- * Of the drivers that can do that `raw` alone is safe: adding a `throttle` above a disk in an iothread
- * ends QEMU (7.2, 10.0, 11.1).
+ * Only the driver `raw` can be used for it: adding a `throttle` above a disk in an iothread ends QEMU (7.2, 10.0,
+ * 11.1).
  */
-export function gateNode(name: string, child: string) {
+export function switchNode(name: string, child: string) {
   return { driver: "raw", "node-name": name, file: child, discard: "unmap" };
 }
 
 /**
- * Leads gates to other nodes, all of them at one moment (`blockdev-reopen`): QEMU holds the writes of
+ * Points switch nodes to other nodes, all of them at one moment (`blockdev-reopen`): QEMU holds the writes to
  * all these disks while it does so, and no write falls between two of them.
  */
-export async function leadGates(qmp: QmpClient, gates: [name: string, to: string][]) {
-  await qmp.execute("blockdev-reopen", { options: gates.map(([name, to]) => gateNode(name, to)) });
+export async function repoint(qmp: QmpClient, switches: [name: string, to: string][]) {
+  const options = switches.map(([name, to]) => switchNode(name, to));
+  await qmp.execute("blockdev-reopen", { options });
 }
 
 /**
- * Takes a gate away from under its device, if it is there, so that the guest writes to its image again,
- * past the filter that the gate may lead to.
+ * Takes a switch node off its device, if it is there: the guest writes to its image again, past the filter.
  *
  * @param disk The device that it was put under, if that is known.
- * @throws {Failure} If the gate has a parent but is not the device's root: somebody put something on
- * top of it, which is not ours to change.
+ * @throws {Failure} If something stands on the switch node and it is not at the device: another program has put
+ * that there, and we don't change it.
  */
-export async function takeOffGate(
+export async function takeOffSwitchNode(
   qmp: QmpClient,
-  gate: string,
+  switchName: string,
   disk?: Pick<Disk, "id" | "device">,
 ): Promise<void> {
   const graph = await queryGraph(qmp);
   const { nodes, edges } = graph;
-  const id = nodes.find(({ name }) => name === gate)?.id;
+  const id = nodes.find(({ name }) => name === switchName)?.id;
   if (id === undefined) return;
-  const isThere = disk !== undefined && backendOf(graph, disk)?.root === gate;
-  const device = isThere ? disk.id : await queryDrive(qmp, gate);
+  const isThere = disk !== undefined && backendOf(graph, disk)?.root === switchName;
+  const device = isThere ? disk.id : await queryDrive(qmp, switchName);
   if (device === null) {
     if (!edges.some(({ child }) => child === id)) return;
     throw new Failure(
-      `The node "${gate}" is in use, but not by a device: another program has put a node on top ` +
+      `The node "${switchName}" is in use, but not by a device: another program has put a node on top ` +
         "of it (an external snapshot, an export). Remove that, and run again",
     );
   }
-  // Their present children, not those of old: an external snapshot may have been taken below.
+  // The children that they have now: an external snapshot may have been taken below.
   const below = (parent: number) => {
     const child = edges.find((edge) => edge.parent === parent && edge.name === "file")?.child;
     return nodes.find((node) => node.id === child);
   };
   const next = below(id);
   const image = next && isOurNode(next.name) ? below(next.id) : next;
-  if (!next || !image) throw new Failure(`The node "${gate}" has no image below it`);
-  // The filter lets nobody write to its image but itself, for as long as something stands on it.
-  if (next !== image && !await leadsTo(qmp, gate, image.name)) {
+  if (!next || !image) throw new Failure(`The node "${switchName}" has no image below it`);
+  // As long as something stands on the filter, only the filter may write to the image.
+  if (next !== image && !await tryRepoint(qmp, switchName, image.name)) {
     await setDrive(qmp, device, next.name);
-    await removeNode(qmp, gate);
+    await removeNode(qmp, switchName);
     await takeOffFilter(qmp, next.name);
     return;
   }
   try {
     await setDrive(qmp, device, image.name);
   } catch (error) {
-    // A device that is being unplugged has no name any more, but its drive for some moments yet.
-    if (!(error instanceof QmpCommandError) || !await isReleased(qmp, gate)) throw error;
+    // A device that is being unplugged has lost its name, and keeps its drive for some moments.
+    if (!(error instanceof QmpCommandError) || !await isReleased(qmp, switchName)) throw error;
   }
 }
 
 /**
- * Leads a gate to its image again, unless QEMU refuses since the image can't be flushed: the disk's storage
- * has failed. There is a way without a flush, that changes the device's root twice.
+ * Points a switch node to its image again.
+ *
+ * @returns False if QEMU refuses, since it can't flush the image: the disk's storage has failed. Then there is a way
+ * without a flush, which changes the device's root twice.
  */
-async function leadsTo(qmp: QmpClient, gate: string, image: string): Promise<boolean> {
+async function tryRepoint(qmp: QmpClient, switchName: string, image: string): Promise<boolean> {
   try {
-    await leadGates(qmp, [[gate, image]]);
+    await repoint(qmp, [[switchName, image]]);
     return true;
   } catch (error) {
     if (error instanceof QmpCommandError) return false;
@@ -146,7 +147,7 @@ async function leadsTo(qmp: QmpClient, gate: string, image: string): Promise<boo
   }
 }
 
-/** Takes a filter away from right under a device, where `takeOffGate()` may have been cut off. */
+/** Takes a filter off a device: `takeOffSwitchNode()` may have been cut off in between. */
 export async function takeOffFilter(qmp: QmpClient, filter: string): Promise<void> {
   const device = await queryDrive(qmp, filter);
   if (device === null) return;

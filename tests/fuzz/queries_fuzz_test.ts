@@ -6,7 +6,7 @@ import type { QmpClient } from "../../src/qmp/client.ts";
 import * as queries from "../../src/qmp/queries.ts";
 import { queryFeatures } from "../../src/qmp/schema.ts";
 import { type Disk, type LeftOut, queryDisks } from "../../src/vm/disks.ts";
-import { refuseLockedVm } from "../../src/vm/marks.ts";
+import { refuseLockedVm } from "../../src/vm/lock.ts";
 import qemu72Schema from "../unit/qmp/qemu_7_2_schema.json" with { type: "json" };
 import { Dice, dice, fuzz, mayReject } from "./_fuzz.ts";
 import { anyJson, distort, jsonText, mutateText, nearlyRight, word } from "./_nonsense.ts";

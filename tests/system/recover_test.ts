@@ -1,6 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { dirname } from "@std/path";
-import { findInTarget, repair } from "../../src/recovery/recover.ts";
+import { findInTarget } from "../../src/recovery/in_target.ts";
+import { repair } from "../../src/recovery/leftover.ts";
 import { restorePoints } from "../../src/repo/chains.ts";
 import type { DiskRecord, RunRecord } from "../../src/repo/record.ts";
 import { createTarget, readTarget, writeRun } from "../../src/repo/repository.ts";

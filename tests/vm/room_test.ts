@@ -69,7 +69,7 @@ Deno.test("a guest that runs out of room beside the fleece goes on, and the back
   assertEquals(code, 1, stderr);
   assertMatch(
     stderr,
-    /Disk node-bulk: The guest ran out of room for its own disks and stood still/,
+    /Disk node-bulk: The guest ran out of room for its own disks and was stopped/,
   );
   assert(vm.events.some(({ event }) => event === "STOP"), "it did run out of room");
   await assertGuestWrites(ground);

@@ -5,7 +5,7 @@ import { holderNow } from "../../fs/flock.ts";
 import { UsageError } from "../../errors.ts";
 import type { QmpClient } from "../../qmp/client.ts";
 import { queryDisks } from "../../vm/disks.ts";
-import { refuseLockedVm } from "../../vm/marks.ts";
+import { refuseLockedVm } from "../../vm/lock.ts";
 import { isBackupBitmap } from "../../vm/names.ts";
 import { removeBitmap } from "../../vm/switch_node.ts";
 import { connectVm, nameHolder } from "../../vm/socket_holder.ts";

@@ -8,7 +8,7 @@ import { LOCK_FILE } from "../../repo/layout.ts";
 import { readTargets } from "../../repo/months.ts";
 import { readTarget, refuseLinks, refuseShared, type Target } from "../../repo/repository.ts";
 import { NO_MARK, readMarks, writeMark } from "../../repo/run_mark.ts";
-import { findInTarget } from "../../recovery/recover.ts";
+import { findInTarget } from "../../recovery/in_target.ts";
 import { requireQemuImg } from "../../qemu_img/qemu_img.ts";
 import { estimateWon } from "../../prune/estimate.ts";
 import { carryOutPrune, planPrune, type PrunePlan } from "../../prune/prune.ts";

@@ -224,7 +224,7 @@ Deno.test("planBackup() names image, bitmap, job and nodes of a disk", () => {
       file: "qmpbackup-f00dcafe-0-file",
       fleece: "qmpbackup-f00dcafe-0-fleece",
       filter: "qmpbackup-f00dcafe-0-cbw",
-      gate: "qmpbackup-f00dcafe-0-gate",
+      switchNode: "qmpbackup-f00dcafe-0-gate",
       snapshot: "qmpbackup-f00dcafe-0-snap",
       end: "qmpbackup-f00dcafe-0-end",
       empty: "qmpbackup-f00dcafe-0-empty",

@@ -1,9 +1,9 @@
 import { getLogger } from "@logtape/logtape";
 import { delay } from "@std/async/delay";
-import { GUARD_DISMISSED, GUARD_READY } from "../../recovery/watchdog.ts";
+import { WATCHDOG_DISMISSED, WATCHDOG_READY } from "../../recovery/watchdog.ts";
 import { QmpClient } from "../../qmp/client.ts";
 import { recoverGuest } from "../../recovery/order.ts";
-import { holderOfVm } from "../../vm/marks.ts";
+import { holderOfVm } from "../../vm/lock.ts";
 import { ConnectionError } from "../../wire/address.ts";
 import type { Values } from "../args/parse.ts";
 import type { CommandContext } from "./context.ts";
@@ -15,12 +15,12 @@ const log = getLogger(["qmpbackup", "guard"]);
 const PATIENCE_MS = 60_000;
 const RETRY_MS = 200;
 
-/** `qmpbackup guard`: see `recovery/watchdog.ts`. Signals don't reach it: it ends when its run does. */
-export async function guard({ values, io }: CommandContext): Promise<number> {
-  io.stdout(`${GUARD_READY}\n`);
+/** `qmpbackup guard`: see `recovery/watchdog.ts`. It does not heed signals: it ends when its run does. */
+export async function watchdog({ values, io }: CommandContext): Promise<number> {
+  io.stdout(`${WATCHDOG_READY}\n`);
   const told = await new Response(Deno.stdin.readable).text();
-  if (told === GUARD_DISMISSED) return 0;
-  // Whatever happens to the clock.
+  if (told === WATCHDOG_DISMISSED) return 0;
+  // This clock is not set by anybody.
   const giveUp = performance.now() + PATIENCE_MS;
   while (true) {
     try {
@@ -36,7 +36,7 @@ export async function guard({ values, io }: CommandContext): Promise<number> {
 async function letGo(values: Values): Promise<void> {
   const { socket, qmpOptions } = qmpTarget(values);
   await using qmp = await QmpClient.connect(socket, qmpOptions);
-  // Another run has taken the VM over and let the guest go on. It may hold the guest itself now.
+  // If another run has locked the VM, it has let the guest go on. It may have stopped the guest itself now.
   if ((await holderOfVm(qmp))?.run !== values.run) return;
   log.warn("The run {run} ended while it held the guest: letting the guest go on", {
     run: values.run,
