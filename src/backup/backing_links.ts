@@ -11,8 +11,8 @@ import { Failure } from "../errors.ts";
 import { imageFacts } from "../qemu_img/qemu_img.ts";
 
 /**
- * Refuses an increment that has no link to what it builds on, or builds on such a one: the reference
- * leaves its images like that. QEMU would read zeroes where it should read what lies below.
+ * Refuses an increment that has no backing link, or that builds on such an increment: the Python qmpbackup leaves
+ * its images so. QEMU would read zeroes instead of what is in the image below.
  *
  * @param path Absolute.
  * @throws {Failure} With what to do.

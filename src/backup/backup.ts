@@ -82,11 +82,11 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
   await refuseForeign(deadline, outline);
   await refuseSharedOutline(deadline, outline, request.mode);
   const lastMonth = request.monthly ? await findLastMonth(deadline, request.target) : undefined;
-  // That the next month's folder is not there yet is neither a typing mistake nor a missing mount.
+  // A new month's folder is not there yet: that is neither a typing mistake nor a missing mount.
   if (!lastMonth && !await exists(deadline, request.target)) {
     return await backUpToNew(run, request, context);
   }
-  // Locked first: a run that holds it may hold the VM's only socket, too.
+  // The target is locked first: a run that holds it may also hold the VM's only socket.
   await using claimed = await claimTarget(deadline, request.target, run, request.mode);
   // Read now: until here another run may have written.
   const target = await readTarget(deadline, request.target);
@@ -98,7 +98,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
     await using _named = await nameHolder(deadline, context.socket, run);
     const vm = await queryIdentity(qmp);
     asked = { qemu: qmp.version, vm };
-    // A dead run's files are to be removed only where its QEMU is the one that we talk to.
+    // A dead run's files are removed only if we talk to the same VM: its QEMU may still write to them.
     refuseOtherVm(target, vm);
     await refuseEarly(deadline, qmp, request);
     return await backUpTo({ lockFile: claimed.lockFile, target, vm, qmp, run }, request, context);
@@ -123,7 +123,7 @@ async function findLastMonth(deadline: Deadline, target: string): Promise<Target
   return (await readPastMonths(deadline, target)).findLast(knowsDisks);
 }
 
-/** The target is made late: a typing mistake, or a mount that is missing, leaves no folder. */
+/** A new target is made late: a typing mistake or a missing mount leaves no folder. */
 async function backUpToNew(
   run: Holder,
   request: BackupRequest,
@@ -162,7 +162,7 @@ async function backUpTo(
     target: { path: target.path, read: () => Promise.resolve(target) },
     mode: request.mode,
     thaw: thawOf(context),
-    // No reason to take no backup here.
+    // A backup can be taken here all the same.
     onOtherTarget: (error) =>
       log.error('What a run that died left on "{target}" could not be removed: {words}', {
         target: lock.dead && targetOfLock(lock.dead.lockFile),
@@ -194,7 +194,7 @@ async function backUpTo(
       startWatchdog: startWatchdogOfRun,
     });
   } finally {
-    // Whether the run threw or wrote the loss into its rows.
+    // The run may have thrown, or noted the loss in its rows.
     if (!qmp.isOpen) await recoverOverNewConnection(context, holder);
   }
 }
@@ -225,7 +225,7 @@ async function refuseEarly(
   if (request.symlink && !request.timestamp) await requireSymlinks();
 }
 
-/** 5.2 has all that a backup can't do without, and is the oldest that was tried. */
+/** 5.2 is the oldest QEMU that was tried; it has all that a backup needs. */
 function refuseOld(version: string) {
   const [major = 0, minor = 0] = version.split(".").map(Number);
   if (major > 5 || (major === 5 && minor >= 2)) return;
@@ -244,7 +244,7 @@ function thawOf({ agentSocket, agentTimeoutMs }: BackupContext): (() => Promise<
   return agentSocket && (() => thawAnew(agentSocket, agentTimeoutMs));
 }
 
-/** The connection broke in the middle of a run: QEMU may live on, with all we put into it. */
+/** The connection broke in the middle of a run: QEMU may still run, with all that we put into it. */
 async function recoverOverNewConnection(context: BackupContext, holder: VmHolder): Promise<void> {
   try {
     await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
@@ -252,7 +252,7 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
     const { deadline } = context;
     const target = targetOfLock(holder.lockFile);
     if ((await holderOfVm(qmp))?.run !== holder.run) {
-      // Ours may live on elsewhere, and write to its files.
+      // Ours may still run elsewhere, and write to its files.
       throw new Failure("another QEMU than ours answers there now");
     }
     await recover(deadline, qmp, {
@@ -280,7 +280,7 @@ async function connectAgent(
     if (silence !== null) throw new Failure(silence);
     await using stack = new AsyncDisposableStack();
     const agent = stack.use(await GuestAgent.connect(agentSocket, agentTimeoutMs));
-    // Known before anything is written.
+    // Asked before anything is written.
     if (quiesce === "require") await refuseFrozen(agent);
     stack.move();
     return agent;

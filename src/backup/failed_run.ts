@@ -1,6 +1,7 @@
 /**
  * The record of a run that failed before it knew what to back up: the VM was off, say, or the target too
- * full. It holds no disks, so that no chain is touched by it, and why there is no backup of that night.
+ * full. It has no disks, so it changes no chain. It says why there is no backup of
+ * that night.
  *
  * @module
  */
@@ -50,7 +51,7 @@ export async function recordFailure(
   }
 }
 
-/** Much more than any sentence of ours; what a peer said may be in it. */
+/** Much longer than any sentence of ours: it may quote what QEMU said. */
 const MAX_ERROR_LENGTH = 2_000;
 
 /** The record. Where QEMU could not be asked, the VM is the one of the records before. Pure. */

@@ -1,6 +1,6 @@
 /**
- * The image of one disk on the target: made under a name that says that it is not finished, given its own
- * when it is, and only then in the place of one that it replaces.
+ * The image of one disk on the target. Its name says that it is not finished until it is. Only then it gets its own
+ * name, and replaces an older image of that name.
  *
  * @module
  */
@@ -41,7 +41,7 @@ export class ImageFile {
     this.partial = partialName(this.path, plan.runId);
   }
 
-  /** As the disk's own, and on top of the image before it. */
+  /** The image is made like the disk's own, on top of the last image. */
   get options() {
     const { disk: { virtualSizeBytes, clusterSizeBytes, lazyRefcounts }, folder, parent } =
       this.disk;
@@ -150,7 +150,7 @@ export class ImageFile {
     await renameDurably(this.deadline, this.partial, this.path);
     if (link === null) return null;
     const path = join(dirname(this.path), link);
-    // One that is there leads to an image of this name already.
+    // If there is one already, it leads to an image of this name.
     const isNew = !await exists(this.deadline, path);
     const warning = await replaceSymlink(this.deadline, path, basename(this.path));
     if (isNew) this.undo.push(`remove "${path}"`, () => removeFile(this.deadline, path));

@@ -272,13 +272,13 @@ class Run {
     copy.keepResult();
     try {
       await file.removeReplaced();
-      for (const name of disk.spentBitmaps) {
+      for (const name of disk.obsoleteBitmaps) {
         await removeBitmap(this.context.qmp, disk.disk.node, name);
       }
     } catch (error) {
       // It only costs some memory.
       this.#warn(
-        `A bitmap that counts no more could not be removed from "${disk.disk.name}": ` +
+        `An obsolete bitmap could not be removed from "${disk.disk.name}": ` +
           messageOf(error),
       );
     }

@@ -33,8 +33,8 @@ export class RunningDisks {
   }
 
   /**
-   * Takes a step for each disk, one after another. A disk whose step fails leaves; what was done for it so
-   * far stays until its copy is unwound.
+   * Takes a step for each disk, one after another. If a step fails, its disk leaves; what was done for it stays until
+   * its copy is unwound.
    *
    * @throws The failure of the last disk, when none is left.
    * @throws What ends the whole run: the signal's reason, or that QEMU does not answer.
@@ -86,7 +86,7 @@ export class RunningDisks {
   }
 }
 
-/** QEMU's own words name no disk. */
+/** QEMU's own words don't name the disk. */
 function named({ row }: RunningDisk, error: unknown): unknown {
   if (!(error instanceof QmpCommandError)) return error;
   return new Failure(`The disk "${row.name}": ${error.message}`, { cause: error });

@@ -40,7 +40,7 @@ export async function addSwitchNode(work: DiskWork): Promise<void> {
   await work.addNode(work.guest, switchNode(nodes.switchNode, disk.rootNode));
   work.push(
     work.guest,
-    `take the gate off the disk "${disk.name}"`,
+    `take the switch node off the disk "${disk.name}"`,
     () => takeOffSwitchNode(qmp, nodes.switchNode, disk),
   );
   await setDrive(qmp, disk.id, nodes.switchNode);

@@ -1,6 +1,6 @@
 /**
- * The stack of what must be put back. Each step runs on time-outs of its own, never on the signal
- * that stopped the run; one that fails does not keep the next from running, but is named.
+ * The stack of what must be undone. Each step has time-outs of its own: the signal that stopped the run does not
+ * stop it. If a step fails, that is logged, and the next step runs.
  *
  * @module
  */
@@ -25,7 +25,7 @@ export class UndoStack implements AsyncDisposable {
         await undo();
         log.debug("Undone: {what}", { what });
       } catch (error) {
-        // With the connection gone every step fails for one reason: said once, it is heard.
+        // If the connection is gone, every step fails for the same reason: once is enough to say it.
         const words = error instanceof HangingError
           ? `Left as it is, for the next run: ${messageOf(error)}`
           : error instanceof ConnectionError

@@ -1,9 +1,10 @@
 /**
- * Tells whether the images below a disk's own are those of its last backup. A disk on other ones holds other
- * data, and no dirty bitmap tells. Pure.
+ * Tells whether a disk still has the backing files of its last backup. With others it holds other data, and no
+ * dirty bitmap shows that. Pure.
  *
- * A file's time tells another one of the same name. It stays as it is while VMs use the file, which they only
- * read, and when they are restarted. Inode and device number don't everywhere (NFS, LVM, FUSE).
+ * The time of its last change tells a file from another one of the same name. It does not change while VMs use the
+ * file, since they only read it. Inode and device number may change when a file system is mounted again (NFS, LVM,
+ * FUSE).
  *
  * @module
  */
@@ -11,7 +12,7 @@
 import type { BackingImage } from "../vm/disks.ts";
 
 /**
- * What is different, as the end of a sentence; null if nothing is. What could not be told then or now is not
+ * What is different, as the end of a sentence; null if nothing is. What is not known, then or now, is not
  * compared.
  *
  * @param then From the record; null where nobody looked.

@@ -27,7 +27,7 @@ export interface Facts {
   tpms: string[];
   /** With the records of `adopted` among its own. */
   target: Target;
-  /** The records of the reference's chains, which are not written yet. */
+  /** The records of chains of the Python qmpbackup, which are not written yet. */
   adopted: RunRecord[];
   /** The bitmaps of the targets before this one, with `--monthly`, and their runs in order. */
   pastBitmaps: string[];
@@ -36,14 +36,14 @@ export interface Facts {
   files: Map<string, string[]>;
   /** What is wrong with the images that the next increments would build on, by their paths in the target. */
   imageFaults: ReadonlyMap<string, ImageFault>;
-  /** What tells those of them whose records don't say it, by their paths in the target. */
+  /** The fingerprints of those whose records have none, by their paths in the target. */
   newFingerprints: ReadonlyMap<string, Fingerprint>;
-  /** The files in the target that the VM has for disks, or below them: relative to it. */
+  /** The files in the target that the VM uses as disks or as their backing files, relative to the target. */
   inUse: string[];
-  /** Where each disk's fleece may lie beside it, by the disk's id; null where that is not a folder. */
+  /** The folder beside each disk for its fleece, by the disk's id; null if there is none that can be used. */
   besideDisk: Map<string, string | null>;
   startedAt: Date;
-  /** Eight random hexadecimal digits: what marks all that this run leaves in QEMU. */
+  /** Eight random hexadecimal digits, a part of the name of all that this run puts into QEMU. */
   tag: string;
   newChainId: string;
 }

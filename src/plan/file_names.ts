@@ -8,8 +8,8 @@ import { diskFileName, sharedFileName as shared } from "../repo/layout.ts";
 import type { Disk } from "../vm/disks.ts";
 
 /**
- * The name of each disk's file; two disks may have files of one name, then the disks' own names tell
- * them apart.
+ * The name of each disk's file. If two disks have files of the same name, the names of the disks are put before
+ * it.
  */
 export function fileNamesOf(disks: Disk[]): Map<Disk, string> {
   const plain = disks.map(({ source }) => diskFileName(source));
@@ -18,7 +18,7 @@ export function fileNamesOf(disks: Disk[]): Map<Disk, string> {
     const own = plain[index] as string;
     if (plain.indexOf(own) === plain.lastIndexOf(own)) return [disk, own];
     let name = shared(disk.name, own);
-    // Another disk's file may be called just that.
+    // The file of another disk may have that name.
     for (let n = 2; taken.has(name); n++) name = shared(`${disk.name}.${n}`, own);
     taken.add(name);
     return [disk, name];

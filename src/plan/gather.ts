@@ -118,7 +118,7 @@ async function lookAtChains(
   return { imageFaults, newFingerprints };
 }
 
-/** What contradicts itself is told when the level is decided. */
+/** A chain that contradicts itself is reported when the level is decided. */
 function wholeChain(all: Point[], file: string): Point[] {
   try {
     return chainOf(all, file);
@@ -148,11 +148,11 @@ async function timeOf(
 ): Promise<string | null> {
   if (!path.startsWith("/")) return null;
   const info = await orNull(path, () => stat(deadline, path));
-  // QEMU goes on with the old file when another one takes its name, and counts in sectors.
+  // If another file takes the name, QEMU still has the old one open. It counts in sectors.
   const isOpen = info?.isFile && Math.ceil(info.size / 512) * 512 === fileBytes;
   if (!isOpen || info.mtime === null) return null;
   const time = new Date(Math.floor(info.mtime.getTime() / 1000) * 1000);
-  // A file's time may be anything; records hold times of four-digit years.
+  // A file may have any time; records hold times of four-digit years.
   const isUsual = time.getUTCFullYear() >= 0 && time.getUTCFullYear() <= 9999;
   return isUsual ? time.toISOString() : null;
 }
@@ -168,7 +168,7 @@ async function filesInUse(deadline: Deadline, target: string, disks: Disk[]): Pr
   );
 }
 
-/** Where links lead to; what can't be told is taken as it is. */
+/** Where links lead to. If that can't be told, the path as it is. */
 async function whereItLeads(deadline: Deadline, path: string): Promise<string> {
   return await realPath(deadline, path).catch(() => path);
 }
@@ -216,9 +216,9 @@ async function folderBeside(deadline: Deadline, { source }: Disk): Promise<strin
 }
 
 /**
- * Looks at a file of the VM's, if the system lets us. A right that Deno misses is an error: the fleece must not
- * move to a slower place unseen, nor a changed file be missed. (That to look below `/dev` can't be given: from
- * 2.5 on Deno asks for all rights there.)
+ * Looks at a file of the VM, if the system lets us. If Deno misses a right for it, that is an error: otherwise the
+ * fleece would move to a slower place and nobody would know, or a changed file would not be seen. (The right to look
+ * below `/dev` can't be given: from 2.5 on Deno asks for all rights there.)
  */
 async function orNull<T>(path: string, look: () => Promise<T>): Promise<T | null> {
   try {
@@ -230,7 +230,7 @@ async function orNull<T>(path: string, look: () => Promise<T>): Promise<T | null
   }
 }
 
-/** Whether a user may write somewhere can't be told before it is done. */
+/** Only trying tells whether this user may write somewhere. */
 async function tryToWrite(deadline: Deadline, folder: string): Promise<void> {
   await remove(deadline, await makeTempFile(deadline, folder));
 }

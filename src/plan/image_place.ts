@@ -23,7 +23,7 @@ import type { BackupRequest } from "./request.ts";
 export interface ImagePlace {
   /** Relative to the target. */
   file: string;
-  /** An image of this name is there, and goes when the new one is done. */
+  /** There is an image of this name: it is removed when the new one is done. */
   replaces: boolean;
   /** The name of a symbolic link to the image, beside it. */
   link: string | null;
@@ -36,7 +36,7 @@ interface Place {
 }
 
 /**
- * Names an image.
+ * Decides the name of an image.
  *
  * @throws {Failure} If it would replace another disk's, or what others build on.
  */
@@ -56,7 +56,7 @@ export function imageOf(
   const name = plainImageName(fileName);
   const file = join(folder, name);
   const child = childOf(facts, file);
-  // Nobody asked for just this full backup: refused, none would be taken any more.
+  // Nobody asked for this full backup: if it were refused, there would be no backups any more.
   if (child && request.level === "auto") return timed;
   const remedy = "name another target, or leave out --no-timestamp";
   if (child) {
@@ -86,7 +86,7 @@ export function imageOf(
 
 /**
  * The time in the images' names: now, but later than any name in the target, so that two runs in one
- * second don't collide and names sort even where the clock was set back.
+ * second have different names, and names sort in order even if the clock was set back.
  */
 function imageTime({ startedAt, files, target }: Facts): number {
   const ours = new Set(images(target.runs).map(({ disk }) => basename(disk.file)));
@@ -100,19 +100,19 @@ function imageTime({ startedAt, files, target }: Facts): number {
   );
 }
 
-/** Of a disk file called "1-root.qcow2", a link would be read as an image with a time. */
+/** A link to the image of a disk file called "1-root.qcow2" would be read as an image with a time: it gets none. */
 function linkName(name: string): string | null {
   return parseImageName(`FULL-${name}`) === null ? `FULL-${name}` : null;
 }
 
-/** An image that builds on one: even if that is gone, it would be read on top of the new one. */
+/** An image that builds on this one. It would be read on top of the new image, even if this one is gone. */
 function childOf({ target, files }: Facts, file: string): string | undefined {
   const isChild = ({ parent, file: child }: { parent: string | null; file: string }) =>
     parent === file && isListed(files, child);
   return images(target.runs).map(({ disk }) => disk).find(isChild)?.file;
 }
 
-/** Whether a record names an image, and the VM has it not for a disk of its own. */
+/** Whether a record names an image, and the VM does not use it as a disk. */
 function isOurs({ target, inUse }: Facts, file: string): boolean {
   return images(target.runs).some(({ disk }) => disk.file === file) && !inUse.includes(file);
 }

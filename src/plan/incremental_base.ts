@@ -9,26 +9,26 @@ import type { Disk } from "../vm/disks.ts";
 import { backingChange } from "./backing.ts";
 import { sentinelProblem } from "../vm/sentinel.ts";
 
-export type Basis =
+export type IncrementalBase =
   | { usable: true; last: Point; bitmap: string; dirtyBytes: number }
   /** `last`: what the disk can be compared with; null where there is nothing. */
   | { usable: false; reason: string; last: Point | null };
 
 /**
- * Looks whether all is there that an increment needs: the last backup, its file, and a bitmap that has
- * recorded every change since.
+ * Looks whether an increment has all it needs: the last backup, its file, and a bitmap that has recorded every
+ * change since.
  *
  * @param last The disk's last full or incremental backup in this target.
  * @param fault What is wrong with an image, relative to the target, or with what it builds on; or null.
  * @param foreign An image in the disk's folder that no record knows.
  */
-export function basisOf(
+export function incrementalBase(
   disk: Disk,
   last: Point | undefined,
   fault: (file: string) => string | null,
   foreign?: string,
-): Basis {
-  const nothing = (reason: string): Basis => ({ usable: false, reason, last: null });
+): IncrementalBase {
+  const nothing = (reason: string): IncrementalBase => ({ usable: false, reason, last: null });
   if (!last) return nothing("no backup of this disk in the target yet");
   const { file, bitmap: name, granularityBytes, virtualSizeBytes, sentinel, backing } = last.disk;
   const broken = fault(file);
@@ -36,7 +36,7 @@ export function basisOf(
   if (foreign) {
     return nothing(`"${foreign}" is in no record: another program has gone on with this chain`);
   }
-  const not = (reason: string): Basis => ({ usable: false, reason, last });
+  const not = (reason: string): IncrementalBase => ({ usable: false, reason, last });
   if (disk.isShared) {
     return not("others may write to it, too (share-rw=on), which its bitmap does not see");
   }
@@ -56,12 +56,12 @@ export function basisOf(
         `the last backup (${granularityBytes}): another program made it again`,
     );
   }
-  // QEMU grows a bitmap with its disk; what was cut off it forgets.
+  // QEMU grows a bitmap with its disk, and forgets what was cut off.
   if (disk.virtualSizeBytes < virtualSizeBytes) return not("the disk has shrunk");
   const problem = (sentinel && sentinelProblem(disk.bitmaps, sentinel)) ??
     backingChange(backing, disk.backing);
   if (problem !== null) return not(problem);
-  // It began with the sentinel's bit.
+  // The bitmap began with the sentinel's bit.
   if (sentinel && bitmap.countBytes < sentinel.countBytes) {
     return not(`its bitmap "${name}" was cleared by another program`);
   }

@@ -16,9 +16,8 @@ import type { Disk } from "../vm/disks.ts";
 /**
  * The last backup that a disk's chain has.
  *
- * A bitmap lies in its image and moves with it, so it says best which disk this is; the device's path
- * comes after that, since one without an id has a number in it, which is another's when devices come
- * and go.
+ * The bitmap tells best which disk this is, since it is in the disk's image and moves with it. The device's path
+ * comes second: a device without an id has a number in its path, which may be another device's after a change.
  */
 export function lastBackup(disk: Disk, disks: Disk[], points: Point[]): Point | undefined {
   const byPath = lastInChain(points, disk.id);
@@ -26,10 +25,10 @@ export function lastBackup(disk: Disk, disks: Disk[], points: Point[]): Point | 
   const held = points.findLast((point) =>
     point.disk.level !== "copy" && holdsBitmapOf(disk, point)
   );
-  // A copy of a disk's image has its bitmap too: two disks can't go on with one chain.
+  // A copy of a disk's image has the bitmap as well, but only one disk can go on with the chain.
   const isOthers = (point: Point) =>
     disks.some((other) => other !== disk && holdsBitmapOf(other, point));
-  // Of a chain that went on without this disk, nothing can be built on.
+  // If the chain went on without this disk, nothing can be built on it.
   if (held && lastInChain(points, held.disk.id) === held && !isOthers(held)) return held;
   return byPath && mayBe(disk, byPath) && !isOthers(byPath) ? byPath : undefined;
 }
@@ -39,19 +38,19 @@ function holdsBitmapOf(disk: Disk, { disk: { bitmap } }: Point): boolean {
 }
 
 /**
- * Whether a disk without its bitmap may be the one of a backup. An id that a user gave is trusted; else
- * the node or the file must be the same, or the file be what an external snapshot was put on.
+ * Whether a disk without its bitmap may be the one of a backup. An id that a user gave is trusted.
+ * Otherwise the node or the file must be the same, or the file must be the one below an external snapshot.
  */
 function mayBe({ id, node, source, image }: Disk, { disk: last }: Point): boolean {
   if (!id.includes("/peripheral-anon/")) return true;
   const below = [image["backing-filename"], image["full-backing-filename"]];
-  // A node that QEMU named is called otherwise, or as another one was, the next time.
+  // QEMU may give a node another name the next time, even one that another node had.
   return (node === last.node && !node.startsWith("#")) || source === last.source ||
     below.includes(last.source);
 }
 
 /**
- * A folder for each disk of the VM: that of its chain, else one of its name that is nobody else's.
+ * A folder for each disk of the VM: the one of its chain, or a new one of its name that no other disk has.
  *
  * @param taken Names of the target that no folder may have.
  */
@@ -65,7 +64,7 @@ export function foldersOf(
     const folder = lasts.get(disk)?.disk.folder;
     return folder === "." ? undefined : folder;
   };
-  // A chain that can go on must stay where its images are; then those choose that had one.
+  // A chain that can go on must stay where its images are. Disks that had a folder choose next.
   const rank = (disk: Disk) => {
     const last = lasts.get(disk);
     return last && holdsBitmapOf(disk, last) ? 0 : known(disk) ? 1 : 2;
@@ -81,7 +80,7 @@ export function foldersOf(
 }
 
 /**
- * What is wrong with an image or with what it builds on; null where all is there and as it was made.
+ * What is wrong with an image or with what it builds on; null if all files are there and unchanged.
  *
  * @param faults What was found when the images were looked at, by their paths in the target.
  */
@@ -133,8 +132,7 @@ export function unrecorded(
 }
 
 /**
- * An image that another program made after the last backup: it has perhaps emptied the bitmap that it
- * found.
+ * An image that another program made after the last backup. That program may have cleared the bitmap.
  */
 export function foreignSince(
   last: Point | undefined,

@@ -8,7 +8,7 @@ import type { Point } from "../repo/chains.ts";
 import type { DiskLevel } from "../repo/layout.ts";
 import { Failure } from "../errors.ts";
 import type { Disk } from "../vm/disks.ts";
-import { basisOf } from "./incremental_base.ts";
+import { incrementalBase } from "./incremental_base.ts";
 import type { BackupRequest } from "./request.ts";
 
 /** What is taken of a disk. */
@@ -19,9 +19,9 @@ export interface LevelPlan {
   parent: string | null;
   /** The bitmap that has recorded since the last backup: what an increment copies. */
   previousBitmap: string | null;
-  /** What changed is found by comparing all with the parent, since no bitmap knows. */
+  /** No bitmap knows what changed: all of the disk is compared with the parent. */
   compare: boolean;
-  /** How much is to be copied, as far as it can be known. */
+  /** How much is to be copied, as far as that is known. */
   estimateBytes: number;
 }
 
@@ -56,7 +56,7 @@ export function levelOf(
   }
   if (asked === "full") return { ...whole, level: "full", reason: "asked for" };
   if (asked === "auto" && due !== null) return { ...whole, level: "full", reason: due };
-  const basis = basisOf(disk, last, fault, foreign);
+  const basis = incrementalBase(disk, last, fault, foreign);
   if (basis.usable) {
     return {
       level: "inc",
@@ -74,7 +74,7 @@ export function levelOf(
       parent: basis.last.disk.file,
       previousBitmap: null,
       compare: true,
-      // Not to be known before all is read.
+      // Not known before all is read.
       estimateBytes: 0,
     };
   }

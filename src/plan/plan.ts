@@ -18,19 +18,19 @@ import type { BackupRequest } from "./request.ts";
 export interface DiskPlan extends LevelPlan, ImagePlace {
   disk: Disk;
   folder: string;
-  /** The bitmaps that count no more when this backup is done; until then nobody touches them. */
-  spentBitmaps: string[];
-  /** The bitmap that counts from this backup on; null for a copy. */
+  /** The obsolete bitmaps: no run needs them when this backup is done. Until then they stay as they are. */
+  obsoleteBitmaps: string[];
+  /** The bitmap that records from this backup on; null for a copy. */
   nextBitmap: string | null;
   /** What tells later whether the disk was cut after this backup; null for a copy. See `vm/sentinel.ts`. */
   sentinel: SentinelRecord | null;
   /** It is not there yet. */
   isNewSentinel: boolean;
-  /** What tells whether the disk was cut since the last backup: it must, up to the point in time. */
+  /** The sentinel of the last backup: up to the point in time it must not have changed. */
   previousSentinel: SentinelRecord | null;
-  /** Of the next bitmap: what QEMU takes by itself, a cluster within 4 to 64 KiB. */
+  /** Of the next bitmap, as QEMU would choose it: the cluster size, but 4 KiB at least and 64 KiB at most. */
   granularityBytes: number;
-  /** What the image takes at most; set aside for it where there is no fleece. */
+  /** What the image takes at most. Without a fleece it is reserved before. */
   reserveBytes: number;
   job: string;
   /** Reads again what the job could not read. */
@@ -83,10 +83,10 @@ export interface Plan {
   tpms: string[];
   /** The records of the runs before, those of `adopted` among them. */
   runs: RunRecord[];
-  /** The records of the reference's chains that go on, to be written first. */
+  /** The records of chains of the Python qmpbackup that go on here. They are written first. */
   adopted: RunRecord[];
-  /** See `Facts`: to be recorded, too. */
+  /** See `Facts`. They are recorded as well. */
   newFingerprints: ReadonlyMap<string, Fingerprint>;
-  /** What will not be done as it was asked for. */
+  /** What is not done as asked for, and what the user has to know. */
   warnings: string[];
 }

@@ -86,7 +86,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
   const changed: string[] = [];
   const disks = selected.map((disk, index): DiskPlan => {
     const known = lasts.get(disk);
-    // In a folder that has gone over to another disk, two chains would mix.
+    // If another disk has this folder by now, two chains would mix in it.
     const last = known && [".", folders.get(disk)].includes(known.disk.folder) ? known : undefined;
     const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
     refusePartial(target.path, last?.disk.folder ?? usualFolder, facts.files);
@@ -121,9 +121,9 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       ...level,
       folder,
       ...image,
-      spentBitmaps: isCopy
+      obsoleteBitmaps: isCopy
         ? []
-        : spentBitmaps(disk, facts).filter((name) => name !== sentinel.bitmap),
+        : obsoleteBitmaps(disk, facts).filter((name) => name !== sentinel.bitmap),
       nextBitmap: isCopy ? null : bitmapName(disk.name, tag, chainId),
       sentinel: isCopy || disk.virtualSizeBytes === 0 ? null : sentinel,
       isNewSentinel: usable === null,
@@ -151,7 +151,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
         fleeceName(tag, index),
       ),
       isFleeceOnTarget: beside === null,
-      // On other storage than the disk's a write must not wait for ever, even if nobody asked for a
+      // A fleece on other storage than the disk's must not hold a write for ever, even if nobody asked for a
       // limit.
       cbwTimeoutSeconds: request.cbwTimeoutSeconds ??
         (isBeside ? null : SAFE_CBW_TIMEOUT_SECONDS),
@@ -161,7 +161,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
   });
   return {
     runId: runId(facts.startedAt, tag),
-    // The newest run need not have the highest: chains that are adopted late count from 1 as well.
+    // The newest run may not have the highest number: chains that are adopted late count from 1, too.
     sequence: Math.max(0, ...target.runs.map(({ sequence }) => sequence)) + 1,
     chainId,
     startedAt: facts.startedAt,
@@ -228,7 +228,7 @@ function nbdSocket({ verify }: BackupRequest, disks: DiskPlan[], tag: string): s
  * @throws {UsageError} With what to do.
  */
 export function refuseOtherVm({ path, runs }: Target, vm: VmIdentity) {
-  // A run that failed before it could ask may not know.
+  // A run that failed early may not know the VM.
   const then = runs.findLast(({ disks, vm }) => disks.length > 0 || vm.name || vm.uuid)?.vm;
   if (!then) return;
   const same = then.uuid && vm.uuid ? then.uuid === vm.uuid : then.name === vm.name;
@@ -253,8 +253,8 @@ function chainIdOf(request: BackupRequest, { target, newChainId }: Facts): strin
 const hasChain = ({ disks }: { disks: { level: DiskLevel }[] }) =>
   disks.some(({ level }) => level !== "copy");
 
-/** This target's bitmaps on a disk. Another target's may have the same chain id: a copied folder. */
-function spentBitmaps(disk: Disk, { target, pastBitmaps }: Facts): string[] {
+/** The bitmaps of this target on a disk. Those of a copied folder have the same chain id, and are not among them. */
+function obsoleteBitmaps(disk: Disk, { target, pastBitmaps }: Facts): string[] {
   const recorded = new Set([...bitmapsOf(target), ...pastBitmaps]);
   return disk.bitmaps.map(({ name }) => name).filter((name) => recorded.has(name));
 }

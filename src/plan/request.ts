@@ -22,7 +22,7 @@ export interface BackupRequest {
   /** Names of disks to take, by node or device; all where it is empty. */
   include: string[];
   exclude: string[];
-  /** Raw disks too, whose bitmap lives only as long as QEMU does. */
+  /** Raw disks too. Their bitmaps are lost when QEMU ends. */
   includeRaw: boolean;
   /** The chain's id for a new target. */
   uuid: string | null;
@@ -42,7 +42,7 @@ export interface BackupRequest {
   pause: boolean;
   /** How long a guest's write may wait for the fleece before the snapshot is given up; null is for ever. */
   cbwTimeoutSeconds: number | null;
-  /** Past the host's page cache (O_DIRECT). */
+  /** Write the image past the host's page cache (O_DIRECT). */
   directTarget: boolean;
   /** How QEMU writes the target's file; null is its default. */
   targetAio: "threads" | "io_uring" | null;

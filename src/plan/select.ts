@@ -12,7 +12,7 @@ import type { BackupRequest } from "./request.ts";
 /**
  * Sorts the disks by what was asked for.
  *
- * @param leftOutAnyway What can't be backed up, whatever is asked for.
+ * @param leftOutAnyway What can never be backed up.
  * @param recorded The names of the disks in earlier backups, which may be excluded when they are gone.
  * @throws {UsageError} If a name matches no disk, or no disk is left.
  */
@@ -54,14 +54,14 @@ function refuseNone(selected: Disk[], leftOut: LeftOut[]) {
   throw new UsageError(`${what}${reasons && `: ${reasons}`}`);
 }
 
-/** Two devices may share a node (`share-rw`); what a backup puts under one of them the other goes past. */
+/** Two devices may share a node (`share-rw`). A filter under one of them would not see the writes of the other. */
 function refuseOneNode(selected: Disk[]) {
   for (const [i, disk] of selected.entries()) {
     const other = selected.slice(0, i).find(({ node }) => node === disk.node);
     if (!other) continue;
     throw new UsageError(
-      `The devices "${other.id}" and "${disk.id}" share the node "${disk.node}", under which nothing can ` +
-        `be put then: leave it out with --exclude ${disk.node}`,
+      `The devices "${other.id}" and "${disk.id}" share the node "${disk.node}", so neither can be ` +
+        `backed up: leave it out with --exclude ${disk.node}`,
     );
   }
 }
@@ -73,7 +73,7 @@ function choiceAgainst(disk: Disk, { include, exclude }: Choice): string | null 
   return named(exclude) ? "named by --exclude" : null;
 }
 
-/** Raw disks only where that was asked for. */
+/** Raw disks are taken only if that was asked for. */
 function isTaken(
   disk: Disk,
   { include, includeRaw }: Pick<BackupRequest, "include" | "includeRaw">,

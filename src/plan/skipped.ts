@@ -1,6 +1,6 @@
 /**
- * What is not in a backup, and whether the user has to be told: what they may count on and did not ask to
- * leave out is a warning. Pure.
+ * What is not in a backup, and whether the user has to be told. If users may count on it and did not leave it out
+ * themselves, it is a warning. Pure.
  *
  * @module
  */
@@ -42,7 +42,7 @@ export function withMissing(
   leftOut: LeftOut[],
 ): LeftOut[] {
   const ids = new Set([...disks.map(({ id }) => id), ...chainIds]);
-  // Another device may have its image, or another image its name by now.
+  // Another device may have the image now, or another image the name.
   const isPresent = (row: DiskRecord) =>
     ids.has(row.id) || disks.some(({ source, name }) => source === row.source || name === row.name);
   const missing = disksOfLastRun(runs).filter((row) => !isPresent(row));
@@ -62,11 +62,11 @@ export function withMissing(
 }
 
 /**
- * The disks that the last run had, and those that it was told to leave out and a run before it had: a run of
- * one disk alone does not make us forget the others.
+ * The disks of the last run, and those of earlier runs that it was told to leave out: after a run of one disk alone
+ * the others are still expected.
  */
 function disksOfLastRun(runs: RunRecord[]): DiskRecord[] {
-  // One that failed early knows of no disk.
+  // A run that failed early has no disks.
   const [last, ...earlier] = runs.filter(({ disks }) => disks.length > 0).toReversed();
   if (!last) return [];
   const found = [...last.disks];

@@ -14,10 +14,10 @@ import type { DiskPlan } from "./plan.ts";
 import type { Facts } from "./facts.ts";
 import type { BackupRequest } from "./request.ts";
 
-/** The longest `cbw-timeout` that every QEMU counts right. */
+/** The longest `cbw-timeout` that works in every QEMU. */
 export const SAFE_CBW_TIMEOUT_SECONDS = 4;
 
-/** The request as far as this QEMU can carry it out, and what was left out of it. */
+/** The request, without what this QEMU can't do, and what that was. */
 export function adaptRequest(
   asked: BackupRequest,
   facts: Facts,
@@ -82,8 +82,8 @@ function plainTextWarnings(disks: Disk[]): string[] {
 }
 
 /**
- * Nothing tells a mount point without its file system from a new target, but what the disks remember. A copy
- * builds on nothing, and may well have a folder of its own.
+ * A new target looks the same as a mount point whose file system is not mounted. Only the bitmaps of the disks tell
+ * that there were backups. A copy builds on nothing, and may have a folder of its own.
  */
 function newTargetWarnings(
   { level }: BackupRequest,
@@ -91,7 +91,7 @@ function newTargetWarnings(
 ): string[] {
   if (level === "copy") return [];
   const { path, chainId, runs } = target;
-  // Past months lie beside it. Runs that failed leave records in an empty mount point, too.
+  // Past months are beside it. Records in an empty mount point may come from runs that failed there.
   if (images(runs).length > 0 || chainId !== null || pastBitmaps.length > 0) return [];
   const bitmaps = disks.flatMap((disk) => disk.bitmaps.map(({ name }) => name));
   const known = bitmaps.find((name) => isBackupBitmap(name));
@@ -102,7 +102,7 @@ function newTargetWarnings(
   ];
 }
 
-/** `qemu-img rebase` knows neither. */
+/** `qemu-img rebase` can do neither. */
 function compareWarnings(request: BackupRequest, disks: DiskPlan[]): string[] {
   const isCompared = disks.some(({ compare }) => compare);
   if (!isCompared || (request.compress === null && request.speedLimitBytesPerSecond === 0)) {
@@ -125,6 +125,6 @@ function directWarnings({ fleecing }: Features): string[] {
   if (fleecing) return [];
   return [
     "This QEMU (before 7.1) can't keep elsewhere what the guest overwrites: while the backup runs, the " +
-    "guest's writes wait for the target. Its space was reserved first; mind that it is not slow",
+    "guest's writes wait for the target. Its space was reserved first. Use fast storage for it",
   ];
 }

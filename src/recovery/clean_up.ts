@@ -21,7 +21,7 @@ import type { Leftover } from "./leftover.ts";
 
 export interface CleanUpOptions {
   deadline: Deadline;
-  /** Absolute; null is that of the dead run, where the VM tells. */
+  /** Absolute; null takes the target of the dead run, if the VM names one. */
   target: string | null;
   /** Thaws the guest through its agent; null where no agent is known. */
   thaw: (() => Promise<void>) | null;
@@ -65,7 +65,7 @@ export async function cleanUp(qmp: QmpClient, options: CleanUpOptions): Promise<
   return dead ? count + 1 : count;
 }
 
-/** The lock itself was taken over before anything else was looked at. */
+/** For the report: the lock was taken over before anything else was looked at. */
 function unlocked(dead: VmHolder): Leftover {
   return {
     description: `Unlocking the VM: ${describeHolder(dead)} died`,
@@ -73,7 +73,7 @@ function unlocked(dead: VmHolder): Leftover {
   };
 }
 
-/** Where to look: null if nobody named a target of ours, and the VM does not know of one either. */
+/** Where to look; null if no target was named, and the VM names none of ours. */
 async function targetOf(
   deadline: Deadline,
   named: string | null,
@@ -105,7 +105,7 @@ async function lockBoth(
   target: string | null,
 ): Promise<AsyncDisposable> {
   await using stack = new AsyncDisposableStack();
-  // Without a target, a file of our own proves that we live.
+  // Without a target, a file of its own proves that this run lives.
   const lockFile = target === null ? await makeTempFile(deadline, "/tmp") : join(target, LOCK_FILE);
   if (target === null) stack.defer(() => removeFile(deadline, lockFile));
   const holder = holderNow(`cleanup-${crypto.randomUUID().slice(0, 8)}`);

@@ -29,7 +29,7 @@ export async function findHeldGuest(
     const now = running ? "which runs" : `which has the state ${status} by now`;
     leftovers.push({
       description: status === "paused"
-        ? `The VM is stopped since ${paused}, by a run that died: resuming it`
+        ? `Since ${paused} the VM is stopped by a run that died: resuming it`
         : `A run that died meant to stop the VM at ${paused}, ${now}: removing its mark`,
       repair: () => resumeIfMarked(qmp),
     });

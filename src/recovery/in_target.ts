@@ -53,11 +53,11 @@ export async function findInTarget(
     ...findHalfAdopted(deadline, target),
     ...await findReplaced(deadline, target),
   ];
-  // Two runs of one second may have died with one file's name.
+  // Two dead runs of the same second may have the same file.
   const settled = new Set(images(target.runs).map(({ disk }) => join(target.path, disk.file)));
   for (const run of target.runs.filter(({ state }) => state !== "done")) {
-    // A run that failed may have had to leave its files too: QEMU still had them open. Even of a disk
-    // that is done the fleece may be left.
+    // A run that failed may have left files, too: QEMU still had them open. The fleece of a disk that is done may
+    // also be left.
     for (const disk of run.disks) {
       leftovers.push(...await findFiles(deadline, target.path, run, disk, settled));
     }
@@ -129,14 +129,14 @@ function findHalfAdopted(deadline: Deadline, { path, halfAdopted }: Target): Lef
 }
 
 /**
- * An image that was set aside for a new one of its name goes if the new one counts, and comes back if
- * not: the last run that named it tells.
+ * An image that was set aside for a new one of its name: it is removed if the new one is done, and put back if not.
+ * The last run that named it tells.
  */
 async function findReplaced(deadline: Deadline, { path, runs }: Target): Promise<Leftover[]> {
   const leftovers: Leftover[] = [];
   const lastOf = new Map(runs.flatMap(({ disks }) => disks).map((disk) => [disk.file, disk]));
   for (const { file, result } of lastOf.values()) {
-    // With a time in its name an image is never replaced.
+    // An image with a time in its name is never replaced.
     if (parseImageName(basename(file))) continue;
     const image = join(path, file);
     const aside = image + REPLACED_SUFFIX;

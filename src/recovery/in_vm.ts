@@ -58,7 +58,7 @@ export async function refuseHangingRuns(
   if (tags.size === 0) return;
   const runs = await readTarget(deadline, target).then(({ runs }) => runs, (error) => {
     if (error instanceof HangingError) throw error;
-    // What can't be read is said elsewhere, and tells nothing of fleeces.
+    // That the records can't be read is said elsewhere. They can't tell where the fleeces are.
     return [];
   });
   const disks = runs.filter(({ id }) => tags.has(tagOf(id))).flatMap(({ disks }) => disks);

@@ -51,7 +51,7 @@ export async function startWatchdog(
   ]);
   const pipe = child.stdin.getWriter();
   const close = async () => {
-    // It outlives us if it has to.
+    // It may run longer than we do.
     child.unref();
     await pipe.close().catch(() => {});
   };
@@ -93,7 +93,7 @@ function startProgram(program: string, args: string[]): Deno.ChildProcess {
       stdin: "piped",
       stdout: "piped",
       stderr: "inherit",
-      // In a group of its own: a key of the terminal (Ctrl-\\) ends all of a group at once.
+      // In a group of its own: a key of the terminal (Ctrl-\\) ends all processes of a group.
       detached: true,
     });
   } catch (error) {

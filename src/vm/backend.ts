@@ -1,8 +1,8 @@
 /**
  * What a graph tells of a device of the guest: the node at its root, and whether others may write to it. Pure.
  *
- * A graph has a device's backend under the backend's own name, else the device's id, else its path (QEMU's
- * block.c, `bdrv_get_xdbg_block_graph()`). A name that two of them have tells neither.
+ * In a graph, the backend of a device has its own name, or else the device's id, or else the device's path (QEMU's
+ * block.c, `bdrv_get_xdbg_block_graph()`). If two have the same name, neither can be told.
  *
  * @module
  */

@@ -1,7 +1,7 @@
 /**
  * The guest's disks, from what QEMU says of its devices and block graph. Pure but for `queryDisks()`.
  *
- * A disk is known by the QOM path of its device, which stays when nodes come and go. Between the
+ * A disk is known by the QOM path of its device: it stays the same when nodes come and go. Between the
  * device and the image there may be filters: a throttle, another program's job, or one of ours that
  * was left behind. Bitmaps belong on the format node below them.
  *
@@ -42,7 +42,7 @@ export interface Disk {
   /** `qcow2`, or the driver's name of anything else. */
   format: string;
   readOnly: boolean;
-  /** Others than this VM may write to it, too (`share-rw=on`): no bitmap sees that. */
+  /** Not only this VM may write to it (`share-rw=on`). No bitmap sees those writes. */
   isShared: boolean;
   virtualSizeBytes: number;
   /** What the image takes now. */
@@ -84,7 +84,7 @@ export interface LeftOut {
 export const READ_ONLY = "read-only";
 export const EMPTY = "the drive is empty";
 
-/** The drivers that pass everything on to the child they stand before. */
+/** The drivers that only pass everything on to their child. */
 const FILTERS = new Set([
   ...["throttle", "copy-before-write", "copy-on-read", "preallocate", "compress"],
   ...["backup-top", "mirror_top", "commit_top", "blkdebug", "blkverify", "blklogwrites"],
@@ -114,7 +114,7 @@ export async function queryDisks(
   return disksOf(described, nodes, graph);
 }
 
-/** What QEMU says of a device and not of its drive. */
+/** What QEMU says of the device itself. */
 interface Traits {
   /** The QOM path of the object that has the `drive` property. */
   qdev: string;
@@ -136,8 +136,7 @@ async function traitsOf(
     : { path: known, properties: ["share-rw"] };
   const get = async (property: string) =>
     properties.includes(property) ? await qmp.execute("qom-get", { path, property }) : undefined;
-  // A device that keeps others from writing does not share its disk. One that lets them may do it for another
-  // reason.
+  // If the backend lets nobody else write, the disk is not shared. If it does, that may have another reason.
   const isAlone = backendOf(graph, { id: path, device })?.isShared === false;
   return {
     qdev: path,
@@ -217,7 +216,7 @@ function childrenOf(nodes: BlockNode[], graph: BlockGraph): ChildOf {
   };
 }
 
-/** The graph has no circles; the bound is for answers taken while it changed, and for a record's size. */
+/** The graph has no circles. The limit is for a graph that changed while QEMU was asked, and for the size of records. */
 const MAX_DEPTH = 200;
 
 /** Goes down from a node through the filters. */
@@ -231,7 +230,7 @@ function throughFilters(root: BlockNode, childOf: ChildOf): BlockNode {
   return node;
 }
 
-/** The images below an image, as QEMU has them open: what stands in a header may be another one. */
+/** The images below an image, as QEMU has them open. The header of the image may name other ones. */
 function backingOf(image: BlockNode, childOf: ChildOf): BackingImage[] {
   const images: BackingImage[] = [];
   let below = childOf(image, "backing");
@@ -288,7 +287,7 @@ function diskOf(
   };
 }
 
-/** The name of a disk becomes a part of the names of files, which end at 255 bytes. */
+/** The name of a disk is a part of file names, which have 255 bytes at most. */
 const MAX_NAME_BYTES = 75;
 
 /** The name of a disk after its device, whose name may be of any length. */
@@ -296,7 +295,7 @@ export function deviceName(device: string): string {
   return shortName(device, MAX_NAME_BYTES);
 }
 
-/** What QEMU lets a user call a node or a drive, and a folder may be called; what it makes up has "#". */
+/** What QEMU accepts as the name of a node or a drive. Names that it makes up have a "#". */
 const ID = /^[A-Za-z][A-Za-z0-9._-]{0,63}$/;
 
 /**

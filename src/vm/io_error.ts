@@ -15,13 +15,13 @@ import { readMark, removeMark, setMark } from "./marks.ts";
 import { MARKS } from "./names.ts";
 
 /**
- * Hears when the guest is stopped, so that QEMU needn't be asked for as long as it is not. Made before the VM's
- * state is asked for, it misses nothing.
+ * Hears when the guest is stopped: as long as it is not, QEMU needn't be asked. If it is made before the VM's state
+ * is asked for, it misses nothing.
  *
  * Source: QEMU QMP Reference Manual, `STOP`. QEMU has the new state by then.
  */
 export class StopEvents implements Disposable {
-  /** Whether the guest may be stopped by an error, as far as was heard. */
+  /** Whether QEMU has told of a stop. */
   heard = false;
   #wake = Promise.withResolvers<void>();
   readonly #subscription: Disposable;
@@ -70,7 +70,7 @@ export async function resumeAfterIoError(qmp: QmpClient): Promise<void> {
  * stopped after that, it may be because of us.
  */
 export async function markIoError(qmp: QmpClient): Promise<AsyncDisposable> {
-  // That of a dead run may be there, and says the same.
+  // There may be the mark of a dead run, which says the same.
   if (await readMark(qmp, MARKS.ioError) === null) {
     await setMark(qmp, MARKS.ioError, new Date().toISOString());
   }
@@ -84,7 +84,7 @@ export async function markIoError(qmp: QmpClient): Promise<AsyncDisposable> {
   return {
     async [Symbol.asyncDispose]() {
       subscription[Symbol.dispose]();
-      // With the connection gone, the next run finds it.
+      // If the connection is gone, the next run finds the mark.
       if (qmp.isOpen) await remove();
     },
   };

@@ -28,7 +28,7 @@ const VmHolder = v.object({
   lockFile: v.string(),
   /** A new file in its place proves nothing: the holder may live, and have the old one. */
   lockInode: v.number(),
-  /** With the inode it is that file, whatever it is called now, for as long as a holder has it open. */
+  /** Inode and device tell the file, even if it was renamed, for as long as a holder has it open. */
   lockDevice: v.number(),
 });
 export type VmHolder = v.InferOutput<typeof VmHolder>;
@@ -46,8 +46,8 @@ export async function vmHolder(
 /**
  * Locks the VM, until disposed.
  *
- * A lock whose holder is dead is taken over: the holder's file lock proves it, since the kernel holds
- * that for as long as the process lives.
+ * If the holder is dead, the lock is taken over. The holder's file lock proves that: the kernel keeps it for as long
+ * as the process lives.
  *
  * @returns The lock, and the dead run whose place it took, for its leftovers to be looked for.
  * @throws {LockedError} If a living run, or one that can't be asked, holds the lock.
@@ -60,7 +60,7 @@ export async function lockVm(
   const isFree = await trySetLock(qmp, holder);
   const dead = isFree ? null : await takeOver(deadline, qmp, holder);
   const unlock = async () => {
-    // Where it can't be removed, the mark stays; the next run finds its holder dead.
+    // If the mark can't be removed, the next run finds that its holder is dead.
     if (!qmp.isOpen) return;
     await removeMark(qmp, LOCK).catch((error) =>
       log.error("The VM could not be unlocked, the next run will: {words}", {
@@ -90,7 +90,7 @@ async function takeOver(
   holder: VmHolder,
 ): Promise<VmHolder | null> {
   const present = await readMark(qmp, LOCK);
-  // Held until our mark is set: of two runs that find the same dead one, only one takes over.
+  // Held until our mark is set: if two runs find the same dead one, only one of them takes over.
   using death = present === null
     ? null
     : await proveDead(deadline, present, { ...holder, isHeld: true });
@@ -172,7 +172,7 @@ async function proveDead(
     }
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
-    // It can't be asked (another user's, another mount namespace's): it may live.
+    // The file can't be reached (another user, another mount namespace): the holder may live.
   }
   throw lockedBy(text);
 }

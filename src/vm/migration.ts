@@ -2,10 +2,9 @@
  * Keeps a live migration away for as long as nodes of ours are in the guest's way: QEMU would send the
  * guest off, and the new host could not lock the disks that our filters still hold here.
  *
- * What does it is a block node of a format that can't migrate (QEMU's `block/vdi.c` and `block/qcow.c`,
- * `migrate_add_blocker()`). QEMU refuses `migrate` while there is one, and refuses to add one while it
- * migrates (5.2, 7.2, 10.0 and 11.1 tried out): whichever comes second is told so. The same goes for
- * `savevm` and `snapshot-save`.
+ * A block node of a format that can't migrate does that (QEMU's `block/vdi.c` and `block/qcow.c`,
+ * `migrate_add_blocker()`). QEMU refuses `migrate` while there is such a node, and refuses to add one while it
+ * migrates (tried on 5.2, 7.2, 10.0 and 11.1). `savevm` and `snapshot-save` are refused as well.
  *
  * @module
  */
@@ -24,8 +23,8 @@ const BLOCKERS: [driver: string, image: () => Uint8Array<ArrayBuffer>][] = [
 ];
 
 /**
- * Adds a node that keeps a migration away until it is removed. Nothing is read from its file once it is
- * open, so that the file goes at once.
+ * Adds a node that keeps a migration away until it is removed. QEMU reads nothing more from its file when it is
+ * open: the file is removed at once.
  *
  * @param file Where the file may be made: QEMU must be able to open it. Nothing may be there.
  * @throws {Failure} If the VM is being migrated, with what to do.

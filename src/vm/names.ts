@@ -11,8 +11,8 @@
  * qmpbackup-<role>                               a mark, see `marks.ts`
  * ```
  *
- * A tag is eight hexadecimal digits, and tells the run. Recovery looks for these names and for no others, so
- * a new role belongs in the tables below: a name that is made elsewhere would stay in QEMU for ever.
+ * A tag is eight hexadecimal digits, and tells the run. Recovery looks for these names and no others. So a new role
+ * goes into the tables below: what is named elsewhere would stay in QEMU for ever.
  *
  * @module
  */
@@ -34,7 +34,7 @@ export const NODE_ROLES = [
 ] as const;
 export type NodeRole = (typeof NODE_ROLES)[number];
 
-/** What has a name as a node has, and is none. */
+/** Names that look like those of nodes, for other things. */
 export const EXPORT_ROLES = ["export"] as const;
 export const JOB_BITMAP_ROLES = ["job"] as const;
 
@@ -99,8 +99,8 @@ export function tagIn(name: string): string | null {
 }
 
 /**
- * Our nodes among all, in the order in which they can be removed. One whose role is not known comes from
- * another version: it waits for all others but the one that keeps a migration away.
+ * Our nodes, in the order in which they can be removed. A node whose role is not known was made by another version:
+ * it comes last but one, before the node that keeps a migration away.
  */
 export function inRemovalOrder(nodes: string[]): string[] {
   const rank = (name: string) => {

@@ -58,7 +58,7 @@ export async function findNbdServer(qmp: QmpClient, marks: string[]): Promise<st
 export async function stopNbdServer(deadline: Deadline, qmp: QmpClient): Promise<void> {
   const path = await readMark(qmp, MARKS.nbdServer);
   if (path === null) return;
-  // It may not run: the run died before it started it, or QEMU refused.
+  // It may not run: the run died before it was started, or QEMU refused to start it.
   await qmp.execute("nbd-server-stop").catch((error) => {
     if (!(error instanceof QmpCommandError)) throw error;
   });

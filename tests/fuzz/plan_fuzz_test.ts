@@ -112,17 +112,17 @@ function checkIncrement(planned: DiskPlan, facts: Facts) {
 
 /** A bitmap is spent only by the backup that replaces it, and only if it is this target's. */
 function checkBitmaps(planned: DiskPlan, { target, disks }: Facts) {
-  const { disk, level, nextBitmap, spentBitmaps } = planned;
+  const { disk, level, nextBitmap, obsoleteBitmaps } = planned;
   assertEquals(nextBitmap === null, level === "copy");
-  if (level === "copy") assertEquals(spentBitmaps, []);
+  if (level === "copy") assertEquals(obsoleteBitmaps, []);
   const present = disks.flatMap(({ bitmaps }) => bitmaps.map(({ name }) => name));
   assert(nextBitmap === null || !present.includes(nextBitmap) && nextBitmap.length <= 1023);
   const recorded = target.runs.flatMap((run) =>
     run.disks.flatMap(({ bitmap, sentinel }) => [bitmap, sentinel?.bitmap])
   );
-  assert(!spentBitmaps.includes(planned.sentinel?.bitmap ?? ""), "the sentinel is still needed");
+  assert(!obsoleteBitmaps.includes(planned.sentinel?.bitmap ?? ""), "the sentinel is still needed");
   assertEquals(planned.sentinel === null, level === "copy");
-  for (const name of spentBitmaps) {
+  for (const name of obsoleteBitmaps) {
     assert(recorded.includes(name) && disk.bitmaps.some((bitmap) => bitmap.name === name), name);
   }
 }

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { basisOf } from "../../../src/plan/incremental_base.ts";
+import { incrementalBase } from "../../../src/plan/incremental_base.ts";
 import type { DiskRecord } from "../../../src/repo/record.ts";
 import type { Disk } from "../../../src/vm/disks.ts";
 import type { DirtyBitmap } from "../../../src/qmp/queries.ts";
@@ -22,13 +22,13 @@ function pointOf(change: Partial<DiskRecord> = {}) {
 
 /** Why an increment of the disk can't be taken; "" if it can. */
 function reasonAgainst(disk: Disk, change: Partial<DiskRecord> = {}): string {
-  const basis = basisOf(disk, pointOf(change), isWhole);
+  const basis = incrementalBase(disk, pointOf(change), isWhole);
   return basis.usable ? "" : basis.reason;
 }
 
-Deno.test("basisOf() takes a bitmap that has recorded since the last backup", () => {
+Deno.test("incrementalBase() takes a bitmap that has recorded since the last backup", () => {
   const last = pointOf();
-  assertEquals(basisOf(aDiskWithBitmap(), last, isWhole), {
+  assertEquals(incrementalBase(aDiskWithBitmap(), last, isWhole), {
     usable: true,
     last,
     bitmap: last.disk.bitmap as string,
@@ -36,17 +36,17 @@ Deno.test("basisOf() takes a bitmap that has recorded since the last backup", ()
   });
 });
 
-Deno.test("basisOf() refuses a disk without a backup", () => {
-  assertEquals(basisOf(aDiskWithBitmap(), undefined, isWhole), {
+Deno.test("incrementalBase() refuses a disk without a backup", () => {
+  assertEquals(incrementalBase(aDiskWithBitmap(), undefined, isWhole), {
     usable: false,
     reason: "no backup of this disk in the target yet",
     last: null,
   });
 });
 
-Deno.test("basisOf() refuses where something is wrong with the last backup's images", () => {
+Deno.test("incrementalBase() refuses where something is wrong with the last backup's images", () => {
   const last = pointOf();
-  const basis = basisOf(
+  const basis = incrementalBase(
     aDiskWithBitmap(),
     last,
     (file) => file === last.disk.file ? `the image "${file}" is missing` : null,
@@ -57,14 +57,14 @@ Deno.test("basisOf() refuses where something is wrong with the last backup's ima
   );
 });
 
-Deno.test("basisOf() refuses a disk whose bitmap is gone", () => {
+Deno.test("incrementalBase() refuses a disk whose bitmap is gone", () => {
   assertStringIncludes(reasonAgainst(aDisk()), "is gone");
 });
 
-Deno.test("basisOf() names what a disk without its bitmap can be compared with, if that is whole", () => {
+Deno.test("incrementalBase() names what a disk without its bitmap can be compared with, if that is whole", () => {
   const last = pointOf();
   const comparable = (isWhole: boolean, foreign?: string) => {
-    const basis = basisOf(aDisk(), last, () => isWhole ? null : "it is missing", foreign);
+    const basis = incrementalBase(aDisk(), last, () => isWhole ? null : "it is missing", foreign);
     return basis.last;
   };
   assertEquals(comparable(true), last);
@@ -72,43 +72,43 @@ Deno.test("basisOf() names what a disk without its bitmap can be compared with, 
   assertEquals(comparable(true, "disk0/INC-9-disk0.qcow2"), null);
 });
 
-Deno.test("basisOf() refuses another run's bitmap", () => {
+Deno.test("incrementalBase() refuses another run's bitmap", () => {
   const bitmap = "qmpbackup-disk0-another-chain";
   assertStringIncludes(reasonAgainst(aDiskWithBitmap(), { bitmap }), `"${bitmap}" is gone`);
 });
 
-Deno.test("basisOf() refuses where the last backup has no bitmap", () => {
+Deno.test("incrementalBase() refuses where the last backup has no bitmap", () => {
   assertStringIncludes(
     reasonAgainst(aDiskWithBitmap(), { bitmap: null }),
     "the last backup has no bitmap",
   );
 });
 
-Deno.test("basisOf() refuses an inconsistent bitmap", () => {
+Deno.test("incrementalBase() refuses an inconsistent bitmap", () => {
   const disk = aDiskWithBitmap("disk0", { inconsistent: true, recording: false });
   assertStringIncludes(reasonAgainst(disk), "is inconsistent");
 });
 
-Deno.test("basisOf() refuses a bitmap that does not record", () => {
+Deno.test("incrementalBase() refuses a bitmap that does not record", () => {
   const disk = aDiskWithBitmap("disk0", { recording: false });
   assertStringIncludes(reasonAgainst(disk), "does not record");
 });
 
-Deno.test("basisOf() refuses a bitmap in use", () => {
+Deno.test("incrementalBase() refuses a bitmap in use", () => {
   assertStringIncludes(reasonAgainst(aDiskWithBitmap("disk0", { busy: true })), "is in use");
 });
 
-Deno.test("basisOf() refuses a bitmap of another granularity", () => {
+Deno.test("incrementalBase() refuses a bitmap of another granularity", () => {
   const disk = aDiskWithBitmap("disk0", { granularityBytes: 4096 });
   assertStringIncludes(reasonAgainst(disk), "another granularity (4096)");
 });
 
-Deno.test("basisOf() refuses a disk that has shrunk", () => {
+Deno.test("incrementalBase() refuses a disk that has shrunk", () => {
   const disk = { ...aDiskWithBitmap(), virtualSizeBytes: (16 << 20) - 512 };
   assertEquals(reasonAgainst(disk), "the disk has shrunk");
 });
 
-Deno.test("basisOf() takes a disk that has grown", () => {
+Deno.test("incrementalBase() takes a disk that has grown", () => {
   assertEquals(reasonAgainst({ ...aDiskWithBitmap(), virtualSizeBytes: 32 << 20 }), "");
 });
 
@@ -120,13 +120,13 @@ function aDiskWithSentinel(change: Partial<DirtyBitmap> = {}): Disk {
   return { ...disk, bitmaps: [...bitmaps, aBitmap(SENTINEL.bitmap, sentinel)] };
 }
 
-Deno.test("basisOf() takes a disk whose sentinel has its bit, also when it has grown", () => {
+Deno.test("incrementalBase() takes a disk whose sentinel has its bit, also when it has grown", () => {
   const disk = aDiskWithSentinel();
   assertEquals(reasonAgainst(disk, { sentinel: SENTINEL }), "");
   assertEquals(reasonAgainst({ ...disk, virtualSizeBytes: 32 << 20 }, { sentinel: SENTINEL }), "");
 });
 
-Deno.test("basisOf() refuses a disk whose sentinel tells that it was cut, or can't tell", () => {
+Deno.test("incrementalBase() refuses a disk whose sentinel tells that it was cut, or can't tell", () => {
   const reason = (disk: Disk) => reasonAgainst(disk, { sentinel: SENTINEL });
   assertStringIncludes(reason(aDiskWithSentinel({ countBytes: 0 })), "was shrunk and grown again");
   assertStringIncludes(reason(aDiskWithSentinel({ countBytes: 131072 })), "was shrunk");
@@ -136,7 +136,7 @@ Deno.test("basisOf() refuses a disk whose sentinel tells that it was cut, or can
   assertStringIncludes(reason(aDiskWithBitmap()), "is gone");
 });
 
-Deno.test("basisOf() refuses a bitmap without the bit that it began with", () => {
+Deno.test("incrementalBase() refuses a bitmap without the bit that it began with", () => {
   const { bitmaps: [, sentinel], ...disk } = aDiskWithSentinel();
   const { bitmaps: [empty] } = aDiskWithBitmap("disk0", { countBytes: 0 });
   const bitmaps = [empty, sentinel] as DirtyBitmap[];
@@ -144,12 +144,12 @@ Deno.test("basisOf() refuses a bitmap without the bit that it began with", () =>
   assertEquals(reasonAgainst({ ...disk, bitmaps }), "");
 });
 
-Deno.test("basisOf() refuses a disk on other backing files, and can compare it", () => {
+Deno.test("incrementalBase() refuses a disk on other backing files, and can compare it", () => {
   const backing = [aBackingImage("a"), aBackingImage("b")];
   const disk = { ...aDiskWithBitmap(), backing };
   assertEquals(reasonAgainst(disk, { backing }), "");
   assertEquals(reasonAgainst(disk, { backing: null }), "");
-  const basis = basisOf(disk, pointOf({ backing: [aBackingImage("a")] }), isWhole);
+  const basis = incrementalBase(disk, pointOf({ backing: [aBackingImage("a")] }), isWhole);
   assert(!basis.usable && basis.last !== null);
   assertStringIncludes(basis.reason, "its backing files are not those of the last backup");
 });

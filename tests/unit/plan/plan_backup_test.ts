@@ -47,23 +47,23 @@ function yesterday(
 }
 
 Deno.test("planBackup() takes a full backup for auto in a new target", () => {
-  const { level, reason, parent, previousBitmap, spentBitmaps } = diskOf(someFacts());
-  assertEquals({ level, reason, parent, previousBitmap, spentBitmaps }, {
+  const { level, reason, parent, previousBitmap, obsoleteBitmaps } = diskOf(someFacts());
+  assertEquals({ level, reason, parent, previousBitmap, obsoleteBitmaps }, {
     level: "full",
     reason: "no backup of this disk in the target yet",
     parent: null,
     previousBitmap: null,
-    spentBitmaps: [],
+    obsoleteBitmaps: [],
   });
 });
 
 Deno.test("planBackup() takes an increment for auto where it can", () => {
-  const { level, parent, previousBitmap, spentBitmaps } = diskOf(yesterday());
-  assertEquals({ level, parent, previousBitmap, spentBitmaps }, {
+  const { level, parent, previousBitmap, obsoleteBitmaps } = diskOf(yesterday());
+  assertEquals({ level, parent, previousBitmap, obsoleteBitmaps }, {
     level: "inc",
     parent: OLD_FULL,
     previousBitmap: OLD_BITMAP,
-    spentBitmaps: [OLD_BITMAP],
+    obsoleteBitmaps: [OLD_BITMAP],
   });
 });
 
@@ -91,32 +91,32 @@ Deno.test("planBackup() builds an increment on the newest image", () => {
 });
 
 Deno.test("planBackup() takes a full backup if it is asked for one", () => {
-  const { level, reason, parent, spentBitmaps } = diskOf(yesterday(), { level: "full" });
-  assertEquals({ level, reason, parent, spentBitmaps }, {
+  const { level, reason, parent, obsoleteBitmaps } = diskOf(yesterday(), { level: "full" });
+  assertEquals({ level, reason, parent, obsoleteBitmaps }, {
     level: "full",
     reason: "asked for",
     parent: null,
-    spentBitmaps: [OLD_BITMAP],
+    obsoleteBitmaps: [OLD_BITMAP],
   });
 });
 
 Deno.test("planBackup() leaves all bitmaps alone for a copy", () => {
-  const { level, parent, previousBitmap, nextBitmap, spentBitmaps } = diskOf(yesterday(), {
+  const { level, parent, previousBitmap, nextBitmap, obsoleteBitmaps } = diskOf(yesterday(), {
     level: "copy",
   });
-  assertEquals({ level, parent, previousBitmap, nextBitmap, spentBitmaps }, {
+  assertEquals({ level, parent, previousBitmap, nextBitmap, obsoleteBitmaps }, {
     level: "copy",
     parent: null,
     previousBitmap: null,
     nextBitmap: null,
-    spentBitmaps: [],
+    obsoleteBitmaps: [],
   });
 });
 
 Deno.test("planBackup() spends this target's bitmaps only", () => {
   const others = [aBitmap(`qmpbackup-disk0-other7-${CHAIN}`), aBitmap("other-program")];
   const disk = aDisk("disk0", { bitmaps: [...others, aBitmap(OLD_BITMAP)] });
-  assertEquals(diskOf(yesterday(disk)).spentBitmaps, [OLD_BITMAP]);
+  assertEquals(diskOf(yesterday(disk)).obsoleteBitmaps, [OLD_BITMAP]);
 });
 
 Deno.test("planBackup() refuses an increment that can't be taken, with disk and remedy", () => {
@@ -692,11 +692,11 @@ function watched(change: Partial<Disk> = {}) {
   return factsAfter(runs, [{ ...disk, bitmaps: [...bitmaps, sentinel], ...change }]);
 }
 
-const sentinelsOf = ({ sentinel, isNewSentinel, previousSentinel, spentBitmaps }: DiskPlan) => ({
+const sentinelsOf = ({ sentinel, isNewSentinel, previousSentinel, obsoleteBitmaps }: DiskPlan) => ({
   sentinel: sentinel?.bitmap,
   isNewSentinel,
   previousSentinel,
-  spentBitmaps,
+  obsoleteBitmaps,
 });
 
 const NEW_SENTINEL = `qmpbackup-disk0-f00dcafe-${CHAIN}(end)`;
@@ -706,7 +706,7 @@ Deno.test("planBackup() keeps the sentinel for as long as it watches the disk's 
     sentinel: SENTINEL.bitmap,
     isNewSentinel: false,
     previousSentinel: SENTINEL,
-    spentBitmaps: [OLD_BITMAP],
+    obsoleteBitmaps: [OLD_BITMAP],
   });
 });
 
@@ -717,7 +717,7 @@ Deno.test("planBackup() replaces the sentinel of a disk that has grown, which go
     sentinel: NEW_SENTINEL,
     isNewSentinel: true,
     previousSentinel: SENTINEL,
-    spentBitmaps: [OLD_BITMAP, SENTINEL.bitmap],
+    obsoleteBitmaps: [OLD_BITMAP, SENTINEL.bitmap],
   });
 });
 
@@ -726,8 +726,8 @@ Deno.test("planBackup() makes a sentinel where the last backup has none, and non
     sentinel: NEW_SENTINEL,
     isNewSentinel: true,
     previousSentinel: null,
-    spentBitmaps: [OLD_BITMAP],
+    obsoleteBitmaps: [OLD_BITMAP],
   });
   assertEquals(diskOf(watched(), { level: "copy" }).sentinel, null);
-  assertEquals(diskOf(watched(), { level: "copy" }).spentBitmaps, []);
+  assertEquals(diskOf(watched(), { level: "copy" }).obsoleteBitmaps, []);
 });
