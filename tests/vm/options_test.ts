@@ -133,7 +133,7 @@ Deno.test("--logfile makes its folder and starts with version and arguments", as
 
 Deno.test("--progress-interval sets how often a line of progress is written", async () => {
   await using s = await scene({ disks: 1 });
-  const args = s.backupArgs("full", "--speed-limit", String(20 * MIB), "--progress-interval", "1");
+  const args = s.backupArgs("full", "--speed-limit", String(4 * MIB), "--progress-interval", "1");
   const { stderr } = await succeed(args);
   assertMatch(stderr, /INFO disk0 +\d+%/);
 });
