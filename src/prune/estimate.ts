@@ -43,35 +43,29 @@ async function simulate(
   signal: AbortSignal,
 ): Promise<number> {
   const merged = new Map<string, string[]>();
-  const sizes = new Map<string, number>();
   for (let step = nextStep(runs); step; step = nextStep(runs)) {
     if (step.kind === "merge" || step.kind === "roll") {
-      const files = step.layers.flatMap(({ file }) => merged.get(file) ?? [file]);
       const file = step.kind === "roll" ? step.file : step.into.disk.file;
-      merged.set(file, files);
-      sizes.set(
-        file,
-        await sizeOf(deadline, files.map((one) => join(path, one)), step.layers, signal),
-      );
+      merged.set(file, step.layers.flatMap(({ file }) => merged.get(file) ?? [file]));
+      step.into.disk.bytesWritten = step.layers.reduce((sum, one) => sum + one.bytesWritten, 0);
     }
     apply(step);
   }
-  const rest = new Set(images(runs).map(({ disk }) => disk.file));
-  for (const file of merged.keys()) rest.delete(file);
-  const kept = images(runs).map(({ run, disk }) => ({
-    ...run,
-    disks: rest.has(disk.file) ? [disk] : [],
-  }));
-  const files = new Set(images(runs).map(({ disk }) => disk.file));
-  const added = [...sizes].filter(([file]) => files.has(file)).map(([, bytes]) => bytes);
-  return await bytesOf(deadline, { path, runs: kept }) +
-    added.reduce((sum, bytes) => sum + bytes, 0);
+  let sizeBytes = 0;
+  for (const { run, disk } of images(runs)) {
+    const files = merged.get(disk.file);
+    // Measured once they are all known: a chain takes long to open.
+    sizeBytes += files
+      ? await sizeOf(deadline, files.map((file) => join(path, file)), disk, signal)
+      : await bytesOf(deadline, { path, runs: [{ ...run, disks: [disk] }] });
+  }
+  return sizeBytes;
 }
 
 async function sizeOf(
   deadline: Deadline,
   paths: string[],
-  layers: DiskRecord[],
+  { bytesWritten }: DiskRecord,
   signal: AbortSignal,
 ): Promise<number> {
   try {
@@ -79,7 +73,7 @@ async function sizeOf(
   } catch (error) {
     // A chain that is too long for one look, say.
     if (!(error instanceof QemuImgError)) throw error;
-    return layers.reduce((sum, { bytesWritten }) => sum + bytesWritten, 0);
+    return bytesWritten;
   }
 }
 

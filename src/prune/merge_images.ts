@@ -219,7 +219,7 @@ async function commitAll(
   if (!isCompressed) return;
   // With a parent, only what the image itself holds is copied.
   await createFile(deadline, file, OWNER_ONLY);
-  const options = ["-o", qcow2Options(clusterSizeBytes), "-B", parent ?? "", "-F", "qcow2"];
+  const options = ["-o", `${qcow2Options(clusterSizeBytes)},backing_fmt=qcow2`, "-B", parent ?? ""];
   const source = chainSource([parent ?? "", whole]);
   await run(
     ["convert", "-c", ...limitOf(context), "-O", "qcow2", ...options, source, file],

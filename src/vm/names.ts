@@ -150,6 +150,12 @@ export function isBitmapOfRun(name: string, runTag: string): boolean {
   return isBackupBitmap(name) && name.includes(`-${runTag}-`) && !isOurNode(name);
 }
 
+/** Whether a run of ours made a bitmap for a backup of this chain: the Python qmpbackup's have no run's tag. */
+export function isOurBitmap(name: string, chainId: string): boolean {
+  const head = name.slice(0, name.lastIndexOf(`-${chainId}`));
+  return isBackupBitmap(name, chainId) && /-[0-9a-z]{8}$/.test(head);
+}
+
 /** What the Python qmpbackup may call a disk's bitmap: 0.47 by node or device, 0.67 by the chain. */
 export function referenceBitmaps(disks: string[], chainId: string): string[] {
   return [...disks.map((disk) => `${BITMAP_PREFIX}${disk}-${chainId}`), BITMAP_PREFIX + chainId];

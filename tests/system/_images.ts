@@ -20,16 +20,16 @@ export async function makeLayer(
   path: string,
   sizeBytes: number,
   writes: readonly Write[],
-  options: { link?: string; clusterBytes?: number } = {},
+  options: { link?: string; clusterBytes?: number; isCompressed?: boolean } = {},
 ): Promise<void> {
-  const { link, clusterBytes = 64 * KIB } = options;
+  const { link, clusterBytes = 64 * KIB, isCompressed = false } = options;
   await qemuImg([
     ...["create", "-q", "-f", "qcow2", "-o", `compat=1.1,cluster_size=${clusterBytes}`],
     ...[path, String(sizeBytes)],
   ]);
   for (const [offset, length, value] of writes) {
     // A zero is written as one that hides what lies below.
-    const how = value === 0 ? "-z" : `-P ${value}`;
+    const how = value === 0 ? "-z" : `${isCompressed ? "-c " : ""}-P ${value}`;
     await qemuIo(path, "qcow2", `write -q ${how} ${offset} ${length}`);
   }
   if (link) await qemuImg(["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", link, path]);

@@ -39,7 +39,9 @@ export interface MakeOptions {
   start?: string;
   /** Don't link the images, as the Python tools leave them. */
   isUnlinked?: boolean;
-  clusterBytes?: number;
+  /** Of each point; the last one is for all after it. */
+  clusterBytes?: number[];
+  isCompressed?: boolean;
 }
 
 export function runIdOf(index: number): string {
@@ -87,10 +89,12 @@ export async function makeTarget(path: string, options: MakeOptions): Promise<Ma
       const kind = level === "-" ? "inc" : level;
       const file = `${name}/${kind.toUpperCase()}-${seconds}-${name}.qcow2`;
       await Deno.mkdir(`${path}/${name}`, { recursive: true });
+      const clusterBytes = options.clusterBytes?.[index] ?? options.clusterBytes?.at(-1);
       const link = kind === "inc" && own.last && !options.isUnlinked ? basename(own.last) : null;
       await makeLayer(`${path}/${file}`, diskBytes, kind === "copy" ? all : now, {
         ...(link ? { link } : {}),
-        ...(options.clusterBytes ? { clusterBytes: options.clusterBytes } : {}),
+        ...(clusterBytes ? { clusterBytes } : {}),
+        isCompressed: options.isCompressed ?? false,
       });
       await Deno.chmod(`${path}/${file}`, 0o400);
       images.push(file);

@@ -135,6 +135,50 @@ Deno.test("`cleanup --prune` merges nothing whose digest shows damage", async ()
   assertEquals(names, [`${image("FULL", 3).split("/")[1]}.json`]);
 });
 
+Deno.test("`cleanup --prune` keeps images compressed, whatever clusters they have", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  const points = await makeTarget(target, {
+    full: [[0, 1 << 20, 0x11]],
+    levels: LEVELS,
+    isCompressed: true,
+    clusterBytes: [64, 4, 32, 64].map((kib) => kib * 1024),
+  });
+  const compressed = async (file: string) => {
+    const text = await qemuImg(["check", "--output=json", join(target, file)]);
+    return JSON.parse(text)["compressed-clusters"] ?? 0;
+  };
+  await succeed(["cleanup", "--target", target, "--protect", runIdOf(0)]);
+  await succeed(["cleanup", "--prune", "--target", target, "--keep-last", "1"]);
+  assertEquals(await idsOf(target), [0, 3].map(runIdOf));
+  await assertReadsPlain(target, points);
+  await assertRestores(target, [points[0], points[3]] as MadePoint[]);
+  assert(await compressed(image("INC", 3)) > 0);
+  await succeed(["cleanup", "--target", target, "--unprotect", runIdOf(0)]);
+  await succeed(["cleanup", "--prune", "--target", target, "--keep-last", "1"]);
+  assertEquals(await idsOf(target), [runIdOf(3)]);
+  await assertReadsPlain(target, points);
+  const file = (await filesOf(target)).filter((name) => name.includes("/")).at(-1) ?? "";
+  assert(await compressed(file) > 0, file);
+});
+
+Deno.test("`cleanup --prune` says which images it can't merge, and loses nothing", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  const points = await makeTarget(target, {
+    full: [[0, 2 << 20, 0x11]],
+    levels: LEVELS,
+    clusterBytes: [65536, 512],
+  });
+  await succeed(["cleanup", "--target", target, "--protect", runIdOf(0)]);
+  const { code, stderr } = await prune(target);
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "Images with clusters of 512 bytes can't be merged");
+  assertEquals(await idsOf(target), [0, 3].map(runIdOf));
+  await assertRestores(target, [points[0], points[3]] as MadePoint[]);
+  await assertReadsPlain(target, points);
+});
+
 Deno.test("`cleanup --prune` waits for no run that is at work", async () => {
   await using dir = await tempDir();
   const target = dir.join("target");

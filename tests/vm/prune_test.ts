@@ -1,5 +1,5 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import { filesOf, recordsOf, scene } from "../support/scene.ts";
+import { filesOf, queryBlock, recordsOf, scene } from "../support/scene.ts";
 import { succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -55,6 +55,24 @@ Deno.test("`backup --keep-last` removes old points, and its chain goes on", asyn
   for (const id of ids.slice(-2)) await s.assertRestores(id, id);
   const { stdout } = await succeed(["restore", "verify", "--dir", target]);
   assertStringIncludes(stdout, "ok. 4 restore points");
+
+  // With the VM's socket, what no record names goes from the VM, and nothing else.
+  const chain = await Deno.readTextFile(`${target}/uuid`);
+  const bitmaps = async () =>
+    (await queryBlock(vm)).flatMap(({ inserted }) =>
+      (inserted?.["dirty-bitmaps"] ?? []).map(({ name }) => name)
+    ).sort();
+  const before = await bitmaps();
+  const others = [`qmpbackup-disk0-${chain}`, "qmpbackup-disk0-0123abcd-another", "mine"];
+  for (const name of [`qmpbackup-disk0-0123abcd-${chain}`, ...others]) {
+    await vm.execute("block-dirty-bitmap-add", { node: "disk0", name });
+  }
+  const prune = ["cleanup", "--prune", "--target", target, "--keep-last", "2", "--socket"];
+  await succeed([...prune, vm.socket]);
+  assertEquals(await bitmaps(), [...before, ...others].sort());
+  for (const name of others) {
+    await vm.execute("block-dirty-bitmap-remove", { node: "disk0", name });
+  }
 
   // A prune that fails is a warning, and the backup is done.
   await Deno.mkdir(`${target}/_qmpbackup/marks`);

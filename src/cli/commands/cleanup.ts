@@ -2,11 +2,13 @@ import { getLogger } from "@logtape/logtape";
 import { resolve } from "@std/path";
 import { cleanUp } from "../../recovery/clean_up.ts";
 import { holderNow } from "../../fs/flock.ts";
+import { bitmapsOf } from "../../plan/last_backup.ts";
+import { readTargets } from "../../repo/months.ts";
 import { UsageError } from "../../errors.ts";
 import type { QmpClient } from "../../qmp/client.ts";
 import { queryDisks } from "../../vm/disks.ts";
 import { refuseLockedVm } from "../../vm/lock.ts";
-import { isBackupBitmap } from "../../vm/names.ts";
+import { isBackupBitmap, isOurBitmap } from "../../vm/names.ts";
 import { removeBitmap } from "../../vm/switch_node.ts";
 import { connectVm, nameHolder } from "../../vm/socket_holder.ts";
 import { keepRules } from "../args/keep_rules.ts";
@@ -43,10 +45,13 @@ export async function cleanup(context: CommandContext): Promise<number> {
     : { recovered: 0, removed: 0 };
   const marked = isMarking ? await markRuns(context) : 0;
   const pruned = values.prune ? await prune(context) : null;
+  const dropped = pruned && values.socket !== undefined && !bitmaps
+    ? await dropUnneeded(context, dryRun)
+    : 0;
   const state = dryRun ? "planned" : pruned?.problems ? "failed" : "done";
   if (values.json) {
     const more = { ...(isMarking ? { marked } : {}), ...(pruned ? { pruned } : {}) };
-    io.stdout(jsonLine("summary", { state, recovered, removed, ...more }));
+    io.stdout(jsonLine("summary", { state, recovered, removed: removed + dropped, ...more }));
   }
   return pruned?.problems ? FAILED : 0;
 }
@@ -96,13 +101,46 @@ async function recoverAll(
 
 async function removeBitmaps(
   qmp: QmpClient,
+  context: CommandContext,
+  dryRun: boolean,
+): Promise<number> {
+  const { values } = context;
+  const count = await removeThose(
+    qmp,
+    context,
+    dryRun,
+    (name) => isBackupBitmap(name, values.uuid),
+  );
+  if (count === 0) log.info("This VM's disks have no bitmaps made by qmpbackup");
+  return count;
+}
+
+/** Removes the bitmaps of this target's chains that no record names any more. */
+async function dropUnneeded(context: CommandContext, dryRun: boolean): Promise<number> {
+  const { values, deadline } = context;
+  const targets = await readTargets(deadline, resolve(values.target ?? "."));
+  const needed = new Set(targets.flatMap(bitmapsOf));
+  const chains = targets.flatMap(({ chainId }) => chainId ?? []);
+  const { socket, qmpOptions } = qmpTarget(values);
+  await using qmp = await connectVm(deadline, socket, qmpOptions);
+  return await removeThose(
+    qmp,
+    context,
+    dryRun,
+    (name) => !needed.has(name) && chains.some((chainId) => isOurBitmap(name, chainId)),
+  );
+}
+
+async function removeThose(
+  qmp: QmpClient,
   { values, io, deadline, signal }: CommandContext,
   dryRun: boolean,
+  isWanted: (name: string) => boolean,
 ): Promise<number> {
   await refuseLockedVm(deadline, qmp, null);
   const { disks } = await queryDisks(qmp);
   const ours = disks.flatMap((disk) =>
-    disk.bitmaps.filter(({ name }) => isBackupBitmap(name, values.uuid))
+    disk.bitmaps.filter(({ name }) => isWanted(name))
       .map(({ name }) => ({ disk: disk.name, node: disk.node, bitmap: name }))
   );
   for (const { disk, node, bitmap } of ours) {
@@ -114,6 +152,5 @@ async function removeBitmaps(
         : `Removing bitmap: ${printable(bitmap)}\n`,
     );
   }
-  if (ours.length === 0) log.info("This VM's disks have no bitmaps made by qmpbackup");
   return ours.length;
 }
