@@ -127,7 +127,14 @@ async function factsOf(
   for (const { file, fingerprint } of layers) {
     const path = join(target, file);
     await requireImage(deadline, path, fingerprint);
-    facts.push(await imageFacts(deadline, path, { signal }));
+    const found = await imageFacts(deadline, path, { signal });
+    if (found.snapshots.length > 0) {
+      throw new MergeError(
+        `"${path}" holds snapshots (restore snapshotrebase makes them), which would be lost: it is not merged, ` +
+          "and what is kept can be restored",
+      );
+    }
+    facts.push(found);
     await checkImage(deadline, path, { signal });
   }
   return facts;

@@ -8,6 +8,7 @@
  */
 
 import { backUp } from "./backups.ts";
+import { pruneTarget } from "./prunes.ts";
 import { restoreInPlace, restoreMany, restoreOne, verifyTarget } from "./restores.ts";
 import { type Step, stepsOf } from "./steps.ts";
 import { pick, type Tally, World } from "./world.ts";
@@ -66,6 +67,8 @@ async function take(world: World, step: Step): Promise<void> {
     case "backup":
       await backUp(world, step);
       return await makeRoom(world);
+    case "prune":
+      return await pruneTarget(world, step);
     case "restore in place":
       return await restoreInPlace(world, step);
     case "restore merge":

@@ -24,7 +24,9 @@ export interface ChangeStep {
 export interface BackupStep {
   kind: "backup";
   target: Share;
-  level: "full" | "inc" | "auto" | "copy";
+  level: "full" | "inc" | "auto" | "diff" | "copy";
+  /** `--full-every 3`, with auto and diff. */
+  fullEvery: boolean;
   /** One disk only. */
   only: Share | null;
   slow: boolean;
@@ -42,6 +44,16 @@ export interface BackupStep {
   interruptAfterMs: number;
 }
 
+export interface PruneStep {
+  kind: "prune";
+  target: Share;
+  /** `--keep-last`. */
+  last: number;
+  /** A run to be protected before. */
+  protect: Share | null;
+  stopAfterMs: number | null;
+}
+
 export interface InPlaceStep {
   kind: "restore in place";
   way: "rebase" | "commit" | "snapshotrebase";
@@ -57,6 +69,7 @@ export type Step =
   | ChangeStep
   | BackupStep
   | InPlaceStep
+  | PruneStep
   | { kind: "restore merge"; target: Share; point: Share }
   | { kind: "restore verify"; target: Share }
   | { kind: "restart QEMU"; cleanly: boolean }
@@ -95,7 +108,8 @@ const backup: fc.Arbitrary<BackupStep> = fc.record({
   kind: fc.constant("backup" as const),
   // Two targets: most go to the first, so that chains become long.
   target: share.map((x) => x ** 2),
-  level: oneOfValues([10, "auto"], [5, "inc"], [1, "full"], [1, "copy"]),
+  level: oneOfValues([10, "auto"], [5, "inc"], [2, "diff"], [1, "full"], [1, "copy"]),
+  fullEvery: seldom,
   only: rarely(share),
   slow: fc.boolean(),
   compress: seldom,
@@ -122,12 +136,21 @@ const inPlace: fc.Arbitrary<InPlaceStep> = fc.record({
   stopAfterMs: rarely(fc.nat({ max: 400 })),
 });
 
+const prune: fc.Arbitrary<PruneStep> = fc.record({
+  kind: fc.constant("prune" as const),
+  target: share.map((x) => x ** 2),
+  last: fc.integer({ min: 1, max: 6 }),
+  protect: rarely(share),
+  stopAfterMs: rarely(fc.nat({ max: 600 })),
+});
+
 const clusterBytes = oneOfValues([1, 4096], [1, 65536], [2, 512 << 10], [1, null]);
 
 const step: fc.Arbitrary<Step> = oneOf<Step>(
   [50, change],
   [50, backup],
   [6, inPlace],
+  [6, prune],
   [8, fc.record({ kind: fc.constant("restore merge"), target: share, point: share })],
   [6, fc.record({ kind: fc.constant("restore verify"), target: share })],
   [

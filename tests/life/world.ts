@@ -53,6 +53,8 @@ export class World implements AsyncDisposable {
   targets: Target[];
   /** What the disks hold now. */
   now: Shadow = new Map();
+  /** Runs that no prune may remove. */
+  readonly protected = new Set<string>();
   /** What was done, for whoever has to find out why a life failed. */
   readonly story: string[] = [];
   readonly tally: Tally = { steps: 0, runs: new Map(), taken: 0, compared: 0 };

@@ -1,0 +1,63 @@
+/**
+ * Prunes in a life: what the rules keep stays what it was, whenever one is stopped.
+ *
+ * @module
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { StoppedError } from "../../src/errors.ts";
+import { succeed, tool } from "../support/tool.ts";
+import { restoreMany } from "./restores.ts";
+import type { PruneStep } from "./steps.ts";
+import { pick, type World } from "./world.ts";
+
+/** Points of so many of the last runs are compared. */
+const COMPARED = 4;
+
+/** Removes old points: no other ones may be gone. */
+export async function pruneTarget(world: World, step: PruneStep): Promise<void> {
+  const target = pick(world.targets, step.target);
+  const before = target.points();
+  if (before.length === 0) return;
+  const ids = [...new Set(before.map(([{ id }]) => id))];
+  const saved = step.protect === null ? null : pick(ids, step.protect);
+  if (saved !== null) await succeed(["cleanup", "--target", target.path, "--protect", saved]);
+  const stop = new AbortController();
+  const timer = step.stopAfterMs === null
+    ? undefined
+    : setTimeout(() => stop.abort(new StoppedError("SIGINT")), step.stopAfterMs);
+  const { code, stderr } = await tool(
+    ["cleanup", "--prune", "--target", target.path, "--keep-last", String(step.last)],
+    stop.signal,
+  );
+  clearTimeout(timer);
+
+  world.tell(
+    `cleanup --prune of ${target.path}, the last ${step.last}, ${saved} protected → ${code}`,
+  );
+  world.count(`cleanup --prune → ${code}`);
+  const isRefused = stderr.includes("holds snapshots");
+  const codes = [isRefused ? 1 : 0, ...(step.stopAfterMs === null ? [] : [130])];
+  assert(codes.includes(code), `It ended with ${code}: ${stderr}`);
+  await target.read();
+  const left = new Set(target.points().map(([{ id }, row]) => `${id} ${row.id}`));
+  const gone = before.filter(([{ id }, row]) => !left.has(`${id} ${row.id}`));
+  const newest = new Map(before.map(([run, row]) => [row.id, run.id]));
+  const counted = ids.filter((id) => id !== saved && !world.protected.has(id));
+  for (const [{ id }, row] of gone) {
+    assert(!counted.slice(-step.last).includes(id), `${id} is one of the last ${step.last}`);
+    assert(id !== saved, `${id} is protected`);
+    assert(id !== newest.get(row.id), `${id} is the newest of ${row.id}`);
+  }
+  target.forget(gone);
+  target.assertPoints();
+  if (code === 0 && !stderr.includes("stay as they are")) {
+    const kept = new Set([...counted.slice(-step.last), ...newest.values()]);
+    const rest = ids.filter((id) => left.size > 0 && target.runs.some((run) => run.id === id));
+    const points = new Set(target.points().map(([{ id }]) => id));
+    const extra = rest.filter((id) => points.has(id) && !kept.has(id));
+    assertEquals(extra.filter((id) => id !== saved && !world.protected.has(id)), []);
+  }
+  if (saved !== null) world.protected.add(saved);
+  await restoreMany(world, COMPARED);
+}
