@@ -24,6 +24,7 @@ const LONGEST = [
   "lost_write_test.ts",
   "recovery_test.ts",
   "life_test.ts",
+  "prune_test.ts",
   "binary_test.ts",
   "rights_test.ts",
   "restore_vm_test.ts",

@@ -8,7 +8,7 @@ import { join, relative, resolve } from "@std/path";
 import type { Deadline } from "../fs/deadline.ts";
 import { lookAt } from "../fs/create.ts";
 import { exists } from "../fs/durable.ts";
-import { listFolder } from "../fs/files.ts";
+import { freeBytes, listFolder } from "../fs/files.ts";
 import { liveAttachments } from "../attach/detach.ts";
 import { images } from "../repo/chains.ts";
 import { type ImageFault, isFault, lookAtImage, lookAtImages } from "../repo/fingerprint.ts";
@@ -138,6 +138,8 @@ export async function carryOutPrune(
   context: Omit<MergeContext, "target">,
 ): Promise<PruneResult> {
   const { deadline } = context;
+  // Where nobody may ask for it, that is to be said before anything is changed.
+  for (const { path } of targets) await freeBytes(deadline, path);
   const problems: string[] = [];
   let wonBytes = 0;
   for (const known of targets) {

@@ -71,6 +71,7 @@ const LINES: Record<string, (given: Given) => string[]> = {
   "info --show backups": ({ target }) => ["--dir", target],
   "list": ({ target }) => ["--dir", target],
   "cleanup --remove-bitmap": ({ s }) => ["--socket", s.vm.socket],
+  "cleanup --prune": ({ target }) => ["--target", target, "--keep-last", "1"],
   "cleanup --recover": ({ s, target }) => ["--socket", s.vm.socket, "--target", target],
 };
 
