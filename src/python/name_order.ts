@@ -16,6 +16,8 @@ export interface NamedImage {
   unixSeconds: number;
   /** The name of the image before it in its chain; null for a full backup or a copy. */
   parent: string | null;
+  /** An increment that holds the same as the parent; see `isTwin()`. */
+  parentTwin?: string;
 }
 
 /**
@@ -29,14 +31,18 @@ export function orderByName(dir: string, names: string[]): NamedImage[] {
   const timed = names.flatMap((name) => {
     const parsed = parseImageName(name);
     return parsed ? [{ name, ...parsed }] : [];
-  }).sort((a, b) => a.unixSeconds - b.unixSeconds);
+  }).sort((a, b) =>
+    a.unixSeconds - b.unixSeconds || Number(a.level === "full") - Number(b.level === "full")
+  );
   let last: string | null = plainFull(timed, names);
   const images: NamedImage[] = last === null
     ? []
     : [{ name: last, level: "full", unixSeconds: 0, parent: null }];
   const fulls = last === null ? [] : [last];
+  const twins = new Map<string, string>();
   for (const [index, { name, level, unixSeconds, diskFileName }] of timed.entries()) {
-    refuseTie(dir, name, unixSeconds, timed[index + 1]);
+    const [before, after] = [timed[index - 1], timed[index + 1]];
+    if (!isTwin(timed[index], after)) refuseTie(dir, name, unixSeconds, after);
     // A disk whose file got another name goes on with its chain; one that had a full backup did not.
     if (
       level === "inc" && fulls.slice(0, -1).includes(diskFileName) && fulls.at(-1) !== diskFileName
@@ -52,10 +58,23 @@ export function orderByName(dir: string, names: string[]): NamedImage[] {
         `"${dir}/${name}" is an increment, and there is no full backup before it`,
       );
     }
-    images.push({ name, level, unixSeconds, parent: level === "inc" ? last : null });
+    const parentTwin = level === "inc" && last !== null ? twins.get(last) : undefined;
+    images.push({
+      ...{ name, level, unixSeconds, parent: level === "inc" ? last : null },
+      ...(parentTwin === undefined ? {} : { parentTwin }),
+    });
     if (level !== "copy") last = name;
+    if (before && isTwin(before, timed[index])) twins.set(name, before.name);
   }
   return images;
+}
+
+type TimedName = ImageName & { name: string };
+
+/** An increment, and the full backup that a prune which was killed has made of it: they hold the same. */
+function isTwin(increment: TimedName | undefined, full: TimedName | undefined): boolean {
+  return increment?.level === "inc" && full?.level === "full" &&
+    increment.unixSeconds === full.unixSeconds && increment.diskFileName === full.diskFileName;
 }
 
 /** A full backup that is named as the disk: an increment's name ends in it, or a link names it. */

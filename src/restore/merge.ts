@@ -269,8 +269,8 @@ export function refuseOtherLink(
 ) {
   const linked = backing === null ? null : resolve(dirname(path), backing);
   if (linked === null || linked === parent) return;
-  const known = [...twins, ...earlier.map((layer) => layer.path)];
-  if (isRecorded && known.includes(linked)) return;
+  if (twins.includes(linked)) return;
+  if (isRecorded && earlier.some((layer) => layer.path === linked)) return;
   throw new Failure(
     `"${path}" is linked to "${linked}", but ${
       parent ? `builds on "${parent}"` : "is a full backup"

@@ -206,7 +206,7 @@ export function pointsOfNames(
   const ordered = orderByName(dir, names);
   if (ordered.length === 0) throw new UsageError(`There are no backups in "${dir}"`);
   const chains = new Map<string, Layer[]>();
-  return ordered.map(({ name, level, unixSeconds, parent }) => {
+  return ordered.map(({ name, level, unixSeconds, parent, parentTwin }) => {
     const timeMs = unixSeconds * 1000;
     const below = parent === null ? [] : chains.get(parent) ?? [];
     const isRaw = raw.has(parseImageName(name)?.diskFileName ?? name);
@@ -215,6 +215,7 @@ export function pointsOfNames(
       parent: below.at(-1)?.path ?? null,
       timeMs,
       ...(isRaw ? { isRaw } : {}),
+      ...(parentTwin === undefined ? {} : { twins: [join(dir, parentTwin)] }),
     };
     const layers = [...below, layer];
     chains.set(name, layers);

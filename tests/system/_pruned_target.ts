@@ -14,7 +14,7 @@ import { restorePoints } from "../../src/repo/chains.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
 import { contentsOf, firstDifference, KIB, makeLayer, readImage, type Write } from "./_images.ts";
 import { merge } from "../../src/restore/merge.ts";
-import { pointsOfTarget } from "../../src/restore/points.ts";
+import { pointsOfNames, pointsOfTarget, type RestorePoint } from "../../src/restore/points.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { Buffer } from "node:buffer";
 
@@ -161,17 +161,21 @@ export async function assertRestores(path: string, points: readonly MadePoint[])
       const point = all.find(({ runId, folder }) => runId === id && folder === name);
       if (!point) throw new Error(`${id} ${name} is not a point`);
       const targetFile = dir.join(`${index}.${name}`);
-      await merge([{ point, targetFile }], {
-        deadline,
-        format: "raw",
-        skipCheck: true,
-        rateLimitBytesPerSecond: 0,
-        signal: new AbortController().signal,
-        onProgress: () => {},
-      });
+      await mergeRaw(point, targetFile);
       assertSame(`${id} ${name}`, await Deno.readFile(targetFile), bytes);
     }
   }
+}
+
+async function mergeRaw(point: RestorePoint, targetFile: string) {
+  await merge([{ point, targetFile }], {
+    deadline,
+    format: "raw",
+    skipCheck: true,
+    rateLimitBytesPerSecond: 0,
+    signal: new AbortController().signal,
+    onProgress: () => {},
+  });
 }
 
 function assertSame(what: string, a: Uint8Array, b: Uint8Array) {
@@ -185,5 +189,28 @@ export async function assertReadsPlain(path: string, points: readonly MadePoint[
     const bytes = points.find(({ id }) => id === run.id)?.contents.get(disk.name);
     if (!bytes) continue;
     assertSame(`plain ${disk.file}`, await readImage(`${path}/${disk.file}`, "qcow2"), bytes);
+  }
+}
+
+/** Restores the newest increment of a chain by the images' names alone, as from a folder that was copied alone. */
+export async function assertNewestByName(
+  path: string,
+  points: readonly MadePoint[],
+): Promise<void> {
+  await using dir = await tempDir();
+  const { runs } = await readTarget(deadline, path);
+  const newest = new Map(
+    restorePoints(runs).filter(({ disk }) => disk.level !== "copy")
+      .map((point) => [point.disk.name, point]),
+  );
+  for (const [name, { run, disk }] of newest) {
+    const folder = `${path}/${name}`;
+    const names = (await Array.fromAsync(Deno.readDir(folder))).filter(({ isFile }) => isFile);
+    const point = pointsOfNames(folder, names.map(({ name }) => name))
+      .find((one) => one.name === basename(disk.file));
+    const bytes = points.find(({ id }) => id === run.id)?.contents.get(name);
+    if (!point || !bytes) continue;
+    await mergeRaw(point, dir.join(name));
+    assertSame(`by name ${disk.file}`, await Deno.readFile(dir.join(name)), bytes);
   }
 }

@@ -4,6 +4,7 @@ import { succeed } from "../support/tool.ts";
 import { mustRun } from "../support/run.ts";
 import { filesOf, recordsOf } from "../support/scene.ts";
 import {
+  assertNewestByName,
   assertReadsPlain,
   assertRestores,
   idsOf,
@@ -104,6 +105,7 @@ for (const [what, { options, flags, kept, files, base = null }] of Object.entrie
     };
     for (const moment of moments) {
       await check(moment);
+      await assertNewestByName(moment, rest);
       await succeed(["cleanup", "--prune", "--target", moment, ...flags]);
       assertEquals(await imagesOf(moment), files);
       await (options.isUnlinked ? assertRestores : assertReadsPlain)(moment, rest);
