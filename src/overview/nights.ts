@@ -114,7 +114,7 @@ const RESULT_WORDS: Record<DiskRecord["result"], string> = {
   failed: "failed",
   cancelled: "stopped",
   pending: "not finished",
-  superseded: "committed into a later one",
+  superseded: "merged into a later one",
 };
 
 /** What is not as it should be in a run, in a few words, the worst first. Add more states of a run here. */

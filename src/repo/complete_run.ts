@@ -21,7 +21,7 @@ const WORDS: Record<DiskRecord["result"], string> = {
   pending: "not finished",
   failed: "failed",
   cancelled: "cancelled",
-  superseded: "committed into a later image",
+  superseded: "merged into a later image",
   // And not a point any more: a backup without a time stamp has the name now.
   done: "replaced by a later backup",
 };

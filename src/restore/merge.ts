@@ -292,7 +292,7 @@ export async function refuseChanged(point: RestorePoint, layers: Layer[]) {
     );
   if (isSame) return;
   throw new Failure(
-    `The images of "${point.name}" were changed while they were read (restore commit, or a backup with ` +
+    `The images of "${point.name}" were changed while they were read (restore commit, cleanup --prune, or a backup with ` +
       "--no-timestamp): run again",
   );
 }

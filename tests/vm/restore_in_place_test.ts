@@ -265,6 +265,9 @@ Deno.test("restore merge of a disk that is committed before its turn ends with a
   await succeed(["restore", "commit", "--dir", `${s.target}/disk1`]);
   const { code, stderr } = await ended(child);
   assertEquals(code, 1);
-  assertMatch(stderr, /were changed while they were read \(restore commit, or a backup with/);
+  assertMatch(
+    stderr,
+    /were changed while they were read \(restore commit, cleanup --prune, or a backup with/,
+  );
   assertEquals(await filesOf(out), ["disk0.qcow2"]);
 });

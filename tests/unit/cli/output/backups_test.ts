@@ -60,7 +60,7 @@ Deno.test("backupsText() shows what is there of one disk", () => {
   assertStringIncludes(text, "  1/1\n");
 });
 
-Deno.test("backupsText() says what is missing, and what was committed into a later one", () => {
+Deno.test("backupsText() says what is missing, and what was merged into a later one", () => {
   const full = aDiskRecord("disk0", { result: "superseded", file: "disk0/INC-2" });
   const inc = aDiskRecord("disk0", { bytesWritten: 7 << 20 });
   const gone = aDiskRecord("disk1");
@@ -69,7 +69,7 @@ Deno.test("backupsText() says what is missing, and what was committed into a lat
   const lines = backupsText(viewOf({ targets: [aTarget(runs)] }, { states }), 80).split("\n");
   const rows = lines.filter((line) => /^\d{4}-/.test(line)).map((line) => line.split(/ {2,}/));
   assertEquals(rows.map(([, ...cells]) => cells), [
-    ["auto", "-", "0/1", "disk0 committed into a later one"],
+    ["auto", "-", "0/1", "disk0 merged into a later one"],
     ["full", "7 MiB", "1/2", "disk1 missing"],
   ]);
   assert(lines.includes('Look at this: the image "disk1/FULL-1795302000-disk1.qcow2" is missing'));
