@@ -6,13 +6,16 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { StoppedError } from "../../src/errors.ts";
-import { succeed, tool } from "../support/tool.ts";
+import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
 import { restoreMany } from "./restores.ts";
 import type { PruneStep } from "./steps.ts";
 import { pick, type World } from "./world.ts";
 
 /** Points of so many of the last runs are compared. */
 const COMPARED = 4;
+
+/** What a process takes until it prunes. */
+const START_MS = 400;
 
 /** Removes old points: no other ones may be gone. */
 export async function pruneTarget(world: World, step: PruneStep): Promise<void> {
@@ -22,22 +25,15 @@ export async function pruneTarget(world: World, step: PruneStep): Promise<void> 
   const ids = [...new Set(before.map(([{ id }]) => id))];
   const saved = step.protect === null ? null : pick(ids, step.protect);
   if (saved !== null) await succeed(["cleanup", "--target", target.path, "--protect", saved]);
-  const stop = new AbortController();
-  const timer = step.stopAfterMs === null
-    ? undefined
-    : setTimeout(() => stop.abort(new StoppedError("SIGINT")), step.stopAfterMs);
-  const { code, stderr } = await tool(
-    ["cleanup", "--prune", "--target", target.path, "--keep-last", String(step.last)],
-    stop.signal,
-  );
-  clearTimeout(timer);
+  const args = ["cleanup", "--prune", "--target", target.path, "--keep-last", String(step.last)];
+  const { code, stderr } = await run(args, step);
 
   world.tell(
     `cleanup --prune of ${target.path}, the last ${step.last}, ${saved} protected → ${code}`,
   );
   world.count(`cleanup --prune → ${code}`);
   const isRefused = stderr.includes("holds snapshots");
-  const codes = [isRefused ? 1 : 0, ...(step.stopAfterMs === null ? [] : [130])];
+  const codes = [isRefused ? 1 : 0, ...(step.stopAfterMs === null ? [] : [130, 137])];
   assert(codes.includes(code), `It ended with ${code}: ${stderr}`);
   await target.read();
   const left = new Set(target.points().map(([{ id }, row]) => `${id} ${row.id}`));
@@ -52,7 +48,10 @@ export async function pruneTarget(world: World, step: PruneStep): Promise<void> 
   target.forget(gone);
   target.assertPoints();
   if (code === 0 && !stderr.includes("stay as they are")) {
-    const kept = new Set([...counted.slice(-step.last), ...newest.values()]);
+    // What the next increment builds on stays as well, if that is not the newest.
+    const inChain = before.filter(([, { level }]) => level !== "copy");
+    const bases = new Map(inChain.map(([run, row]) => [row.id, run.id]));
+    const kept = new Set([...counted.slice(-step.last), ...newest.values(), ...bases.values()]);
     const rest = ids.filter((id) => left.size > 0 && target.runs.some((run) => run.id === id));
     const points = new Set(target.points().map(([{ id }]) => id));
     const extra = rest.filter((id) => points.has(id) && !kept.has(id));
@@ -60,4 +59,16 @@ export async function pruneTarget(world: World, step: PruneStep): Promise<void> 
   }
   if (saved !== null) world.protected.add(saved);
   await restoreMany(world, COMPARED);
+}
+
+async function run(args: string[], { stopAfterMs, kill }: PruneStep): Promise<ToolResult> {
+  if (stopAfterMs === null) return await tool(args);
+  if (!kill) {
+    const stop = new AbortController();
+    const timer = setTimeout(() => stop.abort(new StoppedError("SIGINT")), stopAfterMs);
+    return await tool(args, stop.signal).finally(() => clearTimeout(timer));
+  }
+  const child = startTool(args);
+  const timer = setTimeout(() => child.kill("SIGKILL"), START_MS + stopAfterMs);
+  return await ended(child).finally(() => clearTimeout(timer));
 }

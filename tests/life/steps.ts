@@ -52,6 +52,8 @@ export interface PruneStep {
   /** A run to be protected before. */
   protect: Share | null;
   stopAfterMs: number | null;
+  /** With -9, as a process of its own. */
+  kill: boolean;
 }
 
 export interface InPlaceStep {
@@ -142,6 +144,7 @@ const prune: fc.Arbitrary<PruneStep> = fc.record({
   last: fc.integer({ min: 1, max: 6 }),
   protect: rarely(share),
   stopAfterMs: rarely(fc.nat({ max: 600 })),
+  kill: fc.boolean(),
 });
 
 const clusterBytes = oneOfValues([1, 4096], [1, 65536], [2, 512 << 10], [1, null]);

@@ -44,9 +44,13 @@ Deno.test("`backup --keep-last` removes old points, and its chain goes on", asyn
   ]);
   for (const id of ids.slice(-2)) await s.assertRestores(id, id);
 
+  // What a prune that was killed has left goes with the next backup.
+  await Deno.mkdir(`${target}/disk0/_prune`);
+  await Deno.writeTextFile(`${target}/disk0/_prune/INC-1-disk0.qcow2`, "");
   await write(5);
   const next = await backUp("inc");
   assertEquals(next.disks.map(({ level }) => level), ["inc", "inc"]);
+  assertEquals((await filesOf(target)).filter((name) => name.includes("_prune")), []);
   // All becomes one point: the increment that the VM's bitmap counts from is merged, too.
   await succeed(["cleanup", "--prune", "--target", target, "--keep-last", "1"]);
   assertEquals(await recordsOf(target), [`${next.id}.json`]);
