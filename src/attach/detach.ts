@@ -75,7 +75,7 @@ async function stateOf(
 /**
  * Lets an attachment go: ends its server, removes its files and its record.
  *
- * @throws {Failure} If a VM still runs on it, or another host made it.
+ * @throws {Failure} If a VM runs or stands on it, or another host made it.
  */
 export async function detach(
   deadline: Deadline,
@@ -89,7 +89,10 @@ export async function detach(
         }.json"`,
     );
   }
-  if (attachment.kind === "overlay") await refuseInUse(deadline, attachment);
+  if (attachment.kind === "overlay") {
+    await refuseInUse(deadline, attachment);
+    await refuseOfVm(deadline, attachment);
+  }
   await undo(deadline, place, attachment);
 }
 
@@ -104,6 +107,18 @@ async function refuseInUse(deadline: Deadline, { name, disks }: Attachment) {
         { cause: error },
       );
     });
+  }
+}
+
+/** Forgotten, its backups would be pruned under a VM that stands on them. */
+async function refuseOfVm(deadline: Deadline, { name, disks, files }: Attachment) {
+  for (const { open } of disks) {
+    if (files.includes(open) || !await exists(deadline, open)) continue;
+    throw new Failure(
+      `"${open}" is a disk of a VM that "restore vm --instant" made, and needs these backups, so that ` +
+        `"${name}" is not detached: start the VM and run "qmpbackup restore finish", or remove the disk if ` +
+        "nobody needs it",
+    );
   }
 }
 

@@ -44,6 +44,12 @@ Deno.test("restore vm --instant starts on the backups, and restore finish moves 
     assertEquals(code === 0, false, stderr);
     assertEquals(await digests(s.target), before);
   });
+  await t.step("and are not forgotten while the VM is off", async () => {
+    const detach = ["restore", "attach", "--dir", s.target, "--detach", "all"];
+    const { code, stderr } = await tool(detach);
+    assertEquals(code, 1);
+    assertStringIncludes(stderr, "restore finish");
+  });
   const child = new Deno.Command("sh", {
     args: [join(out, "start.sh")],
     stdin: "null",
