@@ -133,7 +133,8 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
       probeJob: jobId(tag, disk.name, "probe"),
       reserveBytes: reserveBytes(disk, level.level, level.estimateBytes),
       jobBitmap: jobBitmapName(tag, index),
-      isThin: level.level !== "inc" && isThin(disk),
+      // Like a filter, the job that looks might end QEMU if a disk is in an iothread: see `pauseReason()`.
+      isThin: level.level !== "inc" && !facts.hasIothreads && isThin(disk),
       lookJob: jobId(tag, disk.name, "look"),
       exportId: exportId(tag, index),
       nodes: {

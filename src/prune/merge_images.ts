@@ -170,7 +170,11 @@ async function refuseFull(
 const limitOf = ({ rateLimitBytesPerSecond: limit }: MergeContext) =>
   limit > 0 ? ["-r", String(limit)] : [];
 
-const qcow2Options = (clusterBytes: number) => `compat=1.1,cluster_size=${clusterBytes}`;
+/** The new image is compressed as the last one of those that it is made of. */
+function qcow2Options(clusterBytes: number, facts: ImageFacts[]): string {
+  const isZstd = facts.at(-1)?.compressionType === "zstd";
+  return `compat=1.1,cluster_size=${clusterBytes}${isZstd ? ",compression_type=zstd" : ""}`;
+}
 
 /** A full backup with increments: all that a guest would read. */
 async function convertAll(
@@ -185,7 +189,7 @@ async function convertAll(
   await run(
     [
       ...["convert", "-m", "16", ...how, ...limitOf(context), "-O", "qcow2"],
-      ...["-o", qcow2Options(clusterBytes), chainSource(paths), file],
+      ...["-o", qcow2Options(clusterBytes, facts), chainSource(paths), file],
     ],
     file,
     context,
@@ -226,7 +230,12 @@ async function commitAll(
   if (!isCompressed) return;
   // With a parent, only what the image itself holds is copied.
   await createFile(deadline, file, OWNER_ONLY);
-  const options = ["-o", `${qcow2Options(clusterSizeBytes)},backing_fmt=qcow2`, "-B", parent ?? ""];
+  const options = [
+    "-o",
+    `${qcow2Options(clusterSizeBytes, facts)},backing_fmt=qcow2`,
+    "-B",
+    parent ?? "",
+  ];
   const source = chainSource([parent ?? "", whole]);
   await run(
     ["convert", "-c", ...limitOf(context), "-O", "qcow2", ...options, source, file],

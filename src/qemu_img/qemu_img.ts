@@ -225,6 +225,7 @@ const Info = v.object({
     v.object({
       data: v.optional(v.object({
         "data-file": v.optional(v.string()),
+        "compression-type": v.optional(v.string()),
         corrupt: v.optional(v.boolean(), false),
       })),
     }),
@@ -241,6 +242,8 @@ export interface ImageFacts {
   backing: string | null;
   /** An external data file as it stands in the header, or null: our images have none. */
   dataFile: string | null;
+  /** How its clusters are compressed, if they are; null where the format has none. */
+  compressionType: string | null;
   /** The names of its internal snapshots. */
   snapshots: string[];
 }
@@ -346,6 +349,7 @@ export function parseImageFacts(text: string): ImageFacts {
     clusterSizeBytes: info["cluster-size"],
     backing: info["backing-filename"] ?? null,
     dataFile: info["format-specific"]?.data?.["data-file"] ?? null,
+    compressionType: info["format-specific"]?.data?.["compression-type"] ?? null,
     snapshots: info.snapshots.map(({ name }) => name),
   };
 }

@@ -179,8 +179,10 @@ async function interrupt(world: World, step: BackupStep, running: Running) {
   }
 }
 
+/** Those that copy: one that looks what is allocated runs before the point in time. */
 async function jobsOf(vm: Vm): Promise<string[]> {
-  return (await vm.execute("query-jobs") as { id: string }[]).map(({ id }) => id);
+  const jobs = await vm.execute("query-jobs") as { id: string }[];
+  return jobs.map(({ id }) => id).filter((id) => !id.endsWith(".look"));
 }
 
 /** Whether a run has marked the VM as its own; a dead run's mark counts as well. */

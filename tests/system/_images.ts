@@ -23,10 +23,9 @@ export async function makeLayer(
   options: { link?: string; clusterBytes?: number; isCompressed?: boolean } = {},
 ): Promise<void> {
   const { link, clusterBytes = 64 * KIB, isCompressed = false } = options;
-  await qemuImg([
-    ...["create", "-q", "-f", "qcow2", "-o", `compat=1.1,cluster_size=${clusterBytes}`],
-    ...[path, String(sizeBytes)],
-  ]);
+  const format = `compat=1.1,cluster_size=${clusterBytes}`;
+  const how = isCompressed ? `${format},compression_type=zstd` : format;
+  await qemuImg(["create", "-q", "-f", "qcow2", "-o", how, path, String(sizeBytes)]);
   for (const [offset, length, value] of writes) {
     // A zero is written as one that hides what lies below.
     const how = value === 0 ? "-z" : `${isCompressed ? "-c " : ""}-P ${value}`;

@@ -5,7 +5,7 @@ import { holderNow, takeLock } from "../../src/fs/flock.ts";
 import { LOCK_FILE } from "../../src/repo/layout.ts";
 import { exists } from "../../src/fs/durable.ts";
 import { recordDigest } from "../../src/digest/store.ts";
-import { qemuImg } from "../support/qemu_img.ts";
+import { info, qemuImg } from "../support/qemu_img.ts";
 import { filesOf, recordsOf } from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { succeed, tool } from "../support/tool.ts";
@@ -146,6 +146,8 @@ Deno.test("`cleanup --prune` keeps images compressed, whatever clusters they hav
   });
   const compressed = async (file: string) => {
     const text = await qemuImg(["check", "--output=json", join(target, file)]);
+    const { raw } = await info(join(target, file));
+    assertStringIncludes(JSON.stringify(raw), '"compression-type":"zstd"');
     return JSON.parse(text)["compressed-clusters"] ?? 0;
   };
   await succeed(["cleanup", "--target", target, "--protect", runIdOf(0)]);

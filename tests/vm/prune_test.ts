@@ -36,7 +36,8 @@ Deno.test("`backup --keep-last` removes old points, and its chain goes on", asyn
   await write(3);
   const pruned = await backUp("auto", "--keep-last", "2");
   assertEquals([pruned.state, pruned.warnings], ["done", []]);
-  assertEquals(await recordsOf(target), ids.slice(-2).map((id) => `${id}.json`));
+  // Two runs may be of one second.
+  assertEquals(await recordsOf(target), ids.slice(-2).map((id) => `${id}.json`).sort());
   // What went is a full backup of the first point that is kept now.
   const names = (await filesOf(target)).filter((name) => /\/(FULL|INC)-/.test(name));
   assertEquals(names.map((name) => name.replace(/-.*/, "")), [

@@ -232,6 +232,12 @@ Deno.test("planBackup() names image, bitmap, job and nodes of a disk", () => {
   });
 });
 
+Deno.test("planBackup() looks what a thin disk holds, unless there are iothreads", () => {
+  const isThin = (change: Partial<Facts>) => diskOf(someFacts([aDisk()], change)).isThin;
+  assertEquals([isThin({}), isThin({ hasIothreads: true })], [true, false]);
+  assertEquals(diskOf(factsAfter([aRun([aDiskRecord()])], [aDiskWithBitmap()])).isThin, false);
+});
+
 Deno.test("planBackup() gives QEMU no node name that it refuses", () => {
   // QEMU ends node names at 31 bytes.
   const disks = Array.from({ length: 1000 }, (_, i) => aDisk(`a-disk-with-a-long-name-${i}`));

@@ -40,6 +40,7 @@ Deno.test("parseImageFacts() reads what qemu-img prints", () => {
     clusterSizeBytes: 65536,
     backing: "base.qcow2",
     dataFile: null,
+    compressionType: "zlib",
     snapshots: [],
   });
 });
@@ -65,6 +66,7 @@ Deno.test("parseImageFacts() reads a raw image, which has no more to say", () =>
     clusterSizeBytes: null,
     backing: null,
     dataFile: null,
+    compressionType: null,
     snapshots: [],
   });
 });
