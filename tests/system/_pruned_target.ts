@@ -5,7 +5,9 @@
  */
 
 import { deadline } from "../support/deadline.ts";
+import { assert, assertStringIncludes } from "@std/assert";
 import { basename } from "@std/path";
+import { Failure } from "../../src/errors.ts";
 import { LOCK_FILE } from "../../src/repo/layout.ts";
 import { formatRecord, type RunRecord } from "../../src/repo/record.ts";
 import { createTarget, readTarget, recordFingerprints } from "../../src/repo/repository.ts";
@@ -210,7 +212,15 @@ export async function assertNewestByName(
       .find((one) => one.name === basename(disk.file));
     const bytes = points.find(({ id }) => id === run.id)?.contents.get(name);
     if (!point || !bytes) continue;
-    await mergeRaw(point, dir.join(name));
+    try {
+      await mergeRaw(point, dir.join(name));
+    } catch (error) {
+      // An increment that was merged leads past those that it holds, which are still there: no record says
+      // that, and so nothing is restored.
+      assert(error instanceof Failure);
+      assertStringIncludes(error.message, "is linked to");
+      continue;
+    }
     assertSame(`by name ${disk.file}`, await Deno.readFile(dir.join(name)), bytes);
   }
 }

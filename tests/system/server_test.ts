@@ -18,7 +18,7 @@ Deno.test("manual: groff and mandoc have nothing to say against it", async () =>
   // What is struck over to be bold, is plain.
   const text = shown.replace(/.[\b]/g, "").replace(/\s+/g, " ");
   assertStringIncludes(text, "-t, --target DIR where the backups go; made if missing");
-  assertStringIncludes(text, 'a local time such as "2026-11-22 23:00" (the newest image)');
+  assertStringIncludes(text, 'a local time such as "2026-11-22 23:00" (the newest image;');
 });
 
 /** The units in a folder, with a program in the place of ours, which is not installed here. */

@@ -377,7 +377,7 @@ export const FLAGS = {
     kind: "count",
     value: "N",
     help: "keep the newest point of each of the last N hours that have one. As in Proxmox Backup " +
-      "Server the rules add up, in the order of this list: an hour (a day, …) of which a rule " +
+      "Server the rules add up, in the order of this list: an hour (or a day) of which a rule " +
       "before keeps a point is not counted",
   },
   "keep-daily": { kind: "count", value: "N", help: "the same for days, by local time" },
