@@ -122,8 +122,8 @@ function refusalText(message: string): string {
   if (kind === undefined) return `Deno does not allow it: ${message}`;
   if (kind === "all") {
     // No list of paths opens these: the binary, too, has no more than that.
-    return `Deno keeps "${what}" to programs with all rights, as all of /dev, /proc and /sys: name ` +
-      "another path";
+    return `Deno does not allow access to "${what}" or anything else in /dev, /proc and /sys: ` +
+      "name another path";
   }
   const flag = `--allow-${kind}`;
   if (what === undefined) return `Deno does not allow ${kind} access to everything: add ${flag}`;

@@ -102,7 +102,7 @@ async function refuseInUse(deadline: Deadline, { name, disks }: Attachment) {
     if (isFault(await lookAtImage(deadline, open))) continue;
     await imageFacts(deadline, open).catch((error) => {
       throw new Failure(
-        `"${open}" is in use, so that "${name}" is not detached: end the VM (or qemu-nbd --disconnect), ` +
+        `"${name}" can't be detached: "${open}" is in use. End the VM (or qemu-nbd --disconnect) ` +
           `and run again (${messageOf(error)})`,
         { cause: error },
       );
@@ -115,9 +115,9 @@ async function refuseOfVm(deadline: Deadline, { name, disks, files }: Attachment
   for (const { open } of disks) {
     if (files.includes(open) || !await exists(deadline, open)) continue;
     throw new Failure(
-      `"${open}" is a disk of a VM that "restore vm --instant" made, and needs these backups, so that ` +
-        `"${name}" is not detached: start the VM and run "qmpbackup restore finish", or remove the disk if ` +
-        "nobody needs it",
+      `"${name}" can't be detached: "${open}" is a disk of a VM made by "restore vm --instant", ` +
+        'and still needs these backups. Start the VM and run "qmpbackup restore finish", or ' +
+        "remove the disk if nobody needs it",
     );
   }
 }
@@ -202,7 +202,7 @@ export async function refuseAttached(
     const name = attached.get(relative(place, path));
     if (name === undefined) continue;
     throw new Failure(
-      `"${path}" is attached as "${name}", and would change under what reads it: detach it first ` +
+      `"${path}" is attached as "${name}", and something may be reading it: detach it first ` +
         `(${shellText([...DETACH, place, "--detach", name])})`,
     );
   }

@@ -91,8 +91,8 @@ export async function startServer(
   if (code === 0) return;
   const words = brief(stderr.trim().replace(/^qemu-storage-daemon: /gm, "")) || `exit code ${code}`;
   const needs = disks.some(({ file }) => file !== undefined)
-    ? "QEMU 6.0 or newer with FUSE, and fusermount3 unless as root, are needed; Debian: fuse3"
-    : "QEMU 6.0 or newer is needed";
+    ? "it needs QEMU 6.0 or newer with FUSE and, if not run as root, fusermount3; Debian: fuse3"
+    : "it needs QEMU 6.0 or newer";
   throw new Failure(`${PROGRAM} can't serve the disks (${needs}): ${words}`);
 }
 

@@ -28,8 +28,8 @@ export async function requireLinks(
     const { backing } = await imageFacts(deadline, image, { signal });
     if (backing === null || seen.has(image)) {
       throw new Failure(
-        `"${image}" has no link to the image that it builds on, so that nothing can be compared with it: ` +
-          `link the chain with "qmpbackup restore rebase --dir ${
+        `"${image}" has no backing link to the image that it builds on, and can't be compared ` +
+          `with the disk: repair the chain with "qmpbackup restore rebase --dir ${
             dirname(image)
           }", or use --level full`,
       );

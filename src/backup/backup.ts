@@ -248,12 +248,12 @@ function thawOf({ agentSocket, agentTimeoutMs }: BackupContext): (() => Promise<
 async function recoverOverNewConnection(context: BackupContext, holder: VmHolder): Promise<void> {
   try {
     await using qmp = await QmpClient.connect(context.socket, context.qmpOptions);
-    log.warn("Connected again, to put back what the run had changed");
+    log.warn("Connected again: undoing what the run has changed");
     const { deadline } = context;
     const target = targetOfLock(holder.lockFile);
     if ((await holderOfVm(qmp))?.run !== holder.run) {
       // Ours may still run elsewhere, and write to its files.
-      throw new Failure("another QEMU than ours answers there now");
+      throw new Failure("a different QEMU answers on this socket");
     }
     await recover(deadline, qmp, {
       dead: holder,
@@ -262,7 +262,7 @@ async function recoverOverNewConnection(context: BackupContext, holder: VmHolder
       unlock: () => unlockVm(qmp),
     });
   } catch (error) {
-    log.error("What the run left in QEMU could not be put back, the next run will try: {words}", {
+    log.error("QEMU could not be cleaned up after this run, the next run will try: {words}", {
       words: messageOf(error),
     });
   }

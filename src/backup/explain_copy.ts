@@ -64,6 +64,6 @@ export function explainCopy(
     ...why,
     ...(direct
       ? []
-      : [`Less likely, "${fleeceFile}" can't be read, which keeps what the guest overwrites`]),
+      : [`Less likely: "${fleeceFile}", which keeps what the guest overwrites, can't be read`]),
   ].join(". ");
 }

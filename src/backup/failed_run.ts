@@ -47,7 +47,7 @@ export async function recordFailure(
     const record = failedRecord(target, request, run, error, new Date());
     await writeRun(deadline, request.target, record, request.mode);
   } catch (later) {
-    log.warn("That the run failed could not be recorded: {words}", { words: messageOf(later) });
+    log.warn("The failed run could not be recorded: {words}", { words: messageOf(later) });
   }
 }
 

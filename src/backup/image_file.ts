@@ -86,8 +86,8 @@ export class ImageFile {
       await reserve(this.deadline, this.partial, reserveBytes);
     } catch (error) {
       throw new Failure(
-        `${reserveBytes} bytes can't be reserved for "${this.partial}", which this QEMU (before 7.1) ` +
-          `needs so that the guest's writes do not fail: ${messageOf(error)}`,
+        `${reserveBytes} bytes can't be reserved for "${this.partial}": ${messageOf(error)}. ` +
+          "With this QEMU (before 7.1) the guest's writes could fail without them: make room",
         { cause: error },
       );
     }

@@ -43,8 +43,8 @@ export async function keepMigrationAway(
   } catch (error) {
     if (!isOfBlocker(error)) throw error;
     return [
-      "Nothing keeps a live migration away from this backup, and the guest may stop if both run at " +
-      `one time: don't migrate the VM meanwhile (${messageOf(error)})`,
+      "A live migration can't be blocked during this backup, and the guest may stop if both run " +
+      `at once: don't migrate the VM until the backup has ended (${messageOf(error)})`,
     ];
   }
 }

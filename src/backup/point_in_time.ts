@@ -68,7 +68,7 @@ export async function takePointInTime(
   await watchdog?.release();
   if (doubts.length > 0) {
     const words =
-      "The guest's file systems were not frozen, or not all the time, says its agent: " +
+      "The guest agent says that the file systems were not frozen, or not all the time: " +
       doubts.join(", ");
     if (options.require) throw new AgentError(words);
     options.warn(words);
@@ -82,8 +82,8 @@ async function watchdogOrWarn({ startWatchdog, warn }: MomentOptions): Promise<W
     return await startWatchdog();
   } catch (error) {
     warn(
-      "No watchdog could be started for the moment in which the guest is stopped or frozen: if this run is " +
-        `killed in that moment, only the next one lets the guest go on (${messageOf(error)})`,
+      "The watchdog could not be started. If this run is killed while the guest is stopped or " +
+        `frozen, the guest stays so until the next run (${messageOf(error)})`,
     );
     return null;
   }

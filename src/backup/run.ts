@@ -261,7 +261,7 @@ class Run {
       await writeRestoreFile(this.context.deadline, target, [...runs, this.#record], mode);
     } catch (error) {
       this.#warn(
-        `${RESTORE_FILE} could not be written, and tells of older backups: ${messageOf(error)}`,
+        `${RESTORE_FILE} could not be written, and describes older backups: ${messageOf(error)}`,
       );
     }
   }
@@ -292,7 +292,7 @@ class Run {
     const { deadline } = this.context;
     const { target } = this.plan.request;
     await removeSaved(deadline, target, this.#record.id).catch((later) =>
-      this.#leftovers.push(`What --save had saved could not be removed: ${messageOf(later)}`)
+      this.#leftovers.push(`The copies made by --save could not be removed: ${messageOf(later)}`)
     );
     failAll(this.#record, error, this.#leftovers);
     await writeRun(deadline, target, this.#record).catch((later) =>

@@ -93,7 +93,7 @@ export async function checkSpace(deadline: Deadline, plan: Plan): Promise<string
   );
   if (problems.length === 0) {
     return [
-      `${guessed.join(". ")}. That counts all that the disks have allocated; what is in them fits`,
+      `${guessed.join(". ")}. This counts all that the disks have allocated; their data will fit`,
     ];
   }
   throw new Failure(

@@ -27,9 +27,9 @@ export class UndoStack implements AsyncDisposable {
       } catch (error) {
         // If the connection is gone, every step fails for the same reason: once is enough to say it.
         const words = error instanceof HangingError
-          ? `Left as it is, for the next run: ${messageOf(error)}`
+          ? `Left for the next run to clean up: ${messageOf(error)}`
           : error instanceof ConnectionError
-          ? `What the run put into QEMU could not be taken away: ${messageOf(error)}`
+          ? `What the run added to QEMU could not be removed: ${messageOf(error)}`
           : `Could not ${what}: ${messageOf(error)}`;
         if (this.leftovers.includes(words)) return;
         log.error("{words}", { words });

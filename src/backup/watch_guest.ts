@@ -26,8 +26,9 @@ export function watchGuest(qmp: QmpClient, stops: StopEvents): GuestWatch {
       if (stops.heard && await isOutOfSpace(qmp)) {
         return outOfSpace.abort(
           new Failure(
-            "The guest ran out of room for its own disks and was stopped: the backup was given up, so that " +
-              "its files make some. Free space beside the disks, or name another place with --fleece-dir",
+            "The guest ran out of room for its own disks and was stopped: the backup was stopped " +
+              "too, and its files are deleted to make room. Free more space beside the disks, or " +
+              "name another place with --fleece-dir",
           ),
         );
       }

@@ -88,7 +88,7 @@ export function reasonOfShutdown(
   const isByGuest = guest === true && (reason === undefined || reason === "guest-shutdown");
   if (waitFor.kind === "shutdown" && isByGuest) return null;
   if (isByGuest) return `The guest shut down before ${WANTED[waitFor.kind].toLowerCase()} came`;
-  return `The VM ended (${typeof reason === "string" ? reason : "for no reason that QEMU says"})`;
+  return `The VM ended (${typeof reason === "string" ? reason : "QEMU does not say why"})`;
 }
 
 /** Whether a guest has opened the agent's port. Pure. */

@@ -228,7 +228,7 @@ export async function writeMetrics(
   const present = await lookAt(deadline, path);
   // A link is replaced, not followed. What a reader waits at, or a device, is not.
   if (present && !present.isFile && !present.isSymlink) {
-    throw new Failure("it is there, and not a regular file: name another one");
+    throw new Failure("it exists, but is not a regular file: name another one");
   }
   const before = await readUpTo(deadline, path, MAX_BYTES).catch(() => null) ?? "";
   // A run that is refused may write at the same time as the one that holds the lock.

@@ -113,7 +113,7 @@ export function parseDigests(name: string, text: string, image: string): ImageDi
   }
   if (known.output.image !== image) {
     throw new DigestError(
-      `The file of digests "${name}" is that of another image, "${brief(known.output.image)}"`,
+      `The file of digests "${name}" belongs to another image, "${brief(known.output.image)}"`,
     );
   }
   return known.output;

@@ -48,7 +48,7 @@ async function openOwn(deadline: Deadline, path: string): Promise<Deno.FsFile> {
     throw error;
   });
   if (info && !info.isFile && path !== "/dev/null") {
-    throw new Failure("it is there, and not a regular file");
+    throw new Failure("it exists, but is not a regular file");
   }
   return await deadline.run(
     path,

@@ -108,8 +108,8 @@ export async function lookAt(deadline: Deadline, path: string): Promise<Deno.Fil
 export async function refuseLink(deadline: Deadline, path: string): Promise<void> {
   if (!(await lookAt(deadline, path))?.isSymlink) return;
   throw new Failure(
-    `"${path}" is a symbolic link, and nothing is written through one: put what it stands for in ` +
-      "its place, or, if that is a folder, mount it there (mount --bind)",
+    `"${path}" is a symbolic link, and qmpbackup does not write through links: put the real file ` +
+      "in its place, or, if it leads to a folder, mount that folder there (mount --bind)",
   );
 }
 

@@ -208,7 +208,7 @@ export async function replaceSymlink(
     await removeFile(deadline, fresh).catch(() => {});
     return `The link "${path}" could not be made: ${
       messageOf(error)
-    }. All else is done; use "${to}", which ` +
-      "it would lead to, by its own name";
+    }. Everything else is done: use ` +
+      `"${to}" instead of the link`;
   }
 }

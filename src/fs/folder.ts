@@ -41,8 +41,8 @@ export function problemOfFolder(
 ): string | null {
   if (uid === null || mode === null) return null;
   if (!users.includes(uid)) {
-    return `"${path}" belongs to the user ${uid}, who could put a link in the place of what is written ` +
-      `there: run as that user, name a folder of your own, or take it over ` +
+    return `"${path}" belongs to the user ${uid}, who could replace what is written there by a ` +
+      `link: run as that user, name a folder of your own, or take it over ` +
       `(${shellText(["chown", String(users.at(-1) ?? ROOT), path])})`;
   }
   // Names in it belong to their owners.
@@ -54,12 +54,8 @@ export function problemOfFolder(
   ];
   if (who.length === 0) return null;
   const isGroup = who.length === 1 && who[0] !== "every user";
-  return `${
-    who.join(" and ")
-  } may write to "${path}", and could put a link in the place of what is ` +
-    `written there: take that right away (${
-      shellText(["chmod", "go-w", path])
-    }; where that changes ` +
+  return `${who.join(" and ")} may write to "${path}", and could replace what is written there ` +
+    `by a link: take that right away (${shellText(["chmod", "go-w", path])}; where that changes ` +
     `nothing, mount it with other modes)${
       isGroup ? ", or, if the group may, back up with --mode 0660" : ""
     }`;

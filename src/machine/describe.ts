@@ -34,7 +34,7 @@ export async function describeMachine(qmp: QmpClient, vm: KnownVm): Promise<Mach
     return await describe(qmp, vm);
   } catch (error) {
     if (!(error instanceof Failure) || !qmp.isOpen) throw error;
-    log.warn("What the VM is can't be told, and is not in the record: {words}", {
+    log.warn("The VM's hardware can't be read, and is not in the record: {words}", {
       words: messageOf(error),
     });
     return null;

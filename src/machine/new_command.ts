@@ -40,8 +40,8 @@ export function newCommand(
   return {
     argv,
     notes: [
-      "QEMU's command line could not be read when the backup was taken, so that this one is made from what " +
-      "QEMU said of the VM: compare it with what you know",
+      "QEMU's command line could not be read when the backup was taken. This one is made from " +
+      "what QEMU said of the VM: check it against what you know",
       ...(hasUefi
         ? [`The firmware that goes with the UEFI variables is taken to be "${UEFI}"`]
         : []),

@@ -85,7 +85,7 @@ function notesOf(argv: string[], tpms: string[]): string[] {
         "XML instead, if it was saved (--save)",
       ]
       : []),
-    ...networks.map((arg) => `A network of the old host has to be there: ${arg}`),
+    ...networks.map((arg) => `The VM needs a network of the old host: ${arg}`),
     ...passed.map((arg) => `A device of the old host was passed through: ${arg}`),
     ...tpms.map((id) =>
       `The TPM "${id}" needs its state and its swtpm process, which must be started first: its state is ` +

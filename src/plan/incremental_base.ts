@@ -38,7 +38,7 @@ export function incrementalBase(
   }
   const not = (reason: string): IncrementalBase => ({ usable: false, reason, last });
   if (disk.isShared) {
-    return not("others may write to it, too (share-rw=on), which its bitmap does not see");
+    return not("others may write to it, too (share-rw=on), and its bitmap can't record that");
   }
   const bitmap = disk.bitmaps.find((bitmap) => bitmap.name === name);
   if (name === null) return not("the last backup has no bitmap");

@@ -265,7 +265,7 @@ function refusePartial(target: string, folder: string, files: Facts["files"]) {
   if (!partial) return;
   throw new Failure(
     `"${join(target, folder, partial)}" was left by another program's unfinished backup: ` +
-      "see that none is running, and remove it",
+      "make sure that none is running, and remove it",
   );
 }
 

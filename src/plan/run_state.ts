@@ -19,7 +19,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
   inmigrate:
     "it waits for a migration to arrive. Back it up where it runs now, or here once it has arrived",
   "finish-migrate":
-    "its migration is about to end. Back it up where it runs then, or here should the migration fail",
+    "its migration is about to end. Back it up where it runs then, or here if the migration fails",
   postmigrate:
     "it was migrated, and its disks may be in use by the other side. Back it up where it runs now; if it " +
     "runs nowhere else, resume it here first (QMP command cont)",

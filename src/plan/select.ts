@@ -49,7 +49,7 @@ function refuseNone(selected: Disk[], leftOut: LeftOut[]) {
   const isReadOnly = leftOut.some(({ reason }) => reason === READ_ONLY) &&
     leftOut.every(({ reason }) => [READ_ONLY, EMPTY].includes(reason));
   const what = isReadOnly
-    ? "All disks of the VM are read-only, so that there is nothing to back up"
+    ? "All disks of the VM are read-only, and there is nothing to back up"
     : "No disk is left to back up";
   throw new UsageError(`${what}${reasons && `: ${reasons}`}`);
 }

@@ -28,8 +28,8 @@ export function adaptRequest(
   if ((cbwTimeoutSeconds ?? 0) > SAFE_CBW_TIMEOUT_SECONDS && !facts.features.longCbwTimeout) {
     request.cbwTimeoutSeconds = null;
     leftOut.push(
-      `This QEMU breaks snapshots early when --cbw-timeout is over ${SAFE_CBW_TIMEOUT_SECONDS}: ` +
-        "it was left out",
+      `--cbw-timeout was left out: this QEMU (before 10) can't count more than ` +
+        `${SAFE_CBW_TIMEOUT_SECONDS} seconds, and would give up the snapshots too early`,
     );
   }
   const reason = reasonAgainstComparing(facts);
@@ -97,8 +97,9 @@ function newTargetWarnings(
   const known = bitmaps.find((name) => isBackupBitmap(name));
   if (known === undefined) return [];
   return [
-    `The target "${path}" is new, but there are backups of this VM elsewhere (the bitmap "${known}" ` +
-    "is of one): if those backups belong here, check that the file system is mounted",
+    `The target "${path}" is new, but there are backups of this VM elsewhere (the bitmap ` +
+    `"${known}" belongs to one): if those backups belong here, check that the file system is ` +
+    "mounted",
   ];
 }
 
@@ -116,15 +117,15 @@ function timedWarnings({ timestamp }: BackupRequest, disks: DiskPlan[]): string[
   if (timestamp) return [];
   return disks.filter(({ level, file }) => level === "full" && parseImageName(basename(file)))
     .map(({ file, disk }) =>
-      `"${file}" has a time in its name, since increments build on the full backup of the disk ` +
-      `"${disk.name}" that has none: --no-timestamp would have replaced that one`
+      `"${file}" has a time in its name in spite of --no-timestamp: increments still build on ` +
+      `the full backup of the disk "${disk.name}" without a time, which must not be replaced`
     );
 }
 
 function directWarnings({ fleecing }: Features): string[] {
   if (fleecing) return [];
   return [
-    "This QEMU (before 7.1) can't keep elsewhere what the guest overwrites: while the backup runs, the " +
-    "guest's writes wait for the target. Its space was reserved first. Use fast storage for it",
+    "With this QEMU (before 7.1) the guest's writes wait for the target while the backup runs: " +
+    "use fast storage for it. The space that the backup needs there was reserved first",
   ];
 }

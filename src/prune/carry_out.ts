@@ -206,8 +206,8 @@ async function refuseSpoiled(
     throw new MergeError(
       `"${
         join(target.path, file)
-      }" is damaged: its contents are not those that its digests are of. It is not ` +
-        "merged, and stays as it is. Run restore verify, which says where and what is spoiled",
+      }" is damaged: its contents do not match its digests. It is not merged, and ` +
+        "stays as it is. Run restore verify, which says where the damage is and what is spoiled",
     );
   }
   return isKept;

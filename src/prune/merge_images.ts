@@ -130,8 +130,8 @@ async function factsOf(
     const found = await imageFacts(deadline, path, { signal });
     if (found.snapshots.length > 0) {
       throw new MergeError(
-        `"${path}" holds snapshots (restore snapshotrebase makes them), which would be lost: it is not merged, ` +
-          "and what is kept can be restored",
+        `"${path}" holds snapshots (made by restore snapshotrebase), which would be lost: it is ` +
+          "not merged, but can still be restored",
       );
     }
     facts.push(found);
@@ -212,7 +212,7 @@ async function commitAll(
       `Images with clusters of ${clusterSizeBytes} bytes can't be merged ("${
         paths[0]
       }"): they stay as they ` +
-        "are, and what is kept can be restored",
+        "are, and can still be restored",
     );
   }
   const virtualSizeBytes = facts.at(-1)?.virtualSizeBytes ?? 0;
@@ -282,7 +282,7 @@ async function refuseDifferent(
     throw new MergeError(
       `What was merged into "${
         basename(file)
-      }" is not what was there before: nothing was replaced. Look at ` +
+      }" is not what was there before: nothing was replaced. Check ` +
         "the storage of the target, and run again",
       { cause: error },
     );

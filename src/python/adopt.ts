@@ -63,7 +63,7 @@ function isShared({ folder, images: [first] }: Foreign, found: Foreign[]): boole
     other.folder === folder && other.images[0]?.name === first?.name
   );
   if (same.length === 1) return false;
-  log.warn("The chain in {folder} can't go on: it may be of {disks}", {
+  log.warn("The chain in {folder} can't go on: it may belong to {disks}", {
     folder,
     disks: same.map(({ disk }) => disk.name).join(" or "),
   });
@@ -134,7 +134,7 @@ export function adoptedRuns(
       started: time,
       pointInTime: time,
       finished: time,
-      tool: "the reference",
+      tool: "the Python qmpbackup",
       qemu: "",
       vm,
       hold: { kind: "none", pausedMs: 0, frozenMs: null },
@@ -161,7 +161,7 @@ function rowsOf({ disk, folder, images }: Foreign, unixSeconds: number, chainId:
       source: disk.source,
       node: disk.node,
       level: image.level,
-      reason: "made by the reference",
+      reason: "made by the Python qmpbackup",
       bitmap: bitmap?.name ?? null,
       granularityBytes: bitmap?.granularityBytes ?? null,
       sentinel: null,

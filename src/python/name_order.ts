@@ -48,8 +48,8 @@ export function orderByName(dir: string, names: string[]): NamedImage[] {
       level === "inc" && fulls.slice(0, -1).includes(diskFileName) && fulls.at(-1) !== diskFileName
     ) {
       throw new ChainError(
-        `"${dir}/${name}" is not of the disk whose full backup is before it: images of several disks lie ` +
-          "here, name one disk's with --filter",
+        `"${dir}/${name}" belongs to another disk than the full backup before it: this folder ` +
+          "holds images of several disks, choose one disk with --filter",
       );
     }
     if (level === "full") fulls.push(diskFileName);

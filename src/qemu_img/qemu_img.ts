@@ -96,7 +96,7 @@ async function refuseLate(ending: Promise<unknown>, signal: AbortSignal): Promis
   signal.removeEventListener("abort", onAbort);
   if (!signal.aborted || await endsWithin(ending, STOP_TIMEOUT_MS)) return;
   ending.catch(() => {});
-  log.warn("qemu-img does not end, and is left alone");
+  log.warn("qemu-img does not end: going on without waiting for it");
   throw signal.reason;
 }
 
@@ -112,7 +112,7 @@ function start(args: string[], signal: AbortSignal | undefined): Deno.ChildProce
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {
       throw new QemuImgError(
-        "qemu-img is not installed, or PATH leads to none that can be started " +
+        "qemu-img is not installed, or the one in PATH can't be started " +
           `(${messageOf(error)}): install it (Debian: qemu-utils)`,
       );
     }

@@ -29,7 +29,7 @@ export function decodeAnswer<S extends v.GenericSchema>(
   if (result.success) return result.output;
   const [issue] = result.issues;
   throw new UnexpectedAnswerError(
-    `QEMU's answer to "${command}" has not the expected shape at ` +
+    `QEMU's answer to "${command}" does not have the expected shape at ` +
       `"${v.getDotPath(issue) ?? ""}": ${brief(issue.message)}`,
   );
 }

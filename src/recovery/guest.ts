@@ -26,11 +26,11 @@ export async function findHeldGuest(
   const paused = await findPause(qmp, marks);
   if (paused !== null) {
     const { running, status } = await queryStatus(qmp);
-    const now = running ? "which runs" : `which has the state ${status} by now`;
+    const now = running ? "it runs" : `its state is ${status}`;
     leftovers.push({
       description: status === "paused"
-        ? `Since ${paused} the VM is stopped by a run that died: resuming it`
-        : `A run that died meant to stop the VM at ${paused}, ${now}: removing its mark`,
+        ? `The VM was stopped at ${paused} by a run that died: resuming it`
+        : `A run that died wanted to stop the VM at ${paused}, but ${now} now: removing its mark`,
       repair: () => resumeIfMarked(qmp),
     });
   }
@@ -46,7 +46,8 @@ export async function findHeldGuest(
   if (frozen !== null) {
     leftovers.push({
       description:
-        `The guest's file systems may be frozen since ${frozen}, by a run that died: thawing them`,
+        `The guest's file systems may still be frozen by a run that died (at ${frozen}): ` +
+        "thawing them",
       repair: () => thawIfMarked(qmp, thaw),
     });
   }
@@ -63,14 +64,13 @@ export async function findIoError(qmp: QmpClient): Promise<Leftover[]> {
   if (markedAt !== null) {
     return [{
       description:
-        `The VM had the state io-error before the run that died, at ${markedAt}, and is left so: ` +
-        "mend its storage, and resume it with the QMP command cont",
+        `The VM had the state io-error (at ${markedAt}) before a run that died began, and is ` +
+        "left so: repair its storage, and resume it with the QMP command cont",
       repair: () => clearIoErrorMark(qmp),
     }];
   }
   return [{
-    description:
-      "Letting the VM go on, which has the state io-error since a run that died was at work",
+    description: "Letting the VM go on: it has had the state io-error since a run that died",
     repair: () => resumeAfterIoError(qmp),
   }];
 }

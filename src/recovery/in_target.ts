@@ -123,7 +123,7 @@ async function findUnmerged(deadline: Deadline, target: Target): Promise<Leftove
 /** The next run adopts that chain again. */
 function findHalfAdopted(deadline: Deadline, { path, halfAdopted }: Target): Leftover[] {
   return halfAdopted.map((run) => ({
-    description: `Removing the record of ${run.id}, of a run that died before it had adopted all`,
+    description: `Removing the record ${run.id}: a run died before it had taken over the chain`,
     repair: () => removeFile(deadline, recordFile(path, run)),
   }));
 }

@@ -124,10 +124,9 @@ export async function writeAttachment(
     );
   } catch (error) {
     throw new Failure(
-      `What is attached can't be recorded in "${path}": ${
-        messageOf(error)
-      }. Without that a prune or ` +
-        "a commit would change the images below it: make the folder writable, or use restore merge",
+      `What is attached can't be recorded in "${path}": ${messageOf(error)}. Without a record, a ` +
+        "prune or a commit could change images that are in use: make the folder writable, or use " +
+        "restore merge",
       { cause: error },
     );
   }

@@ -80,8 +80,8 @@ export function restoreFileText(runs: RunRecord[], isInside = false): string {
     "",
     "WITH QMPBACKUP",
     "",
-    `In ${here}, with ${OUT} for the folder that the disks are to be in. "restore vm" also writes`,
-    "the command that starts the virtual machine; help restore-vm says more:",
+    `Run this in ${here}. ${OUT} is the folder for the restored disks. "restore vm" also writes`,
+    'the command that starts the virtual machine: see "qmpbackup help restore-vm".',
     "",
     "  qmpbackup list --dir .",
     ...(complete?.run.machine

@@ -108,8 +108,8 @@ async function requireOwn(deadline: Deadline, step: Step, known: ReadonlyMap<str
     const parent = backing === null ? null : resolve(dirname(path), backing);
     if (parent === (path === step.base ? null : step.base)) continue;
     throw new Failure(
-      `"${path}" was linked to "${parent}" by another program meanwhile: see that nothing works in its ` +
-        "folder, and run again",
+      `"${path}" was linked to "${parent}" by another program meanwhile: make sure that no other ` +
+        "program works in its folder, and run again",
     );
   }
 }

@@ -58,8 +58,8 @@ export async function requireDevice(device: string, sizeBytes: number): Promise<
   const text = await outputOf("lsblk", args);
   if (text === null) {
     throw new Failure(
-      `Whether "${device}" is in use can't be told: lsblk fails (Debian: util-linux), or "${device}" is not a ` +
-        "block device",
+      `It can't be checked whether "${device}" is in use: lsblk fails (Debian: util-linux), or ` +
+        `"${device}" is not a block device`,
     );
   }
   const rows = parseLsblk(text);

@@ -274,8 +274,8 @@ export function refuseOtherLink(
   throw new Failure(
     `"${path}" is linked to "${linked}", but ${
       parent ? `builds on "${parent}"` : "is a full backup"
-    }: the folder was changed. If its order is right, restore rebase links it again; else restore by ` +
-      "hand with the order you know",
+    }: the folder was changed. If the order of the images is still right, "restore rebase" ` +
+      "repairs the links; if not, restore by hand in the right order",
   );
 }
 
@@ -300,7 +300,7 @@ export async function refuseChanged(point: RestorePoint, layers: Layer[]) {
 function refuseTouched(layer: Layer | undefined) {
   if (!layer) return;
   throw new Failure(
-    `The image "${layer.path}" was moved, linked or changed while it was read, so that what was restored ` +
-      "may not be what it holds: see that nothing works in its folder, and run again",
+    `The image "${layer.path}" was moved, linked or changed while it was read, and what was ` +
+      "restored may be wrong: make sure that no other program works in its folder, and run again",
   );
 }

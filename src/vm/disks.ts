@@ -191,8 +191,7 @@ export function disksOf(
     if (PASSED_THROUGH.includes(device.type ?? "")) {
       leftOut.push({
         device: disk.name,
-        reason:
-          `a ${device.type}, which the guest writes to past QEMU: back it up inside the guest`,
+        reason: `a ${device.type}, whose writes QEMU does not see: back it up inside the guest`,
         unasked: true,
       });
     } else if (disk.readOnly) leftOut.push({ device: disk.name, reason: READ_ONLY });

@@ -42,7 +42,8 @@ export async function makeQmpSocket(
   // Spaces end an argument, commas and quotes have a meaning.
   if (!/^\/[\w./@+:=-]*$/.test(path)) {
     throw new UsageError(
-      `"${path}" can't be said to the human monitor: name a --socket of letters, digits and _ . / @ + : -`,
+      `The human monitor can't take "${path}": use only letters, digits and _ . / @ + : - in ` +
+        "--socket",
     );
   }
   await using hmp = await HumanMonitor.connect(monitor, timeoutMs);

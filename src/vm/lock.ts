@@ -194,7 +194,7 @@ async function isLockOf(
 function lockedBy(text: string): LockedError {
   const holder: Holder | null = parseVmHolder(text);
   return new LockedError(
-    `Another run is at work on this VM: ${describeHolder(holder)}. Should it be gone for good, ` +
+    `Another run is at work on this VM: ${describeHolder(holder)}. If it is gone for good, ` +
       `remove its mark with the QMP command object-del, id "${LOCK}"`,
   );
 }

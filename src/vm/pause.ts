@@ -88,7 +88,7 @@ export async function thawIfMarked(
   if (since === null) return;
   if (!thaw) {
     throw new Failure(
-      `The guest's file systems may be frozen since ${since}, by a run that died: give the ` +
+      `The guest's file systems may still be frozen by a run that died (at ${since}): give the ` +
         "--agent-socket, or thaw them (guest-fsfreeze-thaw) and remove the mark with the QMP " +
         `command object-del, id "${FROZEN}"`,
     );

@@ -52,7 +52,7 @@ export function sentinelProblem(
   if (bitmap.busy) return `the bitmap "${name}" is in use by another job or export`;
   if (bitmap.countBytes === countBytes) return null;
   return "it was shrunk and grown again since the last backup, or another program has cleared its bitmaps " +
-    `("${name}" tells)`;
+    `(the bitmap "${name}" shows it)`;
 }
 
 /**

@@ -113,7 +113,7 @@ function explain(error: unknown, name: string): ConnectionError {
   const options = { cause: error };
   if (error instanceof Deno.errors.NotFound) {
     return new ConnectionError(
-      `The ${name} does not exist. Check whether the VM runs, and whether this is the path it was given`,
+      `The ${name} does not exist. Check whether the VM runs, and was started with this path`,
       options,
     );
   }

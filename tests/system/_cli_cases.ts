@@ -145,7 +145,7 @@ const WRONG: [words: string, ...args: string[]][] = [
     ...["cleanup", "--prune", "--target", "t"],
   ],
   [
-    "With these --keep flags nothing would be kept: give one more than 0",
+    "These --keep flags keep nothing: give one of them a number above 0",
     ...["cleanup", "--prune", "--target", "t", "--keep-daily", "0"],
   ],
   [

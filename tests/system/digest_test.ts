@@ -81,7 +81,7 @@ Deno.test("`readDigests()` refuses digests that were swapped, and what is not a 
   await assertRejects(
     () => readDigests(deadline, dir.path, "disk0/b"),
     DigestError,
-    "of another image",
+    "to another image",
   );
   await Deno.remove(other);
   await Deno.symlink("FULL-1-a.json", other);

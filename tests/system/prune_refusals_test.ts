@@ -123,7 +123,7 @@ Deno.test("`cleanup --prune` merges nothing whose digest shows damage", async ()
   await file.write(new Uint8Array([0x99]));
   const { code, stderr } = await prune(target);
   assertEquals(code, 1);
-  assertStringIncludes(stderr, "its contents are not those that its digests are of");
+  assertStringIncludes(stderr, "its contents do not match its digests");
   assertEquals(await idsOf(target), [runIdOf(3)]);
   assert((await filesOf(target)).includes(image("FULL", 0)));
   await file.seek(-70_000, Deno.SeekMode.End);
@@ -219,7 +219,7 @@ Deno.test("`cleanup --prune` removes the records of failed runs, and months in w
   await makeTarget(months[0] ?? "", { ...options, start: "2025-12-01T12:00:00Z" });
   const points = await makeTarget(months[1] ?? "", options);
   const { stdout } = await prune(folder, "--dry-run");
-  assertStringIncludes(stdout, "3 of 4 points would go");
+  assertStringIncludes(stdout, "3 of 4 points would be removed");
   assertEquals((await prune(folder)).code, 0);
   assertEquals(await Array.fromAsync(Deno.readDir(folder), ({ name }) => name), ["2026-01"]);
   assertEquals(await recordsOf(months[1] ?? ""), [`${runIdOf(2)}.json`]);

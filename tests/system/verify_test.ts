@@ -169,7 +169,7 @@ Deno.test("restore verify does not take old digests for those of an image that w
   await Deno.copyFile(digestsFile(target, `disk0/${FULL}`), file);
   const { damages } = await verifyJson(disk);
   assertEquals(damages.map(({ file }) => basename(file)), [`${INC}.json`]);
-  assertStringIncludes(damages[0].reason, "of another image");
+  assertStringIncludes(damages[0].reason, "to another image");
 });
 
 /** Mounts a copy of a file on itself, of which a sector can't be read, until disposed. */

@@ -113,8 +113,8 @@ const REFUSALS: [runtime: string, sentence: string][] = [
   ],
   [
     'Requires all access to "/dev/vg/vm1", run again with the --allow-all flag',
-    'Deno keeps "/dev/vg/vm1" to programs with all rights, as all of /dev, /proc and /sys: name ' +
-    "another path",
+    'Deno does not allow access to "/dev/vg/vm1" or anything else in /dev, /proc and /sys: ' +
+    "name another path",
   ],
   ["Not today", "Deno does not allow it: Not today"],
 ];

@@ -156,7 +156,7 @@ for (const [who, id] of [["root", 0], ["an ordinary user", NOBODY]] as const) {
         const child = start(root, [...args, "--pause"], {});
         onStop = () => child.kill("SIGKILL");
         const { stderr } = await ended(child);
-        assertStringIncludes(stderr, "stopped by a run that died: resuming it");
+        assertStringIncludes(stderr, "by a run that died: resuming it");
         assertEquals(
           await s.vm.execute("query-status").then((status) => {
             return (status as { running: boolean }).running;

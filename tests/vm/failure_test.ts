@@ -268,7 +268,7 @@ Deno.test("backup lets a guest go on that a run of ours left paused", async () =
   await s.vm.execute("object-add", mark).catch(() => {});
   await s.vm.execute("stop");
   const { stderr } = await succeed(s.backupArgs("auto"));
-  assertStringIncludes(stderr, "stopped by a run that died: resuming it");
+  assertStringIncludes(stderr, "by a run that died: resuming it");
   await until(async () => (await s.vm.execute("query-status") as { running: boolean }).running);
   await assertNothingLeft(s.vm, 1);
 });

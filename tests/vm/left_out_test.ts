@@ -179,7 +179,7 @@ Deno.test("a VM whose disks are all read-only is told just that", async () => {
   assertEquals(all.code, 2);
   assertStringIncludes(
     all.stderr,
-    'All disks of the VM are read-only, so that there is nothing to back up: "ro1" read-only',
+    'All disks of the VM are read-only, and there is nothing to back up: "ro1" read-only',
   );
   assert(!await Deno.lstat(vm.target).then(() => true, () => false), "a folder was made");
 });

@@ -164,7 +164,7 @@ Deno.test("where nothing can keep a migration away, a backup says so and goes on
   await s.remember("full");
   const { code, stderr } = await tool(s.backupArgs("full", "--strict"));
   assertEquals(code, 3, stderr);
-  assertMatch(stderr, /WARNING Nothing keeps a live migration away .*only-migratable/);
+  assertMatch(stderr, /WARNING A live migration can't be blocked .*only-migratable/);
   await s.assertRestores("full");
   await assertNothingLeft(s.vm, 1);
   assertEquals((await filesOf(s.dir.path)).filter((name) => name.endsWith(".fleece")), []);

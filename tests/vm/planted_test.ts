@@ -62,7 +62,7 @@ async function assertFreed(s: Scene) {
   assertEquals(JSON.stringify([nodes, objects]).match(/"qmpbackup-[^"]*-(file|cbw|lock)"/g), null);
 }
 
-const IS_LINK = "is a symbolic link, and nothing is written through one";
+const IS_LINK = "is a symbolic link, and qmpbackup does not write through links";
 
 /** What an inc refuses, with the path it names; links lead to the victim's file or folder. */
 const REFUSED: [path: string, kind: "file" | "folder" | "fifo", says: string][] = [
@@ -107,7 +107,7 @@ Deno.test("backup goes on when the folder that was linked is mounted as the erro
   const { code, stderr } = await tool(s.backupArgs("inc"));
   assertEquals(code, 1);
   assertStringIncludes(stderr, `"${folder}" ${IS_LINK}`);
-  assertStringIncludes(stderr, "mount it there (mount --bind)");
+  assertStringIncludes(stderr, "mount that folder there (mount --bind)");
   await Deno.remove(folder);
   await Deno.mkdir(folder);
   const mount = async (...args: string[]) =>

@@ -75,7 +75,7 @@ Deno.test("a run that is cut off, and finds another VM behind its socket, touche
   line.cut();
   const { code, stderr } = await running;
   assertEquals(code, 1);
-  assertStringIncludes(stderr, "the next run will try: another QEMU than ours answers there now");
+  assertStringIncludes(stderr, "the next run will try: a different QEMU answers on this socket");
   await assertNothingLeft(other.vm, 1);
   // QEMU writes to them on.
   const files = [...await filesOf(s.dir.path), ...await filesOf(s.target)];
@@ -246,7 +246,7 @@ for (const isGroup of [false, true]) {
     onFreeze = () => Deno.kill(isGroup ? -child.pid : child.pid, "SIGKILL");
     const { stderr } = await ended(child);
     // The guard holds on to our stderr, so that what it does can be read: it has ended, too.
-    assertStringIncludes(stderr, "ended while it held the guest: letting the guest go on");
+    assertStringIncludes(stderr, "ended while the guest was stopped or frozen: letting");
     assertEquals(agent.received.at(-1), "guest-fsfreeze-thaw");
     assert(!agent.frozen);
     assertEquals((await leftInQemu(s.vm)).includes("qmpbackup-frozen"), false);
@@ -266,7 +266,7 @@ Deno.test("a guest whose run is killed while it stands still is let go by the gu
   const args = ["--socket", line.path, "--level", "inc", "--target", s.target, "--pause"];
   const child = startTool(["backup", ...args]);
   const { stderr } = await ended(child);
-  assertStringIncludes(stderr, "stopped by a run that died: resuming it");
+  assertStringIncludes(stderr, "by a run that died: resuming it");
   const [stop, resume, ...more] = s.vm.events.filter(({ event }) => /STOP|RESUME/.test(event));
   assertEquals([stop?.event, resume?.event, more.length], ["STOP", "RESUME", 0]);
   assert((resume?.seconds ?? 0) - (stop?.seconds ?? 0) < 10);
@@ -289,9 +289,9 @@ for (const next of ["backup", "cleanup"]) {
     const args = next === "backup" ? s.backupArgs("auto") : recover;
     const without = await tool(args);
     assertEquals(without.code, 1);
-    assertMatch(without.stderr, /may be frozen since .*: give the --agent-socket/);
+    assertMatch(without.stderr, /may still be frozen by .*: give the --agent-socket/);
     const { stderr, stdout } = await succeed([...args, "--agent-socket", path]);
-    assertStringIncludes(stderr + stdout, "by a run that died: thawing");
+    assertStringIncludes(stderr + stdout, "be frozen by a run that died");
     assert(!agent.frozen);
     assertEquals((await s.vm.execute("query-status") as { status: string }).status, "running");
     assertEquals(await leftInQemu(s.vm), []);
@@ -337,7 +337,7 @@ Deno.test("an agent that hangs in a freeze ends this run and the next, until it 
   }
   goOn();
   const { stderr } = await autoHoldsAll(s, ...hasty);
-  assertStringIncludes(stderr, "by a run that died: thawing them");
+  assertStringIncludes(stderr, "be frozen by a run that died");
   assert(!agent.frozen);
 });
 

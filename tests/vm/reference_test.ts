@@ -183,7 +183,7 @@ Deno.test("a chain that may be of either of two disks is taken over for none", a
   await s.remember("auto");
   await s.vm.snapshotContents("vd1", s.dir.join("auto.vd1.raw"));
   const { stdout, stderr } = await succeed(s.backupArgs("auto"));
-  assertMatch(stderr, /The chain in disk0.qcow2 can't go on: it may be of disk0 or disk1/);
+  assertMatch(stderr, /The chain in disk0.qcow2 can't go on: it may belong to disk0 or disk1/);
   assertMatch(stdout, /disk0 +full +done[^]*disk1 +full +done/);
   const out = s.dir.join("out");
   await succeed(["restore", "merge", "--dir", s.target, "--target-dir", out]);
@@ -205,7 +205,7 @@ Deno.test("nothing is compared with a chain of the reference before it is linked
   const args = s.backupArgs("auto", "--on-lost-bitmap", "compare");
   const { code, stderr } = await tool(args);
   assertEquals(code, 1);
-  assertMatch(stderr, /INC-1700000100-disk0.qcow2" has no link to the image that it builds on/);
+  assertMatch(stderr, /INC-1700000100-disk0.qcow2" has no backing link to the image/);
   await succeed(["restore", "rebase", "--dir", join(s.target, layout.folder)]);
   await s.remember("compared");
   const { stdout } = await succeed(args);

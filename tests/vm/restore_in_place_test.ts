@@ -212,7 +212,7 @@ for (const way of ["rebase", "commit", "snapshotrebase"]) {
     const before = await Promise.all(names.map((name) => imageText(join(copy, name))));
     const { code, stderr } = await tool(["restore", way, "--dir", copy]);
     assertEquals(code, 1);
-    assertMatch(stderr, new RegExp(`builds on "${missing}", which is not below it`));
+    assertMatch(stderr, new RegExp(`builds on "${missing}", which is not in its chain`));
     assertEquals(await Promise.all(names.map((name) => imageText(join(copy, name)))), before);
   });
 }

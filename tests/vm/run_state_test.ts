@@ -84,7 +84,7 @@ Deno.test("a mark of a killed run's pause resumes no VM that has shut down since
   const mark = { "qom-type": "secret", id: "qmpbackup-paused", data: "2026-11-22T00:00:00Z" };
   await s.vm.execute("object-add", mark);
   const { stderr } = await succeed(s.backupArgs("inc"));
-  assertStringIncludes(stderr, "which has the state shutdown by now: removing its mark");
+  assertStringIncludes(stderr, "its state is shutdown now: removing its mark");
   assertEquals(await stateOf(s.vm), "shutdown");
   await assertNothingLeft(s.vm, 1);
 });
@@ -245,7 +245,7 @@ Deno.test("a VM that was stopped by an error before a killed run is not resumed 
   child.kill("SIGKILL");
   await ended(child);
   const { stderr } = await succeed([...backup, "full"]);
-  assertMatch(stderr, /had the state io-error before the run that died, .* and is left so/);
+  assertMatch(stderr, /had the state io-error .* before a run that died began, and is left so/);
   assertEquals(await stateOf(vm), "io-error");
   await assertNothingLeft(vm, 1);
   await full.disks.empty();

@@ -137,7 +137,7 @@ Deno.test("a target that hangs is given up in bounded time, and the guest goes o
   );
   assertMatch(
     stderr,
-    /Left as it is, for the next run: .* The guest writes on, through the filter/,
+    /Left for the next run to clean up: .* The guest writes on, through the filter/,
   );
   // While it still hangs, another run touches nothing.
   const again = await ended(startTool(inc(s, "--stall-timeout", "2")));
@@ -225,7 +225,7 @@ Deno.test("a fleece that hangs costs a write 4 seconds once, and the run is give
   const args = inc(s, "--fleece-dir", s.dir.join("fleece"), "--stall-timeout", "5");
   const { stderr } = await strike(s, args, () => fleece.hang());
   assertMatch(stderr, /ERROR Disk disk0: .*The file system of ".*\/fleece" has not answered for/);
-  assertMatch(stderr, /Left as it is, for the next run: The file system of ".*\/fleece"/);
+  assertMatch(stderr, /Left for the next run to clean up: The file system of ".*\/fleece"/);
   // Nor does a run that finds what is left make QEMU wait for it.
   const cleanup = ["cleanup", "--recover", "--socket", s.vm.socket, "--target", s.target];
   for (const args of [s.backupArgs("auto", "--stall-timeout", "2"), cleanup]) {

@@ -16,7 +16,7 @@ export function fileMode(text: string | undefined): number {
   if (text === undefined) return OWNER_ONLY;
   if (/^0?6[0246]{2}$/.test(text)) return parseInt(text, 8);
   throw new UsageError(
-    `--mode takes an octal mode such as 0600 or 0660, which lets the owner read and write and nobody ` +
-      `execute, not "${text}"`,
+    `--mode takes an octal mode such as 0600 or 0660, not "${text}": the owner must be able to ` +
+      "read and write, and nobody may execute",
   );
 }

@@ -52,7 +52,7 @@ export const FLAGS = {
   debug: { kind: "switch", help: "log every QMP message and command too" },
   quiet: {
     kind: "switch",
-    help: "say only warnings and errors, for cron; what --logfile and --syslog get stays the same",
+    help: "print only warnings and errors, for cron; --logfile and --syslog still get everything",
   },
   json: { kind: "switch", help: "print results as JSON, one object per line" },
   help: { kind: "switch", short: "h", help: "print this help" },
@@ -71,8 +71,8 @@ export const FLAGS = {
     kind: "text",
     value: "WHEN",
     help:
-      "with auto or diff: a full backup when the last one is so old (30d), has so many increments " +
-      "(20), or they have so many times its bytes (ratio:1.0)",
+      "with auto or diff: take a full backup when the last one is older than this (30d), when it " +
+      "has this many increments (20), or when these have this many times its bytes (ratio:1.0)",
   },
   target: {
     kind: "text",
@@ -237,7 +237,7 @@ export const FLAGS = {
   instant: {
     kind: "switch",
     help:
-      "start at once, on thin overlays that stand on the backups; restore finish moves the data " +
+      "start at once, on thin overlays that read from the backups; restore finish moves the data " +
       "in while the guest runs (disks that are not qcow2 are restored as a whole)",
   },
   "allow-missing": {
@@ -260,7 +260,7 @@ export const FLAGS = {
   preallocation: {
     kind: "choice",
     choices: ["metadata", "falloc", "full"],
-    help: "set the room of the new file aside at first, as qemu-img does (off)",
+    help: "reserve the space of the new file first, as qemu-img does (off)",
   },
   "overwrite-device": {
     kind: "switch",
@@ -305,7 +305,7 @@ export const FLAGS = {
   accel: {
     kind: "choice",
     choices: ["kvm", "tcg"],
-    help: "how the VM is run (kvm, or tcg where that is not there)",
+    help: "how the VM is run (kvm, or tcg if this host has no KVM)",
   },
   copy: { kind: "text", value: "PATH", help: "copy this file or folder" },
   detach: {
@@ -321,7 +321,7 @@ export const FLAGS = {
   subset: {
     kind: "text",
     value: "SHARE",
-    help: "read this share of the contents only, such as 1/7 or 10%; each day it is another one",
+    help: "read only this share of the contents, such as 1/7 or 10%: a different share each day",
   },
   "dry-run": { kind: "switch", help: "only say what would be done" },
   "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
@@ -344,7 +344,7 @@ export const FLAGS = {
     help: "what to show (blockdev with --socket, backups with --dir)",
   },
   last: { kind: "count", value: "N", help: "only the last N runs" },
-  disk: { kind: "text", value: "NAME", help: "only what is there of this disk" },
+  disk: { kind: "text", value: "NAME", help: "only the backups of this disk" },
   all: { kind: "switch", help: "every image, with its file and what it builds on" },
   "max-age": {
     kind: "text",
@@ -370,22 +370,22 @@ export const FLAGS = {
   "keep-within": {
     kind: "text",
     value: "DURATION",
-    help: "keep all points of so long before the newest: 30d, 1y6m, 2y5m7d3h",
+    help: "keep all points at most this much older than the newest: 30d, 1y6m, 2y5m7d3h",
   },
   "keep-last": { kind: "count", value: "N", help: "keep the last N points" },
   "keep-hourly": {
     kind: "count",
     value: "N",
-    help: "keep the newest point of each of the last N hours that have one. As in Proxmox Backup " +
-      "Server the rules add up, in the order of this list: an hour (or a day) of which a rule " +
-      "before keeps a point is not counted",
+    help: "keep the newest point of each of the last N hours that have one. The rules add up in " +
+      "the order of this list, as in Proxmox Backup Server: an hour (or a day) is not counted if " +
+      "an earlier rule keeps a point of it",
   },
   "keep-daily": { kind: "count", value: "N", help: "the same for days, by local time" },
   "keep-weekly": { kind: "count", value: "N", help: "the same for weeks, from Monday on" },
   "keep-monthly": { kind: "count", value: "N", help: "the same for months" },
   "keep-yearly": { kind: "count", value: "N", help: "the same for years" },
   protect: { kind: "text", value: "RUN", help: "never remove the points of this run" },
-  unprotect: { kind: "text", value: "RUN", help: "take that back" },
+  unprotect: { kind: "text", value: "RUN", help: "allow again to remove the points of this run" },
   note: {
     kind: "pair",
     value: "RUN TEXT",
@@ -491,13 +491,13 @@ export const COMMANDS = {
     ],
   },
   "restore rebase": {
-    summary: "Link the images of a chain in place, and `image` to the newest",
+    summary: "Set a chain's backing links in place, and link `image` to the newest",
     required: ["dir"],
     optional: ["until", "filter", "dry-run", "skip-check", "no-digest"],
     says: ONE_DISK,
     examples: [
       {
-        does: "Make a chain of the reference's readable for any QEMU tool",
+        does: "Make a chain of the Python qmpbackup readable for any QEMU tool",
         line: "qmpbackup restore rebase --dir /backup/vm1/disk0",
       },
     ],
@@ -548,7 +548,7 @@ export const COMMANDS = {
         does: "The newest state of one disk, to read from",
         line: "qmpbackup restore attach --dir /backup/vm1/disk0 --nbd",
       },
-      { does: "Let all go", line: "qmpbackup restore attach --dir /backup/vm1 --detach all" },
+      { does: "Detach all", line: "qmpbackup restore attach --dir /backup/vm1 --detach all" },
     ],
   },
   "restore verify": {
@@ -563,13 +563,13 @@ export const COMMANDS = {
     examples: [
       { does: "Everything", line: "qmpbackup restore verify --dir /backup/vm1" },
       {
-        does: "Of all VMs a seventh each night: in a week everything",
+        does: "All VMs, a seventh each night: in a week everything is read",
         line: "qmpbackup restore verify --dir /backup --subset 1/7",
       },
     ],
   },
   "restore test": {
-    summary: "Boot a point in time in a VM without a network, to see that it lives",
+    summary: "Boot a point in time in a VM without a network, to see whether it works",
     required: ["dir"],
     optional: [
       ...["expect", "wait-for", "timeout", "screenshot", "firmware", "memory", "accel"] as const,
@@ -632,13 +632,13 @@ export const COMMANDS = {
     ],
   },
   "restore finish": {
-    summary: "Move the data in of a running VM that restore vm --instant made",
+    summary: "Move the data into a running VM made by restore vm --instant",
     required: ["dir", "socket"],
     optional: ["timeout", "rate-limit"],
-    says: { dir: "the backup directory that the VM stands on" },
+    says: { dir: "the backup directory that the VM still reads from" },
     examples: [
       {
-        does: "Let the VM stand alone",
+        does: "Let the VM run without the backups",
         line: "qmpbackup restore finish --dir /backup/vm1 --socket /run/vm1.qmp",
       },
     ],
@@ -682,16 +682,16 @@ export const COMMANDS = {
     },
     examples: [
       {
-        does: "See which backups would go, and what that wins",
+        does: "See which backups would be removed, and how much space that frees",
         line: "qmpbackup cleanup --prune --target /backup/vm1 --keep-daily 14 --keep-weekly 8 " +
           "--dry-run",
       },
       {
-        does: "Keep one for good",
+        does: "Keep one run for ever",
         line: "qmpbackup cleanup --target /backup/vm1 --protect 20261122T230000Z-3f9a2c41",
       },
       {
-        does: "See what a run that was killed has left",
+        does: "See what a killed run has left",
         line: "qmpbackup cleanup --socket /run/vm1.qmp --recover --dry-run",
       },
       {

@@ -35,5 +35,5 @@ export function keepRules(values: Values): KeepRules | null {
   }
   const rules: KeepRules = { ...Object.fromEntries(given), ...(within ? { within } : {}) };
   if (keepsAnything(rules)) return rules;
-  throw new UsageError("With these --keep flags nothing would be kept: give one more than 0");
+  throw new UsageError("These --keep flags keep nothing: give one of them a number above 0");
 }

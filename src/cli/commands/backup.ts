@@ -167,8 +167,8 @@ function surroundingsOf(
         log.info("Disk {name}: {level} ({reason})", { name: disk.name, level, reason });
         if (!isFleeceOnTarget) continue;
         log.info(
-          "What the guest overwrites on {name} is kept on the target during the backup, and its writes " +
-            "wait for that: name faster storage with --fleece-dir",
+          "What the guest overwrites on {name} is kept on the target during the backup, and the " +
+            "guest's writes wait for that: name faster storage with --fleece-dir",
           { name: disk.name },
         );
       }

@@ -89,7 +89,8 @@ function isDeviceWanted(values: Values): boolean {
   const isDevice = targetfile !== undefined && isDevicePath(resolve(targetfile));
   if (isDevice && !isSaid) {
     throw new UsageError(
-      `"${targetfile}" is a device, and all it holds would be lost: say so with --overwrite-device`,
+      `"${targetfile}" is a device, and all it holds would be lost: if you want that, add ` +
+        "--overwrite-device",
     );
   }
   if (!isDevice && isSaid) {
@@ -97,7 +98,7 @@ function isDeviceWanted(values: Values): boolean {
   }
   if (isDevice && (preallocation !== undefined || compress || format === "qcow2")) {
     throw new UsageError(
-      "What is written onto a device is raw: leave out --format qcow2, --compress, and --preallocation",
+      "A device is always raw: leave out --format qcow2, --compress, and --preallocation",
     );
   }
   return isDevice;

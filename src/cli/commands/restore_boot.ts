@@ -36,8 +36,8 @@ export async function restoreTest(
   const run = (await runsOf(deadline, points)).find(({ id }) => id === first.runId);
   if (!run?.machine) {
     log.warn(
-      "No record says what the VM was: it gets the firmware, the memory and the disks' buses that QEMU " +
-        "has by itself (--firmware and --memory say otherwise)",
+      "No record says what the VM was: it gets QEMU's default firmware, memory and disk buses " +
+        "(--firmware and --memory change that)",
     );
   }
   const started = new Date();

@@ -23,7 +23,7 @@ export async function restoreFiles(context: CommandContext): Promise<number> {
     throw new UsageError('"restore files" needs either --list or --copy');
   }
   if ((copy === undefined) !== (targetDir === undefined)) {
-    throw new UsageError("--copy and --target-dir go together: what, and where to");
+    throw new UsageError("--copy and --target-dir go together: name what to copy, and where to");
   }
   const path = parsePath(copy ?? list ?? "/");
   if (copy !== undefined && path === null) {

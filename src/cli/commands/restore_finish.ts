@@ -48,7 +48,7 @@ export async function restoreFinish(
   io.stdout(
     values.json
       ? jsonLine("summary", { state: "done", files: moved })
-      : moved.map((path) => `Stands alone now: ${path}\n`).join(""),
+      : moved.map((path) => `Does not need the backups any more: ${path}\n`).join(""),
   );
   return 0;
 }

@@ -160,8 +160,9 @@ function refuseHole(layers: Layer[], images: CheckedImage[]) {
     );
     if (backing === null || below.includes(basename(backing))) continue;
     throw new Failure(
-      `"${path}" builds on "${backing}", which is not below it: the folder was changed, and its images ` +
-        "would be damaged. Put back what is missing, or restore a point before it (restore merge --until)",
+      `"${path}" builds on "${backing}", which is not in its chain: the folder was changed, and ` +
+        "its images would be damaged. Put the missing image back, or restore an earlier point " +
+        "(restore merge --until)",
     );
   }
 }

@@ -88,8 +88,8 @@ export async function restoreVm(
       ...{ kind: "overlay" as const, folder, mode, keepsFiles: true, host, deadline, signal },
     });
     notes.push(
-      "The disks stand on the backups, which have to stay where they are until all data is moved in: start " +
-        `the VM, then run: ${finishCommand(dir)}`,
+      "The disks still need the backups: leave them where they are until all data is moved in. " +
+        `Start the VM, then run: ${finishCommand(dir)}`,
     );
   }
   for (const { name, contents, mode } of extras) {
@@ -192,7 +192,9 @@ async function plan(
     extras.push({ name, contents: xml, mode });
     starts.push(`virsh create ${shellText([join(folder, name)])}`);
     notes.push(
-      ...missing.map((path) => `"${name}" does not name "${path}": put its new path into it`),
+      ...missing.map((path) =>
+        `"${name}" does not contain the old path "${path}": write the new path of that file into it`
+      ),
     );
   }
   if (run.machine) {

@@ -38,7 +38,7 @@ async function letGo(values: Values): Promise<void> {
   await using qmp = await QmpClient.connect(socket, qmpOptions);
   // If another run has locked the VM, it has let the guest go on. It may have stopped the guest itself now.
   if ((await holderOfVm(qmp))?.run !== values.run) return;
-  log.warn("The run {run} ended while it held the guest: letting the guest go on", {
+  log.warn("The run {run} ended while the guest was stopped or frozen: letting the guest go on", {
     run: values.run,
   });
   await recoverGuest(qmp, { thaw: thawOf(values) });

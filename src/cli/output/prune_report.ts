@@ -46,9 +46,9 @@ export function pruneText(points: PrunedPoint[], wonBytes: number, isDryRun: boo
   const titles = ["POINT IN TIME", "RUN", "DISKS", "STATE", "KEPT BY", "NOTE"];
   const columns = rows.some((row) => row.at(-1) !== "") ? titles.length : titles.length - 1;
   const removed = points.filter(({ state }) => state === "removed").length;
-  const won = wonBytes < 0 ? `${size(-wonBytes)} more are used` : `${size(wonBytes)} won`;
+  const won = wonBytes < 0 ? `${size(-wonBytes)} more are used` : `${size(wonBytes)} freed`;
   return table([titles, ...rows].map((row) => row.slice(0, columns))) +
     (isDryRun
-      ? `${removed} of ${points.length} points would go, about ${won}\n`
+      ? `${removed} of ${points.length} points would be removed, about ${won}\n`
       : `${removed} of ${points.length} points removed, ${won}\n`);
 }

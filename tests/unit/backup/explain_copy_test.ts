@@ -21,7 +21,7 @@ Deno.test("explainCopy() names the disk's own storage first where its snapshot c
   assertEquals(
     explain({ operation: "read", reason: "Input/output error" }),
     `The disk "disk0" can't be read: Input/output error. Check its storage, "${source}". ` +
-      `Less likely, "${fleece}" can't be read, which keeps what the guest overwrites`,
+      `Less likely: "${fleece}", which keeps what the guest overwrites, can't be read`,
   );
   assertEquals(
     explain({

@@ -17,7 +17,7 @@ const SHUTDOWNS: [
     "agent",
     "The guest shut down before the guest agent's answer came",
   ],
-  [{}, "agent", "The VM ended (for no reason that QEMU says)"],
+  [{}, "agent", "The VM ended (QEMU does not say why)"],
 ];
 for (const [data, kind, reason] of SHUTDOWNS) {
   Deno.test(`\`reasonOfShutdown()\` takes ${JSON.stringify(data)} for ${reason ?? "what was waited for"}`, () => {

@@ -48,7 +48,7 @@ Deno.test("`parseDigests()` finds a file that was cut", () => {
 });
 
 const WRONG: [what: string, digests: object, words: string][] = [
-  ["another image's", { image: "disk1/FULL-1-ä" }, 'of another image, "disk1/FULL-1-ä"'],
+  ["another image's", { image: "disk1/FULL-1-ä" }, 'to another image, "disk1/FULL-1-ä"'],
   ["a newer program's", { version: 2 }, "written by a newer qmpbackup"],
   ["too few parts", { parts: ["b".repeat(64)] }, "not as many parts"],
   ["parts of no length", { partBytes: 0 }, "not one of ours"],

@@ -106,7 +106,7 @@ Deno.test("startCommand() adds a disk that was plugged in later, and says so", (
 });
 
 const NOTES: [what: string, argv: string[], machine: Partial<Machine>, note: RegExp][] = [
-  ["a network", ["-netdev", "tap,id=n0,ifname=tap0"], {}, /A network of the old host.*tap0/],
+  ["a network", ["-netdev", "tap,id=n0,ifname=tap0"], {}, /a network of the old host.*tap0/],
   ["what is passed through", ["-device", "vfio-pci,host=1:0.0"], {}, /passed through: vfio/],
   ["a TPM", [], { tpms: ["tpm0"] }, /"tpm0" needs its state/],
   ["a secret", ["-object", "secret,id=s,data=***"], {}, /Secrets were taken out/],

@@ -97,7 +97,7 @@ Deno.test("selectDisks() says that all disks are read-only, and which", () => {
   assertThrows(
     () => selectDisks([], [...readOnly, ...LEFT_OUT], aRequest()),
     UsageError,
-    "All disks of the VM are read-only, so that there is nothing to back up: " +
+    "All disks of the VM are read-only, and there is nothing to back up: " +
       '"disk0" read-only; "disk1" read-only; "cd0" the drive is empty',
   );
 });

@@ -234,7 +234,7 @@ for (const text of NO_TIMES) {
 
 Deno.test("pointsOfNames() takes images of two disks for no chain", () => {
   const names = ["FULL-100-a", "FULL-150-b", "INC-200-a", "INC-250-b"];
-  assertThrows(() => pointsOfNames("/d", names), Failure, "images of several disks lie here");
+  assertThrows(() => pointsOfNames("/d", names), Failure, "holds images of several disks");
 });
 
 Deno.test("pointsOfNames() follows a disk whose file got another name", () => {
