@@ -8,7 +8,7 @@ import type { Deadline } from "../fs/deadline.ts";
 import { basename, join, relative } from "@std/path";
 import { messageOf } from "../errors.ts";
 import { exists } from "../fs/durable.ts";
-import { listFolder } from "../fs/files.ts";
+import { listFolder, stat } from "../fs/files.ts";
 import { RECORDS_FOLDER, RUNS_FOLDER, UUID_FILE } from "../repo/layout.ts";
 import { listMonths, readTargets } from "../repo/months.ts";
 import type { RunRecord } from "../repo/record.ts";
@@ -61,13 +61,15 @@ export async function readAllBelow(deadline: Deadline, dir: string): Promise<VmB
   return found.map((backups) => ({ ...backups, name: relative(dir, backups.path) }));
 
   async function search(folder: string, depth: number) {
-    const names = (await listFolder(deadline, folder)).filter(({ isFile }) => !isFile).map((
-      { name },
-    ) => name)
+    const names = (await listFolder(deadline, folder))
+      // A socket is neither a file nor one of these.
+      .filter(({ isDirectory, isSymlink }) => isDirectory || isSymlink)
+      .map(({ name }) => name)
       .filter((name) => !name.startsWith(".") && name !== RECORDS_FOLDER);
     for (const name of names.sort()) {
       const path = join(folder, name);
       try {
+        if (await leadsToFile(deadline, path)) continue;
         if (await looksLikeBackups(deadline, path)) found.push(await readOrEmpty(deadline, path));
         else if (depth > 1) await search(path, depth - 1);
       } catch (error) {
@@ -76,6 +78,11 @@ export async function readAllBelow(deadline: Deadline, dir: string): Promise<VmB
       }
     }
   }
+}
+
+/** A link may lead to a folder, on a file system that is gone as well. */
+async function leadsToFile(deadline: Deadline, path: string): Promise<boolean> {
+  return !(await stat(deadline, path)).isDirectory;
 }
 
 /** Also those of the Python tools, which have an id and no records. */

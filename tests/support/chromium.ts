@@ -6,7 +6,7 @@
 
 import { tempDir } from "./temp_dir.ts";
 
-/** Where Debian's package puts it. CI does not install it: with what it needs it takes some 400 MB. */
+/** Where Debian's package puts it. */
 export const CHROMIUM = "/usr/bin/chromium";
 
 /** What a page did. */

@@ -2,6 +2,7 @@ import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { formatRecord, type RunRecord } from "../../src/repo/record.ts";
 import { create } from "../support/qemu_img.ts";
+import { mustRun } from "../support/run.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { tool } from "../support/tool.ts";
 import { aDiskRecord, aRun } from "../unit/_fixtures.ts";
@@ -50,7 +51,10 @@ async function writeFleet(dir: string) {
   await writeTarget(join(dir, "gone"), [nightOf(2)]);
   await Deno.remove(join(dir, "gone/disk0"), { recursive: true });
   await Deno.mkdir(join(dir, "nothing/here"), { recursive: true });
+  // None of these three is a VM.
   await Deno.writeTextFile(join(dir, "file"), "");
+  await Deno.symlink(join(dir, "file"), join(dir, "link"));
+  await mustRun("mkfifo", [join(dir, "pipe")]);
 }
 
 const rowsOf = (stdout: string) =>

@@ -3,6 +3,7 @@ import { join } from "@std/path";
 import { formatRecord } from "../../src/repo/record.ts";
 import type { Target } from "../../src/repo/repository.ts";
 import { CHROMIUM, startChromium } from "../support/chromium.ts";
+import { ensurePrograms } from "../support/install_qemu.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { succeed, tool } from "../support/tool.ts";
 import { sixtyNights } from "../unit/overview/_nights.ts";
@@ -47,6 +48,8 @@ Deno.test("`info --html` writes a file that everybody may read, and exits as --m
   assertEquals((await tool([...page, "--last", "3"])).code, 2);
 });
 
+// With what it needs it takes some 400 MB: for that, nobody but root is stopped.
+if (Deno.uid() === 0) await ensurePrograms({ [CHROMIUM]: "chromium" });
 const isThere = await Deno.stat(CHROMIUM).then(() => true, () => false);
 if (!isThere) console.warn(`NOT TESTED: the page in a browser, since ${CHROMIUM} is not installed`);
 

@@ -1,7 +1,6 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import type { RunRecord } from "../../src/repo/record.ts";
-import { compare } from "../support/qemu_img.ts";
 import { scene } from "../support/scene.ts";
 import { succeed, tool } from "../support/tool.ts";
 
@@ -59,23 +58,4 @@ Deno.test("backup records what the VM is, without its secrets, and what --save n
     assertStringIncludes(stderr, "--save");
     assertEquals(await exists(s.dir.join("none")), false);
   });
-});
-
-Deno.test("README's commands that restore a VM do it, as they are written", async () => {
-  await using s = await scene({ disks: 1 });
-  await s.remember("full");
-  await succeed(s.backupArgs("full"));
-  const readme = await Deno.readTextFile(new URL("../../README.md", import.meta.url));
-  const lines = [...readme.matchAll(/`qmpbackup (restore (?:merge|vm) [^`…]*)`/g)]
-    .map(([, line = ""]) => line.split(/\s+/))
-    .filter((words) => words.includes("--target-dir"));
-  assertEquals(lines.length, 2);
-  for (const words of lines) {
-    const args = words.map((word) =>
-      word.replace("/backup/vm1", s.target).replace("/vm/", `${s.dir.path}/`)
-    );
-    await succeed(args);
-    const out = args.at(args.indexOf("--target-dir") + 1) ?? "";
-    await compare(s.dir.join("full.vd0.raw"), "raw", join(out, "disk0.qcow2"), "qcow2");
-  }
 });
