@@ -6,7 +6,7 @@ import { countingProxy } from "../support/counting_proxy.ts";
 import { create, qemuIo } from "../support/qemu_img.ts";
 import { assertNothingLeft, assertPlainConvert, scene } from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
-import { succeed } from "../support/tool.ts";
+import { ended, startTool, succeed } from "../support/tool.ts";
 import { startVm } from "../support/vm.ts";
 
 const KIB = 1024, MIB = KIB ** 2, GIB = KIB ** 3, TIB = KIB ** 4;
@@ -78,4 +78,29 @@ Deno.test("what the guest writes while a thin disk is looked at and copied is no
   await s.remember("inc");
   await succeed(s.backupArgs("inc"));
   await s.assertRestores("inc");
+});
+
+Deno.test("a run that is killed while it looks is cleaned up by the next one", async () => {
+  await using s = await scene({ disks: 1, diskBytes: TIB });
+  let child: Deno.ChildProcess | null = null;
+  const looks: string[] = [];
+  let left: string[] = [];
+  // With the answer to it the job runs: it waits after its first chunk, until it is cancelled.
+  await using line = countingProxy(s.dir.join("line"), s.vm.socket, async (message) => {
+    if (looks.length === 0 && !message.includes(".look")) return;
+    looks.push(message);
+    if (looks.length !== 2) return;
+    child?.kill("SIGKILL");
+    line.cut();
+    left = (await s.vm.execute("query-jobs") as { id: string }[]).map(({ id }) => id);
+    await s.vm.write("vd0", 0x55, 300 * GIB, 64 * KIB);
+  });
+  child = startTool(["backup", "--socket", line.path, "--target", s.target, "--level", "full"]);
+  assertEquals((await ended(child)).code, 137);
+  assertEquals(left.map((id) => id.replace(/^.*\./, "")), ["look"]);
+  await s.remember("next");
+  const { stdout } = await succeed(s.backupArgs("auto", "--json"));
+  assertEquals(JSON.parse(stdout.trim().split("\n").at(-1) ?? "").disks[0].level, "full");
+  await s.assertRestores("next");
+  await assertNothingLeft(s.vm, 1);
 });
