@@ -94,6 +94,19 @@ function bare(words: string[]): string[] {
   return [...new Set(names.filter((word) => word !== ""))].sort();
 }
 
+const RESTORES = [
+  "attach",
+  "commit",
+  "files",
+  "finish",
+  "merge",
+  "rebase",
+  "snapshotrebase",
+  "test",
+  "verify",
+  "vm",
+];
+
 const CASES: [line: string, ...expected: string[]][] = [
   [
     "qmpbackup ",
@@ -103,36 +116,12 @@ const CASES: [line: string, ...expected: string[]][] = [
   ["qmpbackup re", "restore"],
   // Hidden: not for people.
   ["qmpbackup gu"],
-  [
-    "qmpbackup restore ",
-    "attach",
-    "commit",
-    "files",
-    "finish",
-    "merge",
-    "rebase",
-    "snapshotrebase",
-    "test",
-    "verify",
-    "vm",
-  ],
+  ["qmpbackup restore ", ...RESTORES],
   ["qmpbackup --socket /x -L y restore re", "rebase"],
   ["qmpbackup --syslog completions ", "bash", "fish", "zsh"],
   ["qmpbackup help ba", "backup"],
   ["qmpbackup help fa", "failures"],
-  [
-    "qmpbackup help restore ",
-    "attach",
-    "commit",
-    "files",
-    "finish",
-    "merge",
-    "rebase",
-    "snapshotrebase",
-    "test",
-    "verify",
-    "vm",
-  ],
+  ["qmpbackup help restore ", ...RESTORES],
   ["qmpbackup --lo", "--logfile"],
   ["qmpbackup cleanup --re", "--recover", "--remove-bitmap"],
   ["qmpbackup backup --re", "--remove-delay"],
