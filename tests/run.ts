@@ -21,17 +21,19 @@ import { command } from "./support/tmpfs.ts";
 /** Those that take longest begin first: else the last one would run alone at the end. */
 const LONGEST = [
   "cuts_test.ts",
-  "lost_write_test.ts",
+  "restore_in_place_test.ts",
   "recovery_test.ts",
-  "life_test.ts",
   "prune_test.ts",
-  "binary_test.ts",
-  "rights_test.ts",
-  "restore_vm_test.ts",
-  "room_test.ts",
-  "resize_test.ts",
+  "lost_write_test.ts",
+  "life_test.ts",
+  "world_test.ts",
   "hostile_test.ts",
-  "options_test.ts",
+  "failure_test.ts",
+  "changed_image_test.ts",
+  "one_storage_test.ts",
+  "run_state_test.ts",
+  "cli_test.ts",
+  "direct_test.ts",
 ];
 
 /** Run when all others are over: what is mounted here is not let go while others come and go. */
