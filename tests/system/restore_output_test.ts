@@ -125,7 +125,10 @@ Deno.test("`restore merge` writes onto a block device that is large enough and f
     assertStringIncludes(stderr, words);
   };
   await t.step("not unless it is told to", () => refused("add --overwrite-device"));
-  await t.step("not as qcow2", () => refused("is raw", "--overwrite-device", "--format", "qcow2"));
+  await t.step(
+    "not as qcow2",
+    () => refused("is always raw", "--overwrite-device", "--format", "qcow2"),
+  );
   await t.step("whose contents are then the disk's, and no more is touched", async () => {
     await succeed([...args, "--overwrite-device"]);
     await mustRun("sync", []);

@@ -78,7 +78,7 @@ for (const way of ["rebase", "commit", "snapshotrebase"]) {
     await succeed(s.backupArgs("inc"));
     const { stdout, stderr } = await succeed(["restore", way, "--dir", join(s.target, "disk0")]);
     assertStringIncludes(stdout, `${way} of 2 images`);
-    assertMatch(stderr, /WARNING The link ".*\/image" could not be made: .*; use "(FULL|INC)-/);
+    assertMatch(stderr, /WARNING The link ".*\/image" could not be made: .*: use "(FULL|INC)-/);
     await s.assertRestores("inc");
     const newest = (await filesOf(s.target)).filter((file) => /\/(FULL|INC)-/.test(file)).at(-1);
     await assertPlainConvert(join(s.target, newest ?? ""), s.dir.join("inc.vd0.raw"));

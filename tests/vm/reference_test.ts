@@ -167,7 +167,7 @@ Deno.test("a run that dies while it takes a chain over leaves it as it was for r
   await restored(s, "inc1");
   await s.remember("inc2");
   const { stderr } = await succeed(s.backupArgs("inc"));
-  assertMatch(stderr, /Removing the record of adopted-/);
+  assertMatch(stderr, /Removing the record adopted-/);
   assertEquals(await adopted(), 2);
   await restored(s, "inc2");
   await restored(s, "inc1", "--until", "INC-1700000100-disk0.qcow2");

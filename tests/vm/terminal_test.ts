@@ -63,17 +63,19 @@ Deno.test("in a terminal of 80x24 six disks have bars, one that fails says so, a
     s.dir.join("fleece"),
   );
   let drawn = "";
+  const bars = (text: string) => linesOnScreen(text, ROWS, COLUMNS).filter(isBar);
   const { code, lines } = await inTerminal(s, args, async (_press, text) => {
     await untilSwitched(s.vm);
     await fleece.fill();
     for (let i = 0; i < 8; i++) await s.vm.write("vd0", 0x55 + i, i * MIB, MIB);
-    while (!/disk0 +failed at \d+%/.test(text())) {
+    // The others have a bar once their jobs tell how far they are.
+    while (!/disk0 +failed at \d+%/.test(text()) || bars(text()).length < 7) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
     drawn = text();
   });
   assertEquals(code, 1);
-  const shown = linesOnScreen(drawn, ROWS, COLUMNS).filter(isBar);
+  const shown = bars(drawn);
   assertEquals(shown.map((line) => /(disk\d|all) /.exec(line)?.[1]), [
     ...["disk0", "disk1", "disk2", "disk3", "disk4", "disk5", "all"],
   ]);
