@@ -7,13 +7,16 @@
  */
 
 import type { Deadline } from "../fs/deadline.ts";
-import { basename, dirname, join } from "@std/path";
+import { getLogger } from "@logtape/logtape";
+import { basename, dirname, join, resolve } from "@std/path";
 import { createFile, lookAt } from "../fs/create.ts";
 import { printable } from "./output/text.ts";
 import type { RunRecord } from "../repo/record.ts";
 import { removeFile, renameDurably } from "../fs/durable.ts";
 import { readUpTo } from "../fs/open.ts";
-import { Failure } from "../errors.ts";
+import { Failure, messageOf } from "../errors.ts";
+
+const log = getLogger(["qmpbackup", "metrics"]);
 
 /** What is written of a run. */
 export interface RunMetrics {
@@ -213,6 +216,27 @@ function lastSuccess(text: string): { vm: string; seconds: number } | null {
 
 /** What we write is some kilobytes. */
 const MAX_BYTES = 1 << 20;
+
+/**
+ * Writes the file, and warns if it can't be: nothing fails for that.
+ *
+ * @returns Whether it was written.
+ */
+export async function tryToWriteMetrics(
+  deadline: Deadline,
+  file: string,
+  textAfter: (before: string) => string,
+): Promise<boolean> {
+  const path = resolve(file);
+  try {
+    await writeMetrics(deadline, path, textAfter);
+    return true;
+  } catch (error) {
+    const words = messageOf(error);
+    log.warn('The metrics could not be written to "{path}": {words}', { path, words });
+    return false;
+  }
+}
 
 /**
  * Writes the file whole or not at all, for every user to read; the collector is another one, and its folder

@@ -5,7 +5,6 @@ import { type FullEvery, parseFullEvery } from "../../plan/full_every.ts";
 import type { BackupRequest } from "../../plan/request.ts";
 import { freeBytes } from "../../fs/files.ts";
 import { isChainId } from "../../repo/layout.ts";
-import type { Deadline } from "../../fs/deadline.ts";
 import type { RunRecord } from "../../repo/record.ts";
 import { readFilesToSave } from "../../repo/saved.ts";
 import { exitCodeOf, messageOf, StoppedError, UsageError, WARNED } from "../../errors.ts";
@@ -13,7 +12,7 @@ import { ConnectionError, parseAgentAddress } from "../../wire/address.ts";
 import { keepRules } from "../args/keep_rules.ts";
 import { fileMode } from "../args/file_mode.ts";
 import { findHook, type Hook, runHook } from "../hooks.ts";
-import { metricsText, type RunMetrics, writeMetrics } from "../metrics.ts";
+import { metricsText, tryToWriteMetrics } from "../metrics.ts";
 import type { Values } from "../args/parse.ts";
 import { backupText, jsonLine } from "../output/report.ts";
 import { localTime } from "../../time.ts";
@@ -31,14 +30,16 @@ export async function backup(context: CommandContext): Promise<number> {
   const begun: Begun = { record: null };
   if (file === undefined) return await backUpBetweenHooks(context, begun);
   const started = new Date();
-  const write = (exitCode: number) =>
-    tryToWriteMetrics(context.deadline, resolve(file), {
+  const write = (exitCode: number) => {
+    const metrics = {
       target: resolve(context.values.target ?? "."),
       started,
       finished: new Date(),
       exitCode,
       record: begun.record,
-    });
+    };
+    return tryToWriteMetrics(context.deadline, file, (before) => metricsText(metrics, before));
+  };
   let exitCode: number;
   try {
     exitCode = await backUpBetweenHooks(context, begun);
@@ -115,22 +116,6 @@ async function tellAfter(
   } catch (error) {
     const isStopped = error instanceof StoppedError;
     return [isStopped ? `"${hook.program}" (--after): ${error.message}` : messageOf(error)];
-  }
-}
-
-/** A run does not fail because its metrics can't be written. */
-async function tryToWriteMetrics(
-  deadline: Deadline,
-  path: string,
-  metrics: RunMetrics,
-): Promise<boolean> {
-  try {
-    await writeMetrics(deadline, path, (before) => metricsText(metrics, before));
-    return true;
-  } catch (error) {
-    const words = messageOf(error);
-    log.warn('The metrics could not be written to "{path}": {words}', { path, words });
-    return false;
   }
 }
 

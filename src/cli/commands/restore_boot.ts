@@ -10,7 +10,7 @@ import type { DiskRecord, RunRecord } from "../../repo/record.ts";
 import { choosePoints } from "../../restore/choose_points.ts";
 import { type RestorePoint, runsOf } from "../../restore/points.ts";
 import type { Values } from "../args/parse.ts";
-import { bootMetricsText, writeMetrics } from "../metrics.ts";
+import { bootMetricsText, tryToWriteMetrics } from "../metrics.ts";
 import { bootedText } from "../output/booted.ts";
 import { jsonLine } from "../output/report.ts";
 import type { CommandContext } from "./context.ts";
@@ -64,7 +64,11 @@ export async function restoreTest(
   };
   const stored = await tryToStore(deadline, place, result);
   const vm = run?.vm.name || basename(place);
-  await tryToWriteMetrics(deadline, values["metrics-file"], { vm, target: place, result });
+  const file = values["metrics-file"];
+  if (file !== undefined) {
+    const boot = { vm, target: place, result };
+    await tryToWriteMetrics(deadline, file, (before) => bootMetricsText(boot, before));
+  }
   const { serialTail, screenshot } = booted;
   io.stdout(
     json
@@ -108,18 +112,5 @@ async function tryToStore(
       words: messageOf(error),
     });
     return false;
-  }
-}
-
-async function tryToWriteMetrics(
-  deadline: Deadline,
-  path: string | undefined,
-  boot: { vm: string; target: string; result: BootResult },
-) {
-  if (path === undefined) return;
-  try {
-    await writeMetrics(deadline, resolve(path), (before) => bootMetricsText(boot, before));
-  } catch (error) {
-    log.warn("The metrics can't be written: {words}", { words: messageOf(error) });
   }
 }

@@ -7,7 +7,7 @@ import { findBackups } from "../../verify/find.ts";
 import { writeResult } from "../../verify/results.ts";
 import { dayOf, parseSubset } from "../../verify/subset.ts";
 import { type Verified, verify } from "../../verify/verify.ts";
-import { verifyMetricsText, writeMetrics } from "../metrics.ts";
+import { tryToWriteMetrics, verifyMetricsText } from "../metrics.ts";
 import { jsonLine } from "../output/report.ts";
 import { damageJson, verifiedText } from "../output/verify_report.ts";
 import { VERSION } from "../version.ts";
@@ -44,8 +44,10 @@ export async function restoreVerify(context: CommandContext): Promise<number> {
     }
   }
   const isSound = all.every(({ result }) => result.damages.length === 0);
-  if (values["metrics-file"] !== undefined) {
-    await tryToWriteMetrics(deadline, values["metrics-file"], all);
+  const file = values["metrics-file"];
+  if (file !== undefined) {
+    const metrics = metricsOf(all);
+    await tryToWriteMetrics(deadline, file, (before) => verifyMetricsText(metrics, before));
   }
   if (values.json) io.stdout(jsonLine("summary", summaryOf(all, isSound)));
   return isSound ? 0 : 1;
@@ -79,19 +81,12 @@ async function tryToStore(deadline: Deadline, { target, result }: Verified): Pro
   }
 }
 
-async function tryToWriteMetrics(deadline: Deadline, file: string, all: Verified[]) {
-  const path = resolve(file);
-  try {
-    const metrics = all.map(({ target, vm, result: { finished, damages, spoiled } }) => ({
-      target,
-      vm,
-      finished: new Date(finished),
-      damages: damages.length,
-      spoiledPoints: spoiled.length,
-    }));
-    await writeMetrics(deadline, path, (before) => verifyMetricsText(metrics, before));
-  } catch (error) {
-    const words = messageOf(error);
-    log.warn('The metrics could not be written to "{path}": {words}', { path, words });
-  }
+function metricsOf(all: Verified[]) {
+  return all.map(({ target, vm, result: { finished, damages, spoiled } }) => ({
+    target,
+    vm,
+    finished: new Date(finished),
+    damages: damages.length,
+    spoiledPoints: spoiled.length,
+  }));
 }
