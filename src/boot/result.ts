@@ -4,16 +4,12 @@
  * @module
  */
 
-import { join } from "@std/path";
 import * as v from "valibot";
 import { brief } from "../errors.ts";
-import { lookAt } from "../fs/create.ts";
 import type { Deadline } from "../fs/deadline.ts";
-import { createInside, removeFile, writeDurably } from "../fs/durable.ts";
-import { listFolder } from "../fs/files.ts";
-import { readUpTo } from "../fs/open.ts";
 import { parseJson } from "../json.ts";
-import { BOOTED_FOLDER, RECORDS_FOLDER, runId } from "../repo/layout.ts";
+import { BOOTED_FOLDER } from "../repo/layout.ts";
+import { readResultFiles, writeResultFile } from "../repo/results.ts";
 
 const time = v.pipe(v.string(), v.isoTimestamp());
 
@@ -41,8 +37,6 @@ export type BootResult = v.InferOutput<typeof BootResult>;
 export const BOOT_HEAD = { format: "qmpbackup-booted", version: 1 } as const;
 
 const MAX_RESULT_BYTES = 1 << 20;
-/** More than a year of nights; what is older goes. */
-const KEPT = 400;
 
 /** Decodes a result; null if it is not one. Pure. */
 export function parseBootResult(text: string): BootResult | null {
@@ -59,21 +53,9 @@ export function parseBootResult(text: string): BootResult | null {
  * @param place A target, or a disk's folder where there are no records.
  */
 export async function readBootResults(deadline: Deadline, place: string): Promise<BootResult[]> {
-  const folder = join(place, BOOTED_FOLDER);
-  const results: BootResult[] = [];
-  for (const name of await resultFiles(deadline, folder)) {
-    const text = await readUpTo(deadline, join(folder, name), MAX_RESULT_BYTES);
-    const result = text === null ? null : parseBootResult(text);
-    if (result) results.push(result);
-  }
-  return results.toReversed();
-}
-
-/** The oldest first: they begin with their time. */
-async function resultFiles(deadline: Deadline, folder: string): Promise<string[]> {
-  if (!(await lookAt(deadline, folder))?.isDirectory) return [];
-  const names = (await listFolder(deadline, folder)).map(({ name }) => name);
-  return names.filter((name) => name.endsWith(".json")).sort();
+  const parse = (_path: string, text: string) => parseBootResult(text);
+  return (await readResultFiles(deadline, place, BOOTED_FOLDER, MAX_RESULT_BYTES, parse))
+    .toReversed();
 }
 
 /** Keeps a result, and removes the oldest where there are very many. */
@@ -82,15 +64,7 @@ export async function writeBootResult(
   place: string,
   result: BootResult,
 ): Promise<void> {
-  const folder = join(place, BOOTED_FOLDER);
-  for (const name of [RECORDS_FOLDER, BOOTED_FOLDER]) {
-    await createInside(deadline, join(place, name));
-  }
-  const id = runId(new Date(result.started), crypto.randomUUID().slice(0, 8));
   const reason = result.reason === null ? null : brief(result.reason);
   const text = JSON.stringify({ ...result, reason }, null, 1) + "\n";
-  await writeDurably(deadline, join(folder, `${id}.json`), text);
-  for (const name of (await resultFiles(deadline, folder)).slice(0, -KEPT)) {
-    await removeFile(deadline, join(folder, name));
-  }
+  await writeResultFile(deadline, place, BOOTED_FOLDER, result.started, text);
 }

@@ -20,7 +20,8 @@ import type { Layer, RestorePoint } from "../restore/points.ts";
 import { checkOne, type NeededImage } from "./check_image.ts";
 import { type Damage, joined, type NeededFiles, pointsHitBy } from "./damage.ts";
 import { presentResults, RESULT_HEAD, type VerifyResult } from "./result.ts";
-import { modeOfFiles, readResults, writeProblem } from "./results.ts";
+import { modeOfFiles, writeProblem } from "../repo/results.ts";
+import { readResults } from "./results.ts";
 import { isInShare, type Subset } from "./subset.ts";
 
 export interface VerifyOptions {
