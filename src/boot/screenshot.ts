@@ -9,7 +9,7 @@ import { join } from "@std/path";
 import { messageOf } from "../errors.ts";
 import { createFile, OWNER_ONLY } from "../fs/create.ts";
 import type { Deadline } from "../fs/deadline.ts";
-import { exists, removeFile, renameDurably } from "../fs/durable.ts";
+import { removeFile, renameDurably } from "../fs/durable.ts";
 import { openRegular, readRange } from "../fs/read.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 
@@ -68,6 +68,6 @@ async function copy(deadline: Deadline, from: string, to: string): Promise<void>
     await createFile(deadline, partial, OWNER_ONLY, bytes);
     await renameDurably(deadline, partial, to);
   } finally {
-    if (await exists(deadline, partial)) await removeFile(deadline, partial);
+    await removeFile(deadline, partial);
   }
 }

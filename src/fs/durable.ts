@@ -142,9 +142,14 @@ export async function exists(deadline: Deadline, path: string): Promise<boolean>
   return await lookAt(deadline, path) !== null;
 }
 
-/** Removes a file, if it is there. */
+/** Removes a file, if it is there. A server that ends may remove its own socket meanwhile. */
 export async function removeFile(deadline: Deadline, path: string): Promise<void> {
-  if (await exists(deadline, path)) await remove(deadline, path);
+  if (!await exists(deadline, path)) return;
+  try {
+    await remove(deadline, path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
 }
 
 /** Where a symbolic link leads to; null if there is none of that name. */

@@ -187,6 +187,17 @@ Deno.test("`exists()` is false below a file", async () => {
   assertEquals(await exists(deadline, dir.join("file", "below")), false);
 });
 
+Deno.test("`removeFile()` does not mind if another program removes the file at the same time", async () => {
+  await using dir = await tempDir();
+  for (let i = 0; i < 50; i++) {
+    const path = dir.join(`${i}`);
+    await Deno.writeTextFile(path, "");
+    // Both look before either removes.
+    await Promise.all([removeFile(deadline, path), removeFile(deadline, path)]);
+  }
+  assertEquals(await names(dir.path), []);
+});
+
 Deno.test("`removeFile()` removes a file, a dangling link, and nothing where there is nothing", async () => {
   await using dir = await tempDir();
   await Deno.writeTextFile(dir.join("file"), "");
