@@ -47,17 +47,14 @@ export async function imageStates(
 }
 
 /**
- * Looks at the images that a run's disks are restored from.
+ * The images that a run's disks are restored from. Pure.
  *
  * @throws {ChainError} If the records contradict each other.
  */
-export async function statesOfRun(
-  deadline: Deadline,
-  target: Target,
-  run: RunRecord,
-): Promise<ImageStates> {
-  const all = images(target.runs);
-  const rows = run.disks.filter(({ result }) => result === "done")
-    .flatMap(({ file }) => chainOf(all, file).map(({ disk }) => disk));
-  return await imageStates(deadline, target, new Set(rows));
+export function rowsOfRun({ runs }: Pick<Target, "runs">, run: RunRecord): Set<DiskRecord> {
+  const all = images(runs);
+  return new Set(
+    run.disks.filter(({ result }) => result === "done")
+      .flatMap(({ file }) => chainOf(all, file).map(({ disk }) => disk)),
+  );
 }

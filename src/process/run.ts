@@ -7,12 +7,10 @@
 
 import { getLogger } from "@logtape/logtape";
 import { Failure, messageOf } from "../errors.ts";
+import { tailOf } from "./tail.ts";
 import { spawn } from "./spawn.ts";
 
 const log = getLogger(["qmpbackup", "process"]);
-
-/** What is kept of each output: the end. */
-const MAX_OUTPUT_CHARACTERS = 1 << 20;
 
 export interface Ended {
   code: number;
@@ -50,10 +48,10 @@ export async function runProgram(
   signal?.throwIfAborted();
   const child = start(program, args, install, signal);
   // Not all at once with the rest: where a piece can't be taken, the program must not be left running.
-  const taking = onStdout ? takeAll(child, onStdout) : endOf(child.stdout);
+  const taking = onStdout ? takeAll(child, onStdout) : tailOf(child.stdout);
   const [taken, stderr, status] = await Promise.allSettled([
     taking,
-    endOf(child.stderr),
+    tailOf(child.stderr),
     child.status,
   ]);
   signal?.throwIfAborted();
@@ -104,14 +102,4 @@ function start(
     }
     throw new Failure(`${program} can't be started: ${messageOf(error)}`, { cause: error });
   }
-}
-
-async function endOf(stream: ReadableStream<Uint8Array>): Promise<string> {
-  // Told to keep U+FEFF: Deno 2.9 takes one at the start of any chunk for a byte order mark.
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  let kept = "";
-  for await (const chunk of stream) {
-    kept = (kept + decoder.decode(chunk, { stream: true })).slice(-MAX_OUTPUT_CHARACTERS);
-  }
-  return kept;
 }

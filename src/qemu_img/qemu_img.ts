@@ -13,6 +13,7 @@ import { type Deadline, endsWithin, HangingError } from "../fs/deadline.ts";
 import { stat } from "../fs/files.ts";
 import { parseJson } from "../json.ts";
 import { spawn } from "../process/spawn.ts";
+import { tailOf } from "../process/tail.ts";
 
 const log = getLogger(["qmpbackup", "qemu-img"]);
 
@@ -68,11 +69,11 @@ async function run(args: string[], options: RunOptions = {}): Promise<string> {
   signal?.throwIfAborted();
   const child = start(args, signal);
   const ending = Promise.all([
-    readTail(child.stdout, (text) => {
+    tailOf(child.stdout, (text) => {
       const percent = lastPercent(text);
       if (percent !== null) onPercent?.(percent);
     }),
-    readTail(child.stderr),
+    tailOf(child.stderr),
     child.status,
   ]);
   if (signal) await refuseLate(ending, signal);
@@ -118,24 +119,6 @@ function start(args: string[], signal: AbortSignal | undefined): Deno.ChildProce
     }
     throw new QemuImgError(`qemu-img can't be started: ${messageOf(error)}`);
   }
-}
-
-/** What is kept of an output: `info` prints some kilobytes, a progress without end is of no use. */
-const MAX_OUTPUT_CHARACTERS = 1 << 20;
-
-async function readTail(
-  stream: ReadableStream<Uint8Array>,
-  onText?: (text: string) => void,
-): Promise<string> {
-  // Told to keep U+FEFF: Deno 2.9 takes one at the start of any chunk for a byte order mark.
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  let kept = "";
-  for await (const chunk of stream) {
-    const text = decoder.decode(chunk, { stream: true });
-    onText?.(text);
-    kept = (kept + text).slice(-MAX_OUTPUT_CHARACTERS);
-  }
-  return kept;
 }
 
 /** The last percentage in what `-p` prints, 0 to 100; null where there is none. Pure. */

@@ -67,7 +67,7 @@ async function listBackups({ values, io, deadline }: CommandContext): Promise<nu
 
   async function showOne(backups: VmBackups, maxAgeMs: number | null): Promise<VmHealth> {
     const states = await allStates(deadline, backups);
-    const needed = await neededStates(deadline, backups);
+    const needed = neededStates(backups, states);
     const health = healthOf(backups, needed, { nowMs: Date.now(), maxAgeMs });
     const { disk = null } = values;
     const runs = runsOf(backups);

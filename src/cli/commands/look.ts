@@ -11,11 +11,12 @@ import { exists } from "../../fs/durable.ts";
 import { freeBytes } from "../../fs/files.ts";
 import { readAllBelow, readBackups, type VmBackups } from "../../overview/find.ts";
 import { healthOf, lastCompleteRun, type VmHealth, worstFirst } from "../../overview/health.ts";
-import { type ImageStates, imageStates, statesOfRun } from "../../overview/image_states.ts";
+import { type ImageStates, imageStates, rowsOfRun } from "../../overview/image_states.ts";
 import { withDamages } from "../../overview/damages.ts";
 import type { Night } from "../../overview/nights.ts";
 import { type Outlook, outlookOf } from "../../overview/totals.ts";
 import { readMarks, type RunMark } from "../../repo/run_mark.ts";
+import type { DiskRecord } from "../../repo/record.ts";
 import type { Target } from "../../repo/repository.ts";
 import { readResults } from "../../verify/results.ts";
 import { parseAge } from "../args/age.ts";
@@ -52,7 +53,7 @@ export async function judge(
   const healths: VmHealth[] = [];
   for (const backups of all) {
     try {
-      healths.push(healthOf(backups, await neededStates(deadline, backups), { nowMs, maxAgeMs }));
+      healths.push(healthOf(backups, await lookAtNeeded(deadline, backups), { nowMs, maxAgeMs }));
     } catch (error) {
       const broken = { ...backups, error: messageOf(error) };
       healths.push(healthOf(broken, new Map(), { nowMs, maxAgeMs }));
@@ -80,12 +81,24 @@ export async function allMarks(
   return new Map(marks.flatMap((one) => [...one]));
 }
 
-/** Of the images that the newest complete run is restored from. */
-export async function neededStates(deadline: Deadline, backups: VmBackups): Promise<ImageStates> {
+/** Of the images that the newest complete run is restored from, among those that were looked at. */
+export function neededStates(backups: VmBackups, states: ImageStates): ImageStates {
+  const needed = neededRows(backups);
+  return new Map([...states].filter(([disk]) => needed?.rows.has(disk)));
+}
+
+/** Looks at those images alone. */
+async function lookAtNeeded(deadline: Deadline, backups: VmBackups): Promise<ImageStates> {
+  const needed = neededRows(backups);
+  if (needed === null) return new Map();
+  const { target, rows } = needed;
+  return await damagesIn(deadline, target, await imageStates(deadline, target, rows));
+}
+
+function neededRows(backups: VmBackups): { target: Target; rows: Set<DiskRecord> } | null {
   const run = lastCompleteRun(backups);
   const target = run && backups.targets.find(({ runs }) => runs.includes(run));
-  if (!run || !target) return new Map();
-  return await damagesIn(deadline, target, await statesOfRun(deadline, target, run));
+  return run && target ? { target, rows: rowsOfRun(target, run) } : null;
 }
 
 async function damagesIn(deadline: Deadline, target: Target, states: ImageStates) {

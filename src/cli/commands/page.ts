@@ -62,7 +62,7 @@ async function lookAt(
     const states = await allStates(deadline, backups);
     const nights = nightsOf(runsOf(backups), states, null, await allMarks(deadline, backups));
     const depths = depthsOf(backups.targets);
-    const needed = await neededStates(deadline, backups);
+    const needed = neededStates(backups, states);
     return {
       health: healthOf(backups, needed, { nowMs, maxAgeMs }),
       nights,
