@@ -4,6 +4,10 @@
  * Where it is there, this does nothing and says nothing; on a bare Debian or Ubuntu it installs it.
  */
 
+import { fromFileUrl } from "@std/path";
+import { takeTurn } from "./turn.ts";
+
+const LOCK = fromFileUrl(new URL("../../.build/apt.lock", import.meta.url));
 const PROGRAMS = ["qemu-system-x86_64", "qemu-img", "qemu-io"];
 const PACKAGES = ["qemu-system-x86", "qemu-utils"];
 
@@ -39,6 +43,14 @@ async function install(packages: string[], programs: string[]): Promise<void> {
  * @throws {Error} If that is not for us to do, or does not work.
  */
 export async function ensurePrograms(packages: Record<string, string>): Promise<void> {
+  if ((await missingOf(packages)).length === 0) return;
+  // Two that run `apt-get update` at one time disturb each other.
+  using _turn = await takeTurn(LOCK);
+  const missing = await missingOf(packages);
+  if (missing.length > 0) await install(missing, Object.keys(packages));
+}
+
+async function missingOf(packages: Record<string, string>): Promise<string[]> {
   const folders = (Deno.env.get("PATH") ?? "").split(":");
   const isThere = (path: string) => Deno.stat(path).then(() => true, () => false);
   const missing: string[] = [];
@@ -49,7 +61,7 @@ export async function ensurePrograms(packages: Record<string, string>): Promise<
     );
     if (!found.includes(true)) missing.push(name);
   }
-  if (missing.length > 0) await install(missing, Object.keys(packages));
+  return missing;
 }
 
 /** Whether a program can be started at all. */

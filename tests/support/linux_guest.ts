@@ -23,6 +23,7 @@ import {
   updateLists,
 } from "./deb_packages.ts";
 import { findKernel, makeInitramfs } from "./initramfs.ts";
+import { takeTurn } from "./turn.ts";
 import { startVm, type Vm, type VmOptions } from "./vm.ts";
 
 const CACHE = fromFileUrl(new URL("../../.build/linux-guest", import.meta.url));
@@ -50,10 +51,8 @@ export async function ensureLinuxGuest(): Promise<LinuxGuestFiles> {
   const made = await findMade();
   if (made) return made;
 
-  await Deno.mkdir(CACHE, { recursive: true });
   // One at a time: the others then find what the first has made.
-  using turn = await Deno.open(join(CACHE, "lock"), { create: true, write: true });
-  await turn.lock(true);
+  using _turn = await takeTurn(join(CACHE, "lock"));
   return await findMade() ?? await make();
 }
 

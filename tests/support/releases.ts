@@ -8,6 +8,7 @@
 import { fromFileUrl, join } from "@std/path";
 import { exists } from "../../src/fs/durable.ts";
 import { deadline } from "./deadline.ts";
+import { takeTurn } from "./turn.ts";
 
 /** Debian's suites, and the QEMU in each. */
 export const SUITES = { bullseye: "5.2", bookworm: "7.2", trixie: "10.0", forky: "11.1" } as const;
@@ -24,7 +25,10 @@ const CACHE = fromFileUrl(new URL("../../.build/qemu", import.meta.url));
 export async function qemuOf(suite: Suite): Promise<string> {
   const root = join(CACHE, suite);
   const bin = join(root, "bin");
-  if (await exists(deadline, join(bin, "ready"))) return bin;
+  const isReady = () => exists(deadline, join(bin, "ready"));
+  if (await isReady()) return bin;
+  using _turn = await takeTurn(join(CACHE, `${suite}.lock`));
+  if (await isReady()) return bin;
   await Deno.remove(root, { recursive: true }).catch(() => {});
   await download(root, suite);
   await unpack(root);
