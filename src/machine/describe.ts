@@ -9,8 +9,8 @@
 import { getLogger } from "@logtape/logtape";
 import * as v from "valibot";
 import { Failure, messageOf } from "../errors.ts";
-import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
-import { decodeAnswer } from "../qmp/queries.ts";
+import type { QmpClient } from "../qmp/client.ts";
+import { decodeAnswer, qomProperty } from "../qmp/queries.ts";
 import type { Device } from "../vm/devices.ts";
 import type { DiskDevice, Machine, Nic } from "./machine.ts";
 import { readProcess } from "./process.ts";
@@ -53,7 +53,7 @@ async function describe(qmp: QmpClient, vm: KnownVm): Promise<Machine> {
   const { arch } = await ask("query-target", v.object({ arch: v.string() }));
   const cpus = await ask("query-cpus-fast", Cpus);
   const memory = await ask("query-memory-size-summary", Memory);
-  const type = await property(qmp, "/machine", "type");
+  const type = await qomProperty(qmp, "/machine", "type");
   const nics: Nic[] = [];
   for (const device of vm.devices) nics.push(...await nicAt(qmp, device));
   const disks: DiskDevice[] = [];
@@ -61,7 +61,7 @@ async function describe(qmp: QmpClient, vm: KnownVm): Promise<Machine> {
   return {
     arch,
     type: text(type).replace(/-machine$/, ""),
-    firmware: text(await property(qmp, "/machine", "firmware")),
+    firmware: text(await qomProperty(qmp, "/machine", "firmware")),
     memoryBytes: memory["base-memory"] + memory["plugged-memory"],
     processors: cpus.length,
     disks,
@@ -72,10 +72,16 @@ async function describe(qmp: QmpClient, vm: KnownVm): Promise<Machine> {
 }
 
 async function nicAt(qmp: QmpClient, { path, type: driver }: Device): Promise<Nic[]> {
-  const mac = text(await property(qmp, path, "mac"));
+  const mac = text(await qomProperty(qmp, path, "mac"));
   if (mac === "") return [];
-  const netdev = text(await property(qmp, path, "netdev"));
-  return [{ path, driver, mac, netdev, bootIndex: place(await property(qmp, path, "bootindex")) }];
+  const netdev = text(await qomProperty(qmp, path, "netdev"));
+  return [{
+    path,
+    driver,
+    mac,
+    netdev,
+    bootIndex: place(await qomProperty(qmp, path, "bootindex")),
+  }];
 }
 
 /** What has the `drive` may be a part of the device (virtio): that is what a user names. */
@@ -89,21 +95,11 @@ async function diskAt(
     disk: name,
     path,
     driver: devices.find((device) => device.path === path)?.type ??
-      text(await property(qmp, path, "type")),
-    bus: text(await property(qmp, path, "parent_bus")),
-    serial: text(await property(qmp, path, "serial")),
-    bootIndex: place(await property(qmp, path, "bootindex")),
+      text(await qomProperty(qmp, path, "type")),
+    bus: text(await qomProperty(qmp, path, "parent_bus")),
+    serial: text(await qomProperty(qmp, path, "serial")),
+    bootIndex: place(await qomProperty(qmp, path, "bootindex")),
   };
-}
-
-/** A property; undefined where the object has none of that name. */
-async function property(qmp: QmpClient, path: string, property: string): Promise<unknown> {
-  try {
-    return await qmp.execute("qom-get", { path, property });
-  } catch (error) {
-    if (error instanceof QmpCommandError) return undefined;
-    throw error;
-  }
 }
 
 const text = (value: unknown) => typeof value === "string" ? value : "";

@@ -281,12 +281,27 @@ export async function qomProperties(qmp: QmpClient, path: string): Promise<strin
   }
 }
 
-/** A text property of a QOM object (`qom-get`); null where there is none. */
+/**
+ * A property of a QOM object (`qom-get`); undefined where there is no such object, or it has none of that name.
+ *
+ * Objects go at any time: an unplugged device, the lock of a run that ends. So one that was listed may be gone.
+ */
+export async function qomProperty(qmp: QmpClient, path: string, property: string) {
+  try {
+    return await qmp.execute("qom-get", { path, property });
+  } catch (error) {
+    if (error instanceof QmpCommandError) return undefined;
+    throw error;
+  }
+}
+
+/** A text property of a QOM object; null where there is none. */
 export async function qomText(
   qmp: QmpClient,
   path: string,
   property: string,
 ): Promise<string | null> {
   if (!(await qomProperties(qmp, path))?.includes(property)) return null;
-  return decodeAnswer("qom-get", v.string(), await qmp.execute("qom-get", { path, property }));
+  const text = await qomProperty(qmp, path, property);
+  return text === undefined ? null : decodeAnswer("qom-get", v.string(), text);
 }

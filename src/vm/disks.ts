@@ -15,6 +15,7 @@ import {
   type DirtyBitmap,
   type ImageInfo,
   qomProperties,
+  qomProperty,
   queryBlock,
   queryGraph,
   queryNodes,
@@ -135,7 +136,7 @@ async function traitsOf(
     ? await driveOwner(qmp, known)
     : { path: known, properties: ["share-rw"] };
   const get = async (property: string) =>
-    properties.includes(property) ? await qmp.execute("qom-get", { path, property }) : undefined;
+    properties.includes(property) ? await qomProperty(qmp, path, property) : undefined;
   // If the backend lets nobody else write, the disk is not shared. If it does, that may have another reason.
   const isAlone = backendOf(graph, { id: path, device })?.isShared === false;
   return {

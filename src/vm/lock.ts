@@ -71,15 +71,20 @@ export async function lockVm(
   return { dead, [Symbol.asyncDispose]: unlock };
 }
 
-/** Sets the lock's mark. Returns false if there is one. */
-async function trySetLock(qmp: QmpClient, holder: VmHolder): Promise<boolean> {
+/**
+ * Sets the lock's mark. Returns false if there is one.
+ *
+ * @param again If QEMU refused, and then has no mark: the run that had it has just ended, so it is tried once more.
+ */
+async function trySetLock(qmp: QmpClient, holder: VmHolder, again = true): Promise<boolean> {
   try {
     await setMark(qmp, LOCK, JSON.stringify(holder));
     return true;
   } catch (error) {
-    const isThere = error instanceof QmpCommandError && await readMark(qmp, LOCK) !== null;
-    if (!isThere) throw error;
-    return false;
+    if (!(error instanceof QmpCommandError)) throw error;
+    if (await readMark(qmp, LOCK) !== null) return false;
+    if (again) return await trySetLock(qmp, holder, false);
+    throw error;
   }
 }
 
