@@ -71,12 +71,18 @@ export async function dropRuns(
 /**
  * Merges and removes what was given up.
  *
+ * @param inUse Asked before each step, for the images that stay as they are: somebody may open one meanwhile.
  * @returns A sentence for each image that could not be merged: all that is kept can be restored as before.
  */
-export async function mergeGivenUp(target: HeldTarget, context: MergeContext): Promise<string[]> {
+export async function mergeGivenUp(
+  target: HeldTarget,
+  context: MergeContext,
+  inUse: () => Promise<ReadonlySet<string>>,
+): Promise<string[]> {
   const problems: string[] = [];
   const skip = new Set<string>();
-  for (let step = nextStep(target.runs); step; step = nextStep(target.runs, skip)) {
+  const next = async () => nextStep(target.runs, skip, await inUse());
+  for (let step = await next(); step; step = await next()) {
     context.signal.throwIfAborted();
     try {
       await carryOut(step, target, context);

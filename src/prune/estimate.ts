@@ -7,11 +7,12 @@
 import { join } from "@std/path";
 import type { Deadline } from "../fs/deadline.ts";
 import { images } from "../repo/chains.ts";
-import type { DiskRecord, RunRecord } from "../repo/record.ts";
+import type { DiskRecord } from "../repo/record.ts";
 import { measureChain, QemuImgError } from "../qemu_img/qemu_img.ts";
 import { chainSource } from "../restore/passes.ts";
 import { nextStep, type Step } from "./next_step.ts";
 import { bytesOf, type PrunePlan } from "./prune.ts";
+import type { KnownTarget } from "./run_points.ts";
 
 /** The bytes that the images would take less. What is merged is measured, and may come out a little smaller. */
 export async function estimateWon(
@@ -30,7 +31,7 @@ export async function estimateWon(
     for (const run of runs.filter(({ id }) => ids.has(id))) {
       for (const row of run.disks) if (row.result === "done") row.result = "superseded";
     }
-    wonBytes += before - await simulate(deadline, target.path, runs, signal);
+    wonBytes += before - await simulate(deadline, { ...target, runs }, signal);
   }
   return Math.max(wonBytes, 0);
 }
@@ -38,12 +39,13 @@ export async function estimateWon(
 /** @returns What the images take in the end. */
 async function simulate(
   deadline: Deadline,
-  path: string,
-  runs: RunRecord[],
+  { path, runs, inUse }: KnownTarget,
   signal: AbortSignal,
 ): Promise<number> {
   const merged = new Map<string, string[]>();
-  for (let step = nextStep(runs); step; step = nextStep(runs)) {
+  const open = new Set(inUse.keys());
+  const next = () => nextStep(runs, new Set(), open);
+  for (let step = next(); step; step = next()) {
     if (step.kind === "merge" || step.kind === "roll") {
       const file = step.kind === "roll" ? step.file : step.into.disk.file;
       merged.set(file, step.layers.flatMap(({ file }) => merged.get(file) ?? [file]));

@@ -39,17 +39,20 @@ export const STEP_LIMITS: StepLimits = { layers: 60, rollShare: 0.25 };
  * Finds the next step.
  *
  * @param skip Images that can't be merged; see `merge_images.ts`.
+ * @param inUse Images that somebody has open: they and those below them stay as they are.
  * @returns Null when there is nothing left to do.
  */
 export function nextStep(
   runs: RunRecord[],
   skip: ReadonlySet<string> = new Set(),
+  inUse: ReadonlySet<string> = new Set(),
   limits = STEP_LIMITS,
 ): Step | null {
   const all = images(runs);
   const byFile = new Map(all.map((point) => [point.disk.file, point]));
   const parentOf = ({ disk }: Point) => disk.parent === null ? undefined : byFile.get(disk.parent);
-  for (const child of all) {
+  const open = withThoseBelow(all.filter(({ disk }) => inUse.has(disk.file)), byFile);
+  for (const child of all.filter((point) => !open.has(point))) {
     const parent = parentOf(child);
     const twin = parent && twinsOf(all, parent).find(({ disk }) => disk.result === "done");
     if (parent?.disk.result === "superseded" && twin) {
@@ -62,10 +65,11 @@ export function nextStep(
       if (chain.includes(next)) break;
       chain.unshift(next);
     }
+    if (chain.some((point) => open.has(point))) continue;
     const step = mergeOf(chain, parentOf(chain[0] as Point), limits);
     if (step) return step;
   }
-  const points = garbage(all);
+  const points = garbage(all, byFile).filter((point) => !open.has(point));
   return points.length > 0 ? { kind: "remove", points } : null;
 }
 
@@ -103,17 +107,19 @@ function fullName({ file }: DiskRecord): string | null {
 }
 
 /** What was given up and nothing that is kept builds on. */
-function garbage(all: Point[]): Point[] {
-  const byFile = new Map(all.map((point) => [point.disk.file, point]));
-  const needed = new Set<Point>();
-  for (const { disk } of all.filter((point) => point.disk.result === "done")) {
-    for (let file = disk.parent; file !== null;) {
-      const point = byFile.get(file);
-      if (!point || needed.has(point)) break;
-      needed.add(point);
-      file = point.disk.parent;
-    }
-  }
+function garbage(all: Point[], byFile: ReadonlyMap<string, Point>): Point[] {
+  const needed = withThoseBelow(all.filter(({ disk }) => disk.result === "done"), byFile);
   return all.filter((point) => point.disk.result === "superseded" && !needed.has(point))
     .toReversed();
+}
+
+function withThoseBelow(points: Point[], byFile: ReadonlyMap<string, Point>): Set<Point> {
+  const found = new Set<Point>();
+  for (const point of points) {
+    for (let next: Point | undefined = point; next && !found.has(next);) {
+      found.add(next);
+      next = next.disk.parent === null ? undefined : byFile.get(next.disk.parent);
+    }
+  }
+  return found;
 }

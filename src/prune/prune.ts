@@ -107,7 +107,10 @@ async function findChildren(
 }
 
 /** Images that `restore attach` has opened, and what it opened still lives. */
-async function findAttached(deadline: Deadline, { path }: Target): Promise<Map<string, string>> {
+async function findAttached(
+  deadline: Deadline,
+  { path }: Pick<Target, "path">,
+): Promise<Map<string, string>> {
   return new Map(
     (await liveAttachments(deadline, path, Deno.hostname())).flatMap(({ name, disks }) =>
       disks.flatMap(({ images }) =>
@@ -154,7 +157,10 @@ export async function carryOutPrune(
       await giveUp(deadline, target, point.run, new Set(point.points.map(({ disk }) => disk.file)));
     }
     await dropRuns(deadline, target, spent);
-    problems.push(...await mergeGivenUp(target, { ...context, target: known.path }));
+    // An earlier prune may have given up what somebody has opened since, before it was merged.
+    const inUse = async () =>
+      new Set([...known.inUse.keys(), ...(await findAttached(deadline, known)).keys()]);
+    problems.push(...await mergeGivenUp(target, { ...context, target: known.path }, inUse));
     wonBytes += before - await bytesOf(deadline, target);
     if (target.runs.length > 0) await writeRestoreFile(deadline, target.path, target.runs);
     else if (targets.length > 1) await removeMonth(deadline, target);

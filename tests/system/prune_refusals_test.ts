@@ -5,11 +5,14 @@ import { holderNow, takeLock } from "../../src/fs/flock.ts";
 import { LOCK_FILE } from "../../src/repo/layout.ts";
 import { exists } from "../../src/fs/durable.ts";
 import { recordDigest } from "../../src/digest/store.ts";
+import { giveUp } from "../../src/prune/carry_out.ts";
+import { readTarget } from "../../src/repo/repository.ts";
 import { info, qemuImg } from "../support/qemu_img.ts";
 import { filesOf, recordsOf } from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { succeed, tool } from "../support/tool.ts";
 import { mountTmpfs } from "../support/tmpfs.ts";
+import { firstDifference, readImage } from "./_images.ts";
 import {
   assertReadsPlain,
   assertRestores,
@@ -106,6 +109,34 @@ Deno.test("`cleanup --prune` leaves a chain alone of which a point is attached, 
   await Deno.remove(dir.join("try"), { recursive: true });
   await prune(target);
   assertEquals(await idsOf(target), [runIdOf(3)]);
+});
+
+Deno.test("`cleanup --prune` leaves alone what was attached after a prune that was stopped half way", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  const points = await made(target);
+  const { runs } = await readTarget(deadline, target);
+  for (const run of runs.slice(0, 3)) {
+    await giveUp(deadline, { path: target, runs }, run, new Set(run.disks.map(({ file }) => file)));
+  }
+  const overlay = dir.join("try/disk0.qcow2");
+  await succeed(["restore", "attach", "--dir", target, "--target-dir", dir.join("try")]);
+  const before = await filesOf(target);
+  const { code, stderr } = await prune(target);
+  assertEquals(code, 0, stderr);
+  assertStringIncludes(stderr, "restore attach --detach");
+  assertEquals(await filesOf(target), before);
+  assertEquals(
+    firstDifference(
+      await readImage(overlay, "qcow2"),
+      points[3]?.contents.get("disk0") as Uint8Array,
+    ),
+    null,
+  );
+  await succeed(["restore", "attach", "--dir", target, "--detach", "all"]);
+  await prune(target);
+  assertEquals((await filesOf(join(target, "disk0"))).length, 1);
+  await assertRestores(target, [points[3] as MadePoint]);
 });
 
 Deno.test("`cleanup --prune` merges nothing whose digest shows damage", async () => {

@@ -30,9 +30,11 @@ const fileOf = (name: string) => {
 };
 const nameOf = (file: string) => file.replace(/^disk0\/(.).*-(\d+)-.*/, "$1$2");
 
+const LIMITS = { layers: 4, rollShare: 0.5 };
+
 /** What the next step is, in short. */
-function stepOf(specs: Spec[], limits = { layers: 4, rollShare: 0.5 }): string {
-  const step = nextStep(runsOf(specs), new Set(), limits);
+function stepOf(specs: Spec[], limits = LIMITS, open: string[] = []): string {
+  const step = nextStep(runsOf(specs), new Set(), new Set(open.map(fileOf)), limits);
   switch (step?.kind) {
     case undefined:
       return "nothing";
@@ -124,3 +126,40 @@ Deno.test("`nextStep()` leaves alone what can't be merged", () => {
   const runs = runsOf([["F1", null], ["I2", "F1", gone], ["I3", "I2"]]);
   assertEquals(nextStep(runs, new Set([fileOf("I3")])), null);
 });
+
+for (
+  const { what, specs, open, next } of [
+    {
+      what: "merges nothing that is in use",
+      specs: [["F1", null], ["I2", "F1", gone], ["I3", "I2"]],
+      open: "I2",
+      next: "nothing",
+    },
+    {
+      what: "merges nothing below what is in use",
+      specs: [["F1", null, gone], ["I2", "F1"], ["I3", "I2"]],
+      open: "I3",
+      next: "nothing",
+    },
+    {
+      what: "merges beside what is in use",
+      specs: [["F1", null], ["I2", "F1"], ["I3", "F1", gone], ["I4", "I3"]],
+      open: "I2",
+      next: "merge I3 I4 over F1",
+    },
+    {
+      what: "removes nothing that is in use",
+      specs: [["F1", null], ["I2", "F1", gone], ["I3", "I2", gone], ["F4", null, gone]],
+      open: "I3",
+      next: "remove F4",
+    },
+    {
+      what: "links nothing that is in use",
+      specs: [["F1", null, gone], ["I2", "F1", gone], ["F2", null], ["I3", "I2"], ["I4", "I2"]],
+      open: "I3",
+      next: "relink I4 to F2",
+    },
+  ] as { what: string; specs: Spec[]; open: string; next: string }[]
+) {
+  Deno.test(`\`nextStep()\` ${what}`, () => assertEquals(stepOf(specs, LIMITS, [open]), next));
+}
