@@ -4,7 +4,7 @@
  *
  * Temporary folders lie in memory where this user may mount one, since what takes long in these tests is
  * the syncing. `QMPBACKUP_TEST_ON_DISK=1` leaves them on the disk; `QMPBACKUP_TEST_JOBS` says how many
- * files run at a time.
+ * files run at a time: more than there are processors, since most wait for half of their time.
  *
  * ```sh
  * deno run -A tests/run.ts tests/vm [tests/system/create_test.ts …] [-- --filter word]
@@ -21,6 +21,7 @@ import { command } from "./support/tmpfs.ts";
 /** Those that take longest begin first: else the last one would run alone at the end. */
 const LONGEST = [
   "cuts_test.ts",
+  "storage_test.ts",
   "restore_in_place_test.ts",
   "recovery_test.ts",
   "prune_test.ts",
@@ -35,9 +36,6 @@ const LONGEST = [
   "cli_test.ts",
   "direct_test.ts",
 ];
-
-/** Run when all others are over: what is mounted here is not let go while others come and go. */
-const ALONE = ["storage_test.ts"];
 
 /** No file takes so long, on a slow machine either: one that does is held by something. */
 const FILE_TIMEOUT_MS = 25 * 60_000;
@@ -81,6 +79,19 @@ async function mountMemory(): Promise<AsyncDisposable & { path: string } | null>
   };
 }
 
+/**
+ * The words before a command that give it mounts of its own, where this user may have them: what one file mounts is
+ * not seen by the programs of another, which would hold it, and goes with the file's process.
+ */
+async function ownMounts(): Promise<string[]> {
+  try {
+    await command("unshare", "--mount", "true");
+    return ["unshare", "--mount"];
+  } catch {
+    return [];
+  }
+}
+
 /** Makes the binary once for all files, if one of them asks for it. */
 async function makeBinary(folder: string, paths: string[]): Promise<Record<string, string>> {
   const texts = await Promise.all(paths.map((path) => Deno.readTextFile(path)));
@@ -90,10 +101,16 @@ async function makeBinary(folder: string, paths: string[]): Promise<Record<strin
 }
 
 /** Runs one file, shows what it printed when it is over, and returns whether all passed. */
-async function runFile(path: string, args: string[], env: Record<string, string>) {
+async function runFile(
+  path: string,
+  args: string[],
+  { before, env }: { before: string[]; env: Record<string, string> },
+): Promise<boolean> {
   const started = Date.now();
-  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["test", "-A", "--no-check", path, ...args],
+  const words = [...before, Deno.execPath(), "test", "-A", "--no-check", path, ...args];
+  const [program = "", ...rest] = words;
+  const { success, stdout, stderr } = await new Deno.Command(program, {
+    args: rest,
     env: { ...TEST_ENV, ...env },
     stdin: "null",
     signal: AbortSignal.timeout(FILE_TIMEOUT_MS),
@@ -107,28 +124,25 @@ async function runFile(path: string, args: string[], env: Record<string, string>
 const split = Deno.args.indexOf("--");
 const paths = split < 0 ? Deno.args : Deno.args.slice(0, split);
 const testArgs = split < 0 ? [] : Deno.args.slice(split + 1);
-const jobs = Number(Deno.env.get("QMPBACKUP_TEST_JOBS") ?? navigator.hardwareConcurrency + 1);
+const jobs = Number(Deno.env.get("QMPBACKUP_TEST_JOBS") ?? 2 * navigator.hardwareConcurrency + 1);
 
 const started = Date.now();
 const failed: string[] = [];
 {
   await using memory = await mountMemory();
-  let queue = (await Promise.all(paths.map(filesOf))).flat().sort(byLength);
+  const queue = (await Promise.all(paths.map(filesOf))).flat().sort(byLength);
   await using binary = await workFolder(BUILD);
   const env = {
     ...await makeBinary(binary.path, queue),
     ...(memory ? { TMPDIR: memory.path } : {}),
   };
+  const before = await ownMounts();
   const work = async () => {
     for (let path; (path = queue.shift()) !== undefined;) {
-      if (!await runFile(path, testArgs, env)) failed.push(path);
+      if (!await runFile(path, testArgs, { before, env })) failed.push(path);
     }
   };
-  const alone = queue.filter((path) => ALONE.includes(basename(path)));
-  queue = queue.filter((path) => !alone.includes(path));
   await Promise.all(Array.from({ length: jobs }, work));
-  queue = alone;
-  await work();
 }
 console.log(`== ${paths.join(" ")} took ${Math.round((Date.now() - started) / 1000)} s`);
 for (const path of failed) console.log(`== failed: ${path}`);
