@@ -39,6 +39,7 @@ Deno.test("TOPICS are those that the README names", () => {
       "many-hypervisors",
       "open",
       "operations",
+      "performance",
     ],
     "permissions",
     "restore-vm",
