@@ -20,6 +20,7 @@ import { restoreVerify } from "./cli/commands/restore_verify.ts";
 import { restoreTest } from "./cli/commands/restore_boot.ts";
 import { restoreMerge } from "./cli/commands/restore.ts";
 import { restoreFinish } from "./cli/commands/restore_finish.ts";
+import { restoreRollback } from "./cli/commands/restore_rollback.ts";
 import { restoreVm } from "./cli/commands/restore_vm.ts";
 import { units } from "./cli/commands/units.ts";
 import { bashCompletions, fishCompletions, zshCompletions } from "./cli/args/completions.ts";
@@ -47,6 +48,7 @@ const RUN: Record<CommandName, (context: CommandContext) => Promise<number>> = {
   "restore vm": restoreVm,
   "restore test": restoreTest,
   "restore finish": restoreFinish,
+  "restore rollback": restoreRollback,
   "restore rebase": restoreInPlace("rebase"),
   "restore commit": restoreInPlace("commit"),
   "restore verify": restoreVerify,

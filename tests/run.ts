@@ -25,6 +25,7 @@ const LONGEST = [
   "restore_in_place_test.ts",
   "recovery_test.ts",
   "prune_test.ts",
+  "rollback_test.ts",
   "lost_write_test.ts",
   "life_test.ts",
   "world_test.ts",

@@ -9,6 +9,7 @@ import type { Deadline } from "../fs/deadline.ts";
 import { exists, requireSymlinks } from "../fs/durable.ts";
 import { type Holder, holderNow } from "../fs/flock.ts";
 import { runId, tagOf, targetOfLock } from "../repo/layout.ts";
+import { refuseHalfWay } from "../repo/half_way.ts";
 import { readPastMonths } from "../repo/months.ts";
 import type { RunRecord } from "../repo/record.ts";
 import {
@@ -25,20 +26,21 @@ import { Failure, messageOf, UsageError } from "../errors.ts";
 import { GuestAgent, refuseFrozen, thawAnew } from "../qga/agent.ts";
 import { requireQemuImg } from "../qemu_img/qemu_img.ts";
 import { QmpClient, type QmpOptions } from "../qmp/client.ts";
-import { queryIdentity, type VmIdentity } from "../qmp/queries.ts";
+import { type QomChild, queryIdentity, type VmIdentity } from "../qmp/queries.ts";
 import { holderOfVm, lockVm, unlockVm, type VmHolder, vmHolder } from "../vm/lock.ts";
 import { queryObjects } from "../vm/marks.ts";
 import type { Device } from "../vm/devices.ts";
 import { connectVm, nameHolder } from "../vm/socket_holder.ts";
 import type { Address } from "../wire/address.ts";
 import { describeMachine, type KnownVm } from "../machine/describe.ts";
+import { refuseRollbackMark } from "../vm/rollback_mark.ts";
 import { markIoError, StopEvents } from "../vm/io_error.ts";
 import { gatherFacts } from "../plan/gather.ts";
 import { type FailedRun, recordFailure } from "./failed_run.ts";
 import { startWatchdog } from "../recovery/watchdog.ts";
 import type { DiskPlan, Plan } from "../plan/plan.ts";
 import { planBackup, refuseOtherVm } from "../plan/plan_backup.ts";
-import { recover } from "../recovery/order.ts";
+import { recover, type Recovered } from "../recovery/order.ts";
 import type { BackupRequest } from "../plan/request.ts";
 import type { KeepRules } from "../prune/policy.ts";
 import { mergeSinceFull, pruneAfter } from "./prune_after.ts";
@@ -169,26 +171,62 @@ async function backUpTo(
         words: messageOf(error),
       }),
   });
+  const objects = recovered.vm?.objects ?? await queryObjects(qmp);
+  await refuseHalfWay(deadline, target.path);
+  await refuseRollbackMark(qmp, objects.map(({ name }) => name));
   using stops = new StopEvents(qmp);
+  const locked = { target, vm, qmp, run, holder, recovered, objects };
+  return await runLocked(await planLocked(locked, request, deadline), locked, stops, context);
+}
+
+/** A target and a VM that the caller has locked, and cleaned up after dead runs. */
+export interface Locked extends Omit<Claimed, "lockFile"> {
+  holder: VmHolder;
+  recovered: Recovered;
+  /** All objects of QEMU that a user has added. */
+  objects: QomChild[];
+}
+
+/** A plan, and what the record says of the VM besides. */
+export interface LockedPlan {
+  plan: Plan;
+  devices: Device[];
+}
+
+/** Plans a backup. */
+export async function planLocked(
+  { target, vm, qmp, run, recovered, objects }: Locked,
+  request: BackupRequest,
+  deadline: Deadline,
+): Promise<LockedPlan> {
   const facts = await gatherFacts(
     deadline,
     qmp,
-    recovered.count > 0 ? await readTarget(deadline, request.target) : target,
+    recovered.count > 0 ? await readTarget(deadline, target.path) : target,
     request,
     {
       ...{ tag: tagOf(run.run), startedAt: startOf(run), vm },
-      objects: recovered.vm?.objects ?? await queryObjects(qmp),
+      objects,
       graph: recovered.vm?.graph,
     },
   );
-  const plan = planBackup(request, facts);
+  return { plan: planBackup(request, facts), devices: facts.devices };
+}
+
+/** Carries a plan out. `stops` listens since before it was made. */
+export async function runLocked(
+  { plan, devices }: LockedPlan,
+  { qmp, holder }: Locked,
+  stops: StopEvents,
+  context: BackupContext,
+): Promise<RunRecord> {
   context.onPlan(plan);
   const warnings = [...plan.warnings];
   await using _stood = plan.runState === "io-error" ? await markIoError(qmp) : null;
   await using agent = await connectAgent(context, plan, warnings);
   try {
     const startWatchdogOfRun = () => startWatchdog({ ...context, run: holder.run });
-    const machine = await describeMachine(qmp, knownVm(plan, facts.devices, context));
+    const machine = await describeMachine(qmp, knownVm(plan, devices, context));
     return await runBackup(plan, {
       ...{ ...context, qmp, stops, agent, warnings, machine },
       startWatchdog: startWatchdogOfRun,
@@ -209,10 +247,10 @@ function knownVm({ vm, disks, tpms }: Plan, devices: Device[], { socket }: Backu
 }
 
 /** What can be refused before anything is written or cleaned up. */
-async function refuseEarly(
+export async function refuseEarly(
   deadline: Deadline,
   qmp: QmpClient,
-  request: BackupRequest,
+  request: Pick<BackupRequest, "fleeceDir" | "mode" | "symlink" | "timestamp">,
 ): Promise<void> {
   refuseOld(qmp.version);
   if (request.fleeceDir !== null && !await exists(deadline, request.fleeceDir)) {
@@ -233,7 +271,7 @@ function refuseOld(version: string) {
 }
 
 /** A new run, as its locks name it. Its record has the same id. */
-function newRun(): Holder {
+export function newRun(): Holder {
   const now = new Date();
   return holderNow(runId(now, crypto.randomUUID().slice(0, 8)), now);
 }

@@ -33,6 +33,7 @@ import {
   takeOffFilter,
   takeOffSwitchNode,
 } from "../vm/switch_node.ts";
+import { takeOffStandIn } from "../vm/stand_in.ts";
 import type { Leftover } from "./leftover.ts";
 
 const log = getLogger(["qmpbackup", "recover"]);
@@ -95,6 +96,7 @@ export async function findInVm(
   for (const name of inRemovalOrder(nodesIn(graph))) {
     found(`Removing the node ${name}`, async () => {
       const role = nodeRole(name);
+      if (role === "stand") await takeOffStandIn(qmp, name);
       if (role === "gate") await takeOffSwitchNode(qmp, name);
       if (role === "cbw") await takeOffFilter(qmp, name);
       await removeNode(qmp, name);

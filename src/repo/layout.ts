@@ -12,6 +12,7 @@
  * TARGET/_qmpbackup/verified/<time>-<tag>.json what a verification found
  * TARGET/_qmpbackup/marks/<run id>.json        whether a run is protected, and a note on it
  * TARGET/_qmpbackup/booted/<time>.json         what `restore test` found
+ * TARGET/_qmpbackup/rollback.json             that a rollback of the disks is not finished
  * TARGET/_qmpbackup/lock
  * ```
  *
@@ -33,6 +34,8 @@ export const VERIFIED_FOLDER = `${RECORDS_FOLDER}/verified`;
 /** What users say of runs: see `run_mark.ts`. */
 export const MARKS_FOLDER = `${RECORDS_FOLDER}/marks`;
 export const BOOTED_FOLDER = `${RECORDS_FOLDER}/booted`;
+/** See `half_way.ts`. */
+export const ROLLBACK_FILE = `${RECORDS_FOLDER}/rollback.json`;
 export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 /** The target whose lock this is. */
 export const targetOfLock = (lockFile: string) => dirname(dirname(lockFile));

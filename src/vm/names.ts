@@ -22,6 +22,7 @@
  * first. "running" keeps a migration away until all others are gone.
  */
 export const NODE_ROLES = [
+  "stand",
   "snap",
   "gate",
   "cbw",
@@ -29,6 +30,8 @@ export const NODE_ROLES = [
   "file",
   "fleece",
   "end",
+  "point",
+  "since",
   "empty",
   "running",
 ] as const;
@@ -50,6 +53,8 @@ export const MARKS = {
   /** The VM had the state io-error before the run. */
   ioError: "qmpbackup-io-error",
   nbdServer: "qmpbackup-nbd",
+  /** The disks are half rolled back: it stays until a rollback is done. */
+  rollback: "qmpbackup-rollback",
 } as const;
 
 /** A name as nodes have it. */
@@ -91,6 +96,11 @@ export function isOurJob(id: string): boolean {
 export function nodeRole(name: string): NodeRole | null {
   const role = ROLE_NAME.exec(name)?.[2];
   return NODE_ROLES.find((known) => known === role) ?? null;
+}
+
+/** The node of the same run and disk that has another role. */
+export function siblingNode(name: string, role: NodeRole): string {
+  return name.slice(0, name.lastIndexOf("-") + 1) + role;
 }
 
 /** The tag of the run that made a node, an export or a job; null if none of ours did. */

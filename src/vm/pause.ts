@@ -59,6 +59,11 @@ export async function resumeIfMarked(qmp: QmpClient): Promise<void> {
   await removeMark(qmp, PAUSED);
 }
 
+/** A guest that was stopped here is to stay so, whatever becomes of us: its mark goes, and nobody resumes it. */
+export async function keepStopped(qmp: QmpClient): Promise<void> {
+  if (await readMark(qmp, PAUSED) !== null) await removeMark(qmp, PAUSED);
+}
+
 /** A VM in another state (shut down, suspended, panicked) did not get there through us, and stays so. */
 async function resumePaused(qmp: QmpClient): Promise<void> {
   if ((await queryStatus(qmp)).status === "paused") await qmp.execute("cont");

@@ -3,6 +3,7 @@ import { join } from "@std/path";
 import { chainFault } from "../../src/plan/last_backup.ts";
 import { ChainError, chainOf, images, restorePoints } from "../../src/repo/chains.ts";
 import { ATTACHMENT_HEAD, parseAttachment } from "../../src/repo/attachment.ts";
+import { HALF_WAY_HEAD, halfWayWords, parseHalfWay } from "../../src/repo/half_way.ts";
 import { orderByName } from "../../src/python/name_order.ts";
 import { isChainId } from "../../src/repo/layout.ts";
 import {
@@ -62,6 +63,19 @@ fuzz("parseRecord() throws RecordError alone, and what it takes can be used", di
   for (const time of [record.started, record.pointInTime, record.finished]) {
     assert(time === null || !Number.isNaN(Date.parse(time)), `${time}`);
   }
+});
+
+const HALF_WAY = {
+  ...HALF_WAY_HEAD,
+  ...{ since: "2026-11-22T23:00:00.000Z", run: "20261122T230000Z-0123abcd" },
+  ...{ disks: ["disk0"], wasRunning: true },
+};
+
+fuzz("parseHalfWay() never throws, and what it takes can be said", dice, (seed) => {
+  const dice = new Dice(seed);
+  const text = jsonText(nearlyRight(dice, HALF_WAY));
+  const halfWay = parseHalfWay(dice.once(2) ? text : mutateText(dice, text));
+  if (halfWay) assert(halfWayWords("/backup", halfWay).length > 0);
 });
 
 const ATTACHMENT = {

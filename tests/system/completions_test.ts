@@ -101,6 +101,7 @@ const RESTORES = [
   "finish",
   "merge",
   "rebase",
+  "rollback",
   "snapshotrebase",
   "test",
   "verify",

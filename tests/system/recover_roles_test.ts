@@ -116,8 +116,8 @@ Deno.test("Recovery removes what a run makes in any role, and nothing else", asy
     jobs: ["other"],
     exports: ["other"],
     bitmaps: ["other"],
-    // The lock is taken over before.
-    objects: ["other", names.MARKS.lock],
+    // The lock is taken over before. That disks are half rolled back stays true.
+    objects: ["other", names.MARKS.lock, names.MARKS.rollback],
   });
 });
 

@@ -79,12 +79,13 @@ const MAY_IMPORT: Record<string, string[]> = {
   overview: ["fs", "repo", "verify"],
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
   prune: ["fs", "qemu_img", "repo", "digest", "restore", "attach"],
+  rollback: ["wire", "fs", "qmp", "repo", "vm", "plan", "recovery", "backup", "restore"],
   boot: ["wire", "process", "fs", "qmp", "qga", "machine", "repo", "restore", "attach"],
   files: ["process", "fs", "qmp", "restore", "attach"],
   cli: [
     ...["wire", "process", "fs", "qmp", "qga", "qemu_img", "repo", "vm", "machine"],
     ...["plan", "recovery", "backup", "restore", "attach", "files", "boot", "overview"],
-    ...["verify", "prune"],
+    ...["verify", "prune", "rollback"],
   ],
   "app.ts": ["cli"],
 };

@@ -63,6 +63,9 @@ const LINES: Record<string, (given: Given) => string[]> = {
   "restore vm": ({ target, out }) => ["--dir", target, "--target-dir", out],
   "restore verify": ({ target }) => ["--dir", target],
   "restore attach": ({ target, out }) => ["--dir", target, "--target-dir", out],
+  "restore rollback": ({ s, target }) => [
+    ...["--socket", s.vm.socket, "--dir", target, "--until", "2100-01-01"],
+  ],
   "restore rebase": ({ target }) => ["--dir", `${target}/disk0`],
   "restore commit": ({ target }) => ["--dir", `${target}/disk0`],
   "restore snapshotrebase": ({ target }) => ["--dir", `${target}/disk0`],

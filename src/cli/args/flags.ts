@@ -323,6 +323,16 @@ export const FLAGS = {
     value: "SHARE",
     help: "read only this share of the contents, such as 1/7 or 10%: a different share each day",
   },
+  reset: {
+    kind: "switch",
+    help:
+      "stop the guest first, and reset it afterwards: its memory knows what was on its disks. Needed " +
+      "unless it was started with -S or has shut down",
+  },
+  "no-safety-backup": {
+    kind: "switch",
+    help: "take no increment first: what the disks hold now is lost",
+  },
   "dry-run": { kind: "switch", help: "only say what would be done" },
   "skip-check": { kind: "switch", help: "don't check the images' metadata first" },
 
@@ -640,6 +650,32 @@ export const COMMANDS = {
       {
         does: "Let the VM run without the backups",
         line: "qmpbackup restore finish --dir /backup/vm1 --socket /run/vm1.qmp",
+      },
+    ],
+  },
+  "restore rollback": {
+    summary: "Take a VM's own disks back to a point in time",
+    required: ["dir", "socket", "until"],
+    optional: [
+      ...["include", "allow-missing", "reset", "no-safety-backup", "dry-run"] as const,
+      ...["via-hmp", "timeout", "fleece-dir", "rate-limit", "skip-check", "mode"] as const,
+      ...["stall-timeout", "strict", "quiet"] as const,
+    ],
+    says: {
+      dir: "the backup directory; of --monthly that of a month",
+      until: "an image's name, a run's id, or a local time such as \"2026-11-22 23:00\"",
+      "allow-missing": "take a run that lacks some of the VM's disks, too; those stay as they are",
+    },
+    examples: [
+      {
+        does: "See how much would be written",
+        line: "qmpbackup restore rollback --dir /backup/vm1 --socket /run/vm1.qmp " +
+          '--until "2026-11-21 20:00" --dry-run',
+      },
+      {
+        does: "Do it; the guest is reset",
+        line: "qmpbackup restore rollback --dir /backup/vm1 --socket /run/vm1.qmp " +
+          '--until "2026-11-21 20:00" --reset',
       },
     ],
   },
