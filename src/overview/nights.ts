@@ -44,9 +44,11 @@ export function nightsOf(
   const wanted = disk === null ? runs : runs.map((run) => onlyDisk(run, disk))
     .filter(({ disks, state }) => disks.length > 0 || state !== "done");
   const usualMs = usualInterval(wanted.map(timeOf));
+  const gone = goneBefore(runs);
   return wanted.map((run, i) => {
     const before = wanted[i - 1];
-    const gapMs = before && !wasPruned(runs, before, run) ? timeOf(run) - timeOf(before) : 0;
+    const wasPruned = before && gone.get(before.id) !== gone.get(run.id);
+    const gapMs = before && !wasPruned ? timeOf(run) - timeOf(before) : 0;
     const night = nightOf(run, states);
     const { isProtected, note } = marks.get(run.id) ?? NO_MARK;
     const said = [...(isProtected ? ["protected"] : []), ...(note === null ? [] : [`"${note}"`])];
@@ -59,12 +61,13 @@ export function nightsOf(
   });
 }
 
-/** Whether there were runs between two that are gone: their numbers are missing. */
-function wasPruned(runs: readonly RunRecord[], before: RunRecord, after: RunRecord): boolean {
-  const indexOf = (run: RunRecord) => runs.findIndex(({ id }) => id === run.id);
-  return runs.slice(indexOf(before), indexOf(after) + 1).some((run, i, between) =>
-    i > 0 && run.sequence > (between[i - 1]?.sequence ?? 0) + 1
-  );
+/** How often runs are gone before a run, by its id: numbers are missing. */
+function goneBefore(runs: readonly RunRecord[]): Map<string, number> {
+  let gone = 0;
+  return new Map(runs.map(({ id, sequence }, i) => {
+    if (i > 0 && sequence > (runs[i - 1]?.sequence ?? 0) + 1) gone++;
+    return [id, gone];
+  }));
 }
 
 function onlyDisk(run: RunRecord, name: string): RunRecord {

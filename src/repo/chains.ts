@@ -52,18 +52,20 @@ export function lastInChain(points: Point[], diskId: string): Point | undefined 
  */
 export function chainOf(all: Point[], file: string): Point[] {
   const byFile = new Map(all.map((point) => [point.disk.file, point]));
-  const chain: Point[] = [];
+  // The newest first.
+  const chain = new Set<Point>();
   for (let next: string | null = file; next !== null;) {
     const point = byFile.get(next);
     if (!point) throw new ChainError(`No record of "${next}", which "${file}" builds on`);
-    if (chain.includes(point)) throw new ChainError(`The chain of "${file}" runs in a circle`);
-    chain.unshift(point);
+    if (chain.has(point)) throw new ChainError(`The chain of "${file}" runs in a circle`);
+    chain.add(point);
     next = point.disk.parent;
   }
-  if (chain[0]?.disk.level === "inc") {
+  const ordered = [...chain].reverse();
+  if (ordered[0]?.disk.level === "inc") {
     throw new ChainError(`The chain of "${file}" does not start with a full backup`);
   }
-  return chain;
+  return ordered;
 }
 
 /**

@@ -32,11 +32,14 @@ const WORDS: Record<DiskRecord["result"], string> = {
  *
  * A disk that came later or had gone by then is none of them, and neither is one that was never backed up.
  *
- * @param points The target's, see `restorePoints()`.
+ * @param held The disks that can be restored from it.
+ * @param newest The newest image of each disk of the target, by the disk's name.
  */
-export function lackingDisks(run: RunRecord, points: Point[]): Lacking[] {
-  const held = new Set(points.filter((point) => point.run === run).map(({ disk }) => disk.name));
-  const newest = new Map(points.map(({ disk }) => [disk.name, disk.file]));
+export function lackingDisks(
+  run: RunRecord,
+  held: ReadonlySet<string>,
+  newest: ReadonlyMap<string, string>,
+): Lacking[] {
   const reasons = new Map<string, string>();
   if (isAdopted(run)) { for (const name of newest.keys()) reasons.set(name, "of another time"); }
   for (const { device, gone } of run.leftOut) if (!gone) reasons.set(device, "left out");
@@ -51,6 +54,9 @@ export function lackingDisks(run: RunRecord, points: Point[]): Lacking[] {
 
 /** The runs that have anything to restore, oldest first, each with what it lacks. */
 export function runsWithPoints(points: Point[]): { run: RunRecord; lacking: Lacking[] }[] {
-  return [...new Set(points.map(({ run }) => run))]
-    .map((run) => ({ run, lacking: lackingDisks(run, points) }));
+  const newest = new Map(points.map(({ disk }) => [disk.name, disk.file]));
+  return [...Map.groupBy(points, ({ run }) => run)].map(([run, ofRun]) => ({
+    run,
+    lacking: lackingDisks(run, new Set(ofRun.map(({ disk }) => disk.name)), newest),
+  }));
 }

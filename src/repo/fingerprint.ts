@@ -11,10 +11,11 @@
  */
 
 import type { Deadline } from "../fs/deadline.ts";
+import { createHash } from "node:crypto";
 import { join } from "@std/path";
 import * as v from "valibot";
 import { Failure } from "../errors.ts";
-import { type NotTheFile, withFile } from "../fs/open.ts";
+import { type NotTheFile, type Opened, withFile, withFiles } from "../fs/open.ts";
 import {
   AUTOCLEAR_OFFSET,
   firstCluster,
@@ -73,23 +74,19 @@ export async function lookAtImage(
   recorded?: Fingerprint,
 ): Promise<ImageLook | ImageFault> {
   try {
-    return await withFile(
-      deadline,
-      path,
-      { read: true },
-      async (file) =>
-        typeof file === "string" ? changed(IN_ITS_PLACE[file]) : await look(file, recorded),
-    );
+    return await withFile(deadline, path, { read: true }, (file) => look(file, recorded));
   } catch (error) {
-    const { NotFound, NotADirectory, PermissionDenied } = Deno.errors;
-    if (error instanceof NotFound || error instanceof NotADirectory) {
-      return MISSING;
-    }
-    if (error instanceof PermissionDenied) {
-      return { state: "unreadable", reason: `can't be read: ${error.message}` };
-    }
-    throw error;
+    return faultOf(error);
   }
+}
+
+function faultOf(error: unknown): ImageFault {
+  const { NotFound, NotADirectory, PermissionDenied } = Deno.errors;
+  if (error instanceof NotFound || error instanceof NotADirectory) return MISSING;
+  if (error instanceof PermissionDenied) {
+    return { state: "unreadable", reason: `can't be read: ${error.message}` };
+  }
+  throw error;
 }
 
 /** Whether there is something wrong with an image. */
@@ -103,8 +100,12 @@ const IN_ITS_PLACE: Record<NotTheFile, string> = {
   replaced: "was just replaced",
 };
 
-async function look(file: Deno.FsFile, recorded?: Fingerprint): Promise<ImageLook | ImageFault> {
-  const info = await file.stat();
+async function look(
+  opened: Opened | NotTheFile,
+  recorded?: Fingerprint,
+): Promise<ImageLook | ImageFault> {
+  if (typeof opened === "string") return changed(IN_ITS_PLACE[opened]);
+  const { file, info } = opened;
   const { size } = info;
   if (recorded && size !== recorded.sizeBytes) {
     return changed(
@@ -119,7 +120,7 @@ async function look(file: Deno.FsFile, recorded?: Fingerprint): Promise<ImageLoo
   if (header.hasDataFile) {
     return changed("keeps its data in another file, which no backup of ours does");
   }
-  const digest = await digestOf([head, ...await piecesOf(header, size, read)]);
+  const digest = digestOf([head, ...await piecesOf(header, size, read)]);
   if (recorded && digest !== recorded.digest) {
     return changed(
       "was changed: a VM was started on it, another program wrote to it, or another version of it " +
@@ -151,12 +152,17 @@ async function piecesOf({ l1, refcountTableOffset }: Qcow2Header, size: number, 
   return [refcounts, counts, tables, table, data, end];
 }
 
-async function digestOf(pieces: Uint8Array[]): Promise<string> {
+function digestOf(pieces: Uint8Array[]): string {
+  const hash = createHash("sha256");
   // With their lengths, so that what one piece ends with can't be the beginning of the next.
-  const lengths = new TextEncoder().encode(`${pieces.map(({ length }) => length).join(" ")}\n`);
-  const all = await new Blob([lengths, ...pieces as BlobPart[]]).arrayBuffer();
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", all));
-  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  hash.update(`${pieces.map(({ length }) => length).join(" ")}\n`);
+  for (const piece of pieces) hash.update(piece);
+  return hash.digest("hex");
+}
+
+/** Of an open file this asks no storage (lseek(2)), so that there is nothing to wait for. */
+function seek(file: Deno.FsFile, offset: number): void {
+  file.seekSync(offset, Deno.SeekMode.Start);
 }
 
 /** Reads a piece as far as the file goes. */
@@ -168,7 +174,7 @@ async function readPiece(
 ): Promise<Uint8Array> {
   const bytes = new Uint8Array(Math.max(Math.min(length, size - offset), 0));
   if (bytes.length === 0) return bytes;
-  await file.seek(offset, Deno.SeekMode.Start);
+  seek(file, offset);
   let at = 0;
   while (at < bytes.length) {
     const count = await file.read(bytes.subarray(at));
@@ -184,8 +190,9 @@ async function readPiece(
  * @throws {Failure} If something else is in its place.
  */
 export async function sealImage(deadline: Deadline, path: string): Promise<void> {
-  await withFile(deadline, path, { read: true, write: true }, async (file) => {
-    if (typeof file === "string") throw new Failure(`"${path}" was replaced by another program`);
+  await withFile(deadline, path, { read: true, write: true }, async (opened) => {
+    if (typeof opened === "string") throw new Failure(`"${path}" was replaced by another program`);
+    const { file } = opened;
     if (parseHeader(await readPiece(file, HEADER_BYTES, 0, HEADER_BYTES))?.version !== 3) return;
     const seal = crypto.getRandomValues(new Uint8Array(SEAL_BYTES));
     await file.seek(AUTOCLEAR_OFFSET, Deno.SeekMode.Start);
@@ -193,9 +200,6 @@ export async function sealImage(deadline: Deadline, path: string): Promise<void>
     await file.sync();
   });
 }
-
-/** How many images are looked at at once: on a server far away each has to be waited for. */
-const LOOKS_AT_ONCE = 8;
 
 /**
  * Looks at many images.
@@ -210,13 +214,17 @@ export async function lookAtImages(
   expected: Map<string, Fingerprint | undefined>,
 ): Promise<Map<string, ImageLook | ImageFault>> {
   const seen = new Map<string, ImageLook | ImageFault>();
-  const rest = [...expected];
-  const work = async () => {
-    for (let next = rest.shift(); next; next = rest.shift()) {
-      const [file, recorded] = next;
-      seen.set(file, await lookAtImage(deadline, join(folder, file), recorded));
-    }
-  };
-  await Promise.all(Array.from({ length: LOOKS_AT_ONCE }, work));
+  const files = [...expected];
+  const paths = files.map(([file]) => join(folder, file));
+  const looks = withFiles(
+    deadline,
+    paths,
+    { read: true },
+    (opened, i) => look(opened, files[i]?.[1]),
+  );
+  for await (const result of looks) {
+    const [file = ""] = files[seen.size] ?? [];
+    seen.set(file, result.status === "fulfilled" ? result.value : faultOf(result.reason));
+  }
   return seen;
 }

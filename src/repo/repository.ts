@@ -9,7 +9,7 @@ import { basename, join } from "@std/path";
 import { brief, Failure, messageOf, UsageError } from "../errors.ts";
 import { listFolder, stat } from "../fs/files.ts";
 import { lookAt, OWNER_ONLY, refuseLink } from "../fs/create.ts";
-import { readUpTo } from "../fs/open.ts";
+import { readEachUpTo, readUpTo } from "../fs/open.ts";
 import {
   createFolders,
   createInside,
@@ -470,10 +470,11 @@ async function readRuns(deadline: Deadline, path: string): Promise<RunRecord[]> 
   const folder = join(path, RUNS_FOLDER);
   const runs: RunRecord[] = [];
   let totalBytes = 0;
-  for (const name of await recordNames(deadline, path)) {
-    const file = join(folder, name);
-    const text = await readSmall(deadline, file);
-    totalBytes += text.length;
+  const files = (await recordNames(deadline, path)).map((name) => join(folder, name));
+  for await (const text of readEachUpTo(deadline, files, MAX_RECORD_BYTES)) {
+    const file = files[runs.length] ?? "";
+    const known = requireSmall(file, text);
+    totalBytes += known.length;
     if (totalBytes > MAX_RECORDS_BYTES) {
       throw new RecordError(
         `The records in "${folder}" are larger than ${
@@ -482,8 +483,8 @@ async function readRuns(deadline: Deadline, path: string): Promise<RunRecord[]> 
           "away whose images are gone",
       );
     }
-    const run = parseRecord(file, text);
-    if (name !== `${run.id}.json`) {
+    const run = parseRecord(file, known);
+    if (basename(file) !== `${run.id}.json`) {
       throw new RecordError(
         `"${file}" is the record of "${brief(run.id)}", a copy: move it away`,
       );
@@ -516,7 +517,10 @@ async function recordNames(deadline: Deadline, path: string): Promise<string[]> 
  * for ever, and a link may lead to a file that means something else.
  */
 export async function readSmall(deadline: Deadline, path: string): Promise<string> {
-  const text = await readUpTo(deadline, path, MAX_RECORD_BYTES);
+  return requireSmall(path, await readUpTo(deadline, path, MAX_RECORD_BYTES));
+}
+
+function requireSmall(path: string, text: string | null): string {
   if (text !== null) return text;
   throw new RecordError(
     `"${path}" is not a file of qmpbackup: it is too large, or not a regular file (a link, a folder)`,
