@@ -5,6 +5,7 @@
  */
 
 import type { Machine } from "./machine.ts";
+import { swtpmCommand, tpmArgs, type TpmFolder, tpmNote } from "./tpm.ts";
 import { newDisk, option, type RestoredDisk, type StartCommand } from "./start_command.ts";
 
 /** Where Debian's package `ovmf` has the firmware that UEFI variables go with. */
@@ -15,6 +16,7 @@ export function newCommand(
   vm: { name: string; uuid: string },
   disks: RestoredDisk[],
   machine: Machine,
+  tpm: TpmFolder | null = null,
 ): StartCommand {
   const { arch, type, memoryBytes, processors, nics, tpms } = machine;
   const deviceOf = ({ name }: RestoredDisk) => machine.disks.find(({ disk }) => disk === name);
@@ -36,9 +38,11 @@ export function newCommand(
     ...nics.flatMap(({ driver, mac }, i) => [
       ...["-netdev", `user,id=net${i}`, "-device", `${driver},netdev=net${i},mac=${mac}`],
     ]),
+    ...(tpm === null ? [] : tpmArgs(tpm, arch)),
   ];
   return {
     argv,
+    swtpm: tpm && swtpmCommand(tpm),
     notes: [
       "QEMU's command line could not be read when the backup was taken. This one is made from " +
       "what QEMU said of the VM: check it against what you know",
@@ -48,7 +52,7 @@ export function newCommand(
       ...(nics.length > 0
         ? ["The VM gets a network of its own (-netdev user): name its bridge"]
         : []),
-      ...tpms.map((id) => `The TPM "${id}" is left out: its state is in no backup`),
+      ...(tpm === null ? tpms.map((id) => tpmNote(id, null)) : []),
     ],
   };
 }

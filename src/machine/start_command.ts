@@ -7,6 +7,7 @@
 import { resolve } from "@std/path";
 import { joinOption, jsonOf, lacksSecret, splitOption } from "./command_line.ts";
 import type { Machine } from "./machine.ts";
+import { swtpmCommand, type TpmFolder, tpmNote, withTpmAt } from "./tpm.ts";
 
 /** A disk that was restored. */
 export interface RestoredDisk {
@@ -22,6 +23,8 @@ export interface RestoredDisk {
 
 export interface StartCommand {
   argv: string[];
+  /** Starts the VM's TPM, before it; null where there is nothing to start. */
+  swtpm: string[] | null;
   /** What the user has to know, or to do by hand. */
   notes: string[];
 }
@@ -33,12 +36,15 @@ const DROPPED: Record<string, number> = { "-S": 0, "-incoming": 1, "-loadvm": 1 
  * Puts restored disks into QEMU's command line.
  *
  * @param workingFolder What its relative paths are relative to.
+ * @param tpm Where the state of its TPM is; null if it was not saved.
  */
 export function startCommand(
   commandLine: string[],
   disks: RestoredDisk[],
   { disks: devices, workingFolder, tpms }: Machine,
+  tpm: TpmFolder | null = null,
 ): StartCommand {
+  const pointed = tpm === null ? null : withTpmAt(commandLine, tpm);
   const placed = new Set<RestoredDisk>();
   const diskAt = (text: string): RestoredDisk | undefined => {
     const disk = disks.find(({ source }) => isSame(text, source, workingFolder));
@@ -46,8 +52,9 @@ export function startCommand(
     return disk;
   };
   const argv: string[] = [];
-  for (let i = 0; i < commandLine.length; i++) {
-    const arg = commandLine[i] as string;
+  const old = pointed ?? commandLine;
+  for (let i = 0; i < old.length; i++) {
+    const arg = old[i] as string;
     const values = i > 0 ? DROPPED[arg] : undefined;
     if (values === undefined) argv.push(i === 0 ? arg : replaced(arg, disks, diskAt));
     else i += values;
@@ -58,18 +65,20 @@ export function startCommand(
   }
   return {
     argv,
+    swtpm: pointed && tpm && swtpmCommand(tpm),
     notes: [
       ...missing.map(({ name, file }) =>
         `The disk "${name}" is not in QEMU's command line (it was plugged in later), and was added at ` +
         `its end: check how "${file}" is attached`
       ),
-      ...notesOf(commandLine, tpms),
+      ...notesOf(commandLine),
+      ...(pointed ? [] : tpms.map((id) => tpmNote(id, tpm))),
     ],
   };
 }
 
 /** What may stand in the way on another host. */
-function notesOf(argv: string[], tpms: string[]): string[] {
+function notesOf(argv: string[]): string[] {
   const withOption = (...options: string[]) =>
     argv.filter((_, i) => options.includes(argv[i - 1] ?? ""));
   const networks = withOption("-netdev", "-nic", "-net")
@@ -87,10 +96,6 @@ function notesOf(argv: string[], tpms: string[]): string[] {
       : []),
     ...networks.map((arg) => `The VM needs a network of the old host: ${arg}`),
     ...passed.map((arg) => `A device of the old host was passed through: ${arg}`),
-    ...tpms.map((id) =>
-      `The TPM "${id}" needs its state and its swtpm process, which must be started first: its state is ` +
-      "in no backup, unless an archive of it was saved (--save)"
-    ),
     ...(lacksSecret(argv)
       ? ["Secrets were taken out of the command line: put them in the place of ***"]
       : []),

@@ -10,6 +10,7 @@ import { shellText } from "../shell.ts";
  * Writes the script.
  *
  * @param about What it starts, in a line.
+ * @param first What is started before it, if anything.
  * @param folder Where the command's relative paths are looked for. Absolute.
  */
 export function startScript(
@@ -17,6 +18,7 @@ export function startScript(
   folder: string,
   argv: string[],
   notes: string[],
+  first: string[] | null = null,
 ): string {
   const comment = (text: string) => `# ${text.replace(/\s+/g, " ")}`;
   return [
@@ -24,6 +26,7 @@ export function startScript(
     comment(about),
     ...notes.map(comment),
     `cd ${shellText([folder])} || exit`,
+    ...(first === null ? [] : [`${shellText(first)} || exit`]),
     `exec ${grouped(argv).map((group) => shellText(group)).join(" \\\n  ")} "$@"`,
     "",
   ].join("\n");

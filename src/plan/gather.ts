@@ -13,6 +13,7 @@ import { diskFileName } from "../repo/layout.ts";
 import { readPastMonths } from "../repo/months.ts";
 import type { RunRecord } from "../repo/record.ts";
 import type { Target } from "../repo/repository.ts";
+import { tpmStateIn } from "../repo/tpm_state.ts";
 import type { QmpClient } from "../qmp/client.ts";
 import { type BlockGraph, type QomChild, queryStatus, queryTpms } from "../qmp/queries.ts";
 import { queryFeatures } from "../qmp/schema.ts";
@@ -37,7 +38,7 @@ export async function gatherFacts(
   deadline: Deadline,
   qmp: QmpClient,
   target: Target,
-  { monthly, level }: BackupRequest,
+  { monthly, level, save }: BackupRequest,
   { tag, startedAt, vm, objects, graph }: Known,
 ): Promise<Facts> {
   const features = await queryFeatures(qmp);
@@ -46,10 +47,12 @@ export async function gatherFacts(
   const { disks: found, leftOut } = await queryDisks(qmp, { graph, devices, flatBlock });
   const disks = await withBackingTimes(deadline, found);
   const tpms = await findTpms(qmp, devices);
-  const leftTpms = tpms.map((id) => (
+  const leftTpms = tpmStateIn(save) ? [] : tpms.map((id) => (
     {
       device: id,
-      reason: "a TPM, whose state is not on a disk: back its directory up by itself",
+      reason:
+        "a TPM, whose state is not on a disk: back its directory up by itself, or save it with " +
+        "the backup (--save DIR)",
       unasked: true,
     }
   ));

@@ -1,5 +1,5 @@
 /**
- * Files that a user keeps beside a run (`--save`): a start script, a domain's XML, an archive of a TPM's state.
+ * Files that a user keeps beside a run (`--save`): a start script, a domain's XML, the folder of a TPM's state.
  *
  * @module
  */
@@ -11,6 +11,8 @@ import { createFile, lookAt } from "../fs/create.ts";
 import { createInside, removeFile, removeFolders, syncPath } from "../fs/durable.ts";
 import { listFolder } from "../fs/files.ts";
 import { readBytesUpTo } from "../fs/open.ts";
+import { stat } from "../fs/files.ts";
+import { fitsTar, makeTar } from "./tar.ts";
 import { diskFileName, RECORDS_FOLDER } from "./layout.ts";
 
 const SAVED_FOLDER = `${RECORDS_FOLDER}/saved`;
@@ -37,7 +39,9 @@ export async function readFilesToSave(deadline: Deadline, paths: string[]): Prom
   const files: SavedFile[] = [];
   let leftBytes = MAX_TOTAL_BYTES;
   for (const path of paths) {
-    const contents = await readBytesUpTo(deadline, path, leftBytes).catch((error) => {
+    const isFolder = await stat(deadline, path).then((info) => info.isDirectory, () => false);
+    const read = isFolder ? archiveOf : readBytesUpTo;
+    const contents = await read(deadline, path, leftBytes).catch((error) => {
       throw new UsageError(`"${path}" (--save) can't be read: ${error.message}`, { cause: error });
     });
     if (contents === null) {
@@ -48,9 +52,38 @@ export async function readFilesToSave(deadline: Deadline, paths: string[]): Prom
     }
     leftBytes -= contents.length;
     const taken = files.map(({ name }) => name);
-    files.push({ name: freeName(diskFileName(path), taken), contents });
+    const name = diskFileName(path) + (isFolder ? ".tar" : "");
+    files.push({ name: freeName(name, taken), contents });
   }
   return files;
+}
+
+/**
+ * A folder's files as an archive. Sockets and pipes hold nothing.
+ *
+ * @returns Null where they are too large.
+ */
+async function archiveOf(
+  deadline: Deadline,
+  folder: string,
+  maxBytes: number,
+): Promise<Uint8Array | null> {
+  const entries = (await listFolder(deadline, folder)).sort((a, b) => a.name < b.name ? -1 : 1);
+  const files: SavedFile[] = [];
+  let leftBytes = maxBytes;
+  for (const { name, isDirectory, isFile, isSymlink } of entries) {
+    if (isDirectory || isSymlink || !fitsTar(name)) {
+      throw new UsageError(
+        `it contains "${name}", which is a folder, a link, or has a long name. Make an archive of it (tar) and save that`,
+      );
+    }
+    if (!isFile) continue;
+    const contents = await readBytesUpTo(deadline, join(folder, name), leftBytes);
+    if (contents === null) return null;
+    leftBytes -= contents.length;
+    files.push({ name, contents });
+  }
+  return makeTar(files);
 }
 
 /** Two files may have one name. Pure. */

@@ -1,6 +1,7 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import type { RunRecord } from "../../src/repo/record.ts";
+import { mustRun } from "../support/run.ts";
 import { scene } from "../support/scene.ts";
 import { succeed, tool } from "../support/tool.ts";
 
@@ -20,7 +21,9 @@ Deno.test("backup records what the VM is, without its secrets, and what --save n
   await Deno.mkdir(s.dir.join("etc"));
   const [script, xml, same] = ["start.sh", "vm.xml", "etc/vm.xml"].map((name) => s.dir.join(name));
   for (const path of [script, xml, same] as string[]) await Deno.writeTextFile(path, path);
-  const saves = [script, xml, same].flatMap((path) => ["--save", path as string]);
+  const saves = [script, xml, same, s.dir.join("etc")].flatMap((
+    path,
+  ) => ["--save", path as string]);
   const { stdout } = await succeed(s.backupArgs("full", "--json", ...saves));
   const { id, machine, saved } = JSON.parse(stdout) as RunRecord;
   assertEquals(machine?.memoryBytes, 64 << 20);
@@ -40,10 +43,12 @@ Deno.test("backup records what the VM is, without its secrets, and what --save n
   assertEquals(machine?.commandLine?.includes("secret,id=s0,data=***"), true);
   assertEquals(stdout.includes("geheim"), false);
   const folder = join(s.target, "_qmpbackup/saved", id);
-  assertEquals(saved?.map(({ name }) => name), ["start.sh", "vm.xml", "2-vm.xml"]);
+  assertEquals(saved?.map(({ name }) => name), ["start.sh", "vm.xml", "2-vm.xml", "etc.tar"]);
   for (const [i, name] of ["start.sh", "vm.xml", "2-vm.xml"].entries()) {
     assertEquals(await Deno.readTextFile(join(folder, name)), [script, xml, same][i]);
   }
+  const archived = await mustRun("tar", ["-xOf", join(folder, "etc.tar"), "vm.xml"]);
+  assertEquals(archived, same);
   await t.step("and a run that fails keeps no saved files", async () => {
     const hook = s.dir.join("hook");
     await Deno.writeTextFile(hook, "#!/bin/sh\nexit 1\n", { mode: 0o755 });
@@ -57,5 +62,9 @@ Deno.test("backup records what the VM is, without its secrets, and what --save n
     assertEquals(code, 2);
     assertStringIncludes(stderr, "--save");
     assertEquals(await exists(s.dir.join("none")), false);
+    await Deno.mkdir(s.dir.join("etc/below"));
+    const deep = await tool(s.backupArgs("inc", "--save", s.dir.join("etc")));
+    assertEquals(deep.code, 2);
+    assertMatch(deep.stderr, /"below", which is a folder.*Make an archive of it/);
   });
 });

@@ -1,9 +1,10 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { ensurePrograms } from "../support/install_qemu.ts";
-import { compare } from "../support/qemu_img.ts";
+import { compare, info } from "../support/qemu_img.ts";
 import { mustRun } from "../support/run.ts";
-import { until } from "../support/scene.ts";
+import { filesOf, until } from "../support/scene.ts";
+import { hexOf, makeTpmState, readTpmScript, startSwtpm } from "../support/swtpm.ts";
 import { tempDir } from "../support/temp_dir.ts";
 import { succeed, tool } from "../support/tool.ts";
 import { startVm } from "../support/vm.ts";
@@ -29,7 +30,8 @@ for %a in fs0 fs1
 endfor
 setvar qmpbackup -guid 12345678-1234-1234-1234-123456789abc
 echo WORDS-END
-reset -s
+for %i run (1 1000)
+${readTpmScript()}endfor
 `;
 
 /** An image with a FAT file system of these files. */
@@ -42,6 +44,12 @@ async function makeFat(work: string, image: string, format: string, files: Recor
   await Deno.remove(work, { recursive: true });
 }
 
+/** What the TPM keeps, and the guest asks it for. */
+const TPM_WORD = "tpm word";
+
+/** As the guest prints it: the 8 bytes as one number. */
+const TPM_ANSWER = `0x${hexOf(new TextEncoder().encode(TPM_WORD).toReversed()).toUpperCase()}`;
+
 /** Under TCG, on a machine that does other things too, a firmware takes its time. */
 const BOOT_SECONDS = 180;
 
@@ -52,8 +60,51 @@ async function words(serial: string): Promise<string | null> {
     null;
 }
 
+/** Whether it has said its words, and what its TPM keeps. */
+async function hasSaidAll(serial: string): Promise<boolean> {
+  return await words(serial) !== null && (await Deno.readTextFile(serial)).includes(TPM_ANSWER);
+}
+
+const commandIn = (stdout: string) => /^Start it with: (.*)$/m.exec(stdout)?.[1] ?? "";
+
+/** Starts the VM as it was printed; it is killed at the end. */
+function startAsPrinted(command: string) {
+  const [program = "", ...args] = command.split(" ");
+  const child = new Deno.Command(program, { args, stdin: "null", stdout: "null" }).spawn();
+  let hasEnded = false;
+  const ended = child.status.finally(() => hasEnded = true);
+  const kill = () => {
+    if (!hasEnded) child.kill("SIGKILL");
+  };
+  return {
+    kill,
+    ended,
+    isAlive: () => !hasEnded,
+    async [Symbol.asyncDispose]() {
+      kill();
+      await ended;
+    },
+  };
+}
+
+/** Waits for all that the guest says, and compares it. */
+async function sees(serial: string, vm: { isAlive(): boolean }) {
+  await until(async () => !vm.isAlive() || await hasSaidAll(serial), BOOT_SECONDS);
+  const said = await words(serial) ?? "";
+  for (const part of ["from the boot disk", "from the data disk", "- qmpbackup - 0008 Bytes"]) {
+    assertStringIncludes(said, part);
+  }
+}
+
+/** Of all images of a target. */
+async function digests(target: string): Promise<string> {
+  const images = (await filesOf(target)).filter((file) => /FULL-/.test(file));
+  assertEquals(images.length, 3);
+  return await mustRun("sha256sum", images.map((file) => join(target, file)));
+}
+
 Deno.test("restore vm brings a UEFI guest back, and the printed command starts it", async (t) => {
-  await ensurePrograms({ [CODE]: "ovmf" });
+  await ensurePrograms({ [CODE]: "ovmf", swtpm: "swtpm" });
   await using dir = await tempDir();
   const host = dir.join("host");
   await Deno.mkdir(host);
@@ -68,9 +119,12 @@ Deno.test("restore vm brings a UEFI guest back, and the printed command starts i
   await makeFat(join(host, "fat"), data, "raw", { "words.txt": "from the data disk\n" });
   await Deno.copyFile(VARS, vars);
   await Deno.writeTextFile(script, "what the administrator kept\n");
+  const tpm = join(host, "tpm"), tpmSocket = join(tpm, "socket");
+  await makeTpmState(tpm, TPM_WORD);
   const target = dir.join("target"), out = dir.join("out");
-  const before = dir.join("before.raw");
+  const data0 = dir.join("data.raw");
   {
+    await startSwtpm(tpm, ["--ctrl", `type=unixio,path=${tpmSocket}`]);
     await using vm = await startVm({
       dir: host,
       disks: [],
@@ -85,45 +139,56 @@ Deno.test("restore vm brings a UEFI guest back, and the printed command starts i
         ...["-device", "scsi-hd,drive=boot,scsi-id=0,lun=0,bootindex=1,serial=boot-1"],
         ...["-blockdev", `raw,node-name=data,file.driver=file,file.filename=${data}`],
         ...["-device", "scsi-hd,drive=data,scsi-id=0,lun=1"],
+        ...["-chardev", `socket,id=chrtpm,path=${tpmSocket}`],
+        ...["-tpmdev", "emulator,id=tpm0,chardev=chrtpm", "-device", "tpm-crb,tpmdev=tpm0"],
       ],
     });
-    const isOver = () => vm.events.some(({ event }) => event === "SHUTDOWN");
-    await until(async () => isOver() && await words(serial) !== null, BOOT_SECONDS);
+    await until(() => hasSaidAll(serial), BOOT_SECONDS);
     await succeed([
       ...["backup", "--socket", vm.socket, "--level", "full", "--target", target],
-      ...["--include-raw", "--save", script],
+      ...["--include-raw", "--strict", "--save", script, "--save", tpm],
     ]);
     await vm.quit();
-    await Deno.copyFile(data, before);
+    await Deno.copyFile(data, data0);
   }
+  const state = await Deno.readFile(join(tpm, "tpm2-00.permall"));
   for (const path of [boot, data, vars, script, serial]) await Deno.remove(path);
+  await Deno.remove(tpm, { recursive: true });
 
   const { stdout } = await succeed(["restore", "vm", "--dir", target, "--target-dir", out]);
-  const command = /^Start it with: (.*)$/m.exec(stdout)?.[1] ?? "";
+  const command = commandIn(stdout);
   assertEquals(command, `sh ${join(out, "start.sh")}`);
   await t.step("with the disks under their own names and in their own formats", async () => {
-    await compare(before, "raw", join(out, "data.raw"), "raw");
+    await compare(data0, "raw", join(out, "data.raw"), "raw");
     assertEquals((await Deno.stat(join(out, "vars.fd"))).size, (await Deno.stat(VARS)).size);
     assertEquals(
       await Deno.readTextFile(join(out, "saved-vm.conf")),
       "what the administrator kept\n",
     );
+    assertEquals(await Deno.readFile(join(out, "swtpm", "tpm2-00.permall")), state);
   });
-  await t.step("so that it says what it held, its variables too", async () => {
-    const [program = "", ...args] = command.split(" ");
-    const child = new Deno.Command(program, { args, stdin: "null", stdout: "null" }).spawn();
-    await using _child = {
-      async [Symbol.asyncDispose]() {
-        child.kill("SIGKILL");
-        await child.status;
-      },
-    };
-    await until(async () => await words(serial) !== null, BOOT_SECONDS);
-    const said = await words(serial) ?? "";
-    for (const part of ["from the boot disk", "from the data disk", "- qmpbackup - 0008 Bytes"]) {
-      assertStringIncludes(said, part);
-    }
+  await t.step("so that it says what it held, its variables and its TPM too", async () => {
+    await using vm = startAsPrinted(command);
+    await sees(serial, vm);
   });
+  await t.step(
+    "and does so at once with --instant, until it does not need the backups",
+    async () => {
+      await Deno.remove(serial);
+      const before = await digests(target), now = dir.join("now");
+      const { stdout } = await succeed([
+        ...["restore", "vm", "--instant", "--dir", target, "--target-dir", now],
+      ]);
+      await using vm = startAsPrinted(commandIn(stdout));
+      await sees(serial, vm);
+      await succeed(["restore", "finish", "--dir", target, "--socket", join(host, "testvm.qmp")]);
+      vm.kill();
+      await vm.ended;
+      assertEquals((await info(join(now, "boot.qcow2"))).backing, undefined);
+      await compare(data0, "raw", join(now, "data.raw"), "raw");
+      assertEquals(await digests(target), before);
+    },
+  );
   await t.step("and nothing is written over it", async () => {
     const { code, stderr } = await tool(["restore", "vm", "--dir", target, "--target-dir", out]);
     assertEquals(code, 2);

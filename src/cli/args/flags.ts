@@ -192,10 +192,10 @@ export const FLAGS = {
   strict: { kind: "switch", help: "exit with code 3 if there were warnings" },
   save: {
     kind: "files",
-    value: "FILE",
+    value: "PATH",
     help:
-      "keep a copy of FILE beside the backup: a start script, a domain's XML, an archive of a " +
-      "TPM's state; can be given several times",
+      "keep a copy of this file or folder beside the backup: a start script, a domain's XML, the " +
+      "folder of swtpm's state; can be given several times",
   },
   before: {
     kind: "text",

@@ -1,9 +1,9 @@
 import { getLogger } from "@logtape/logtape";
-import { join, resolve } from "@std/path";
+import { basename, join, resolve } from "@std/path";
 import { attach } from "../../attach/attach.ts";
 import { UsageError, WARNED } from "../../errors.ts";
 import type { Deadline } from "../../fs/deadline.ts";
-import { createFile } from "../../fs/create.ts";
+import { createFile, makeFolder } from "../../fs/create.ts";
 import { exists, syncPath } from "../../fs/durable.ts";
 import { readBytesUpTo } from "../../fs/open.ts";
 import { domainXml, isDomainXml } from "../../machine/domain_xml.ts";
@@ -13,6 +13,7 @@ import { neededPaths, startScript } from "../../machine/start_script.ts";
 import type { DiskRecord, RunRecord } from "../../repo/record.ts";
 import { readTarget } from "../../repo/repository.ts";
 import { MAX_TOTAL_BYTES, savedFolder } from "../../repo/saved.ts";
+import { tpmStateIn } from "../../repo/tpm_state.ts";
 import { pointsOfChosenRun } from "../../restore/choose_points.ts";
 import { merge } from "../../restore/merge.ts";
 import type { RestorePoint } from "../../restore/points.ts";
@@ -28,6 +29,8 @@ import type { CommandContext } from "./context.ts";
 const log = getLogger(["qmpbackup", "restore"]);
 
 const START_SCRIPT = "start.sh";
+/** Where a TPM's state goes. */
+const TPM_FOLDER = "swtpm";
 
 /** The overlay that `attach()` makes for a point. */
 const overlayName = ({ disk }: RestorePoint) => `${disk}.qcow2`;
@@ -62,12 +65,16 @@ export async function restoreVm(
   const isInstant = (row: DiskRecord) => values.instant === true && row.format === "qcow2";
   const taken = saved.flatMap(({ name }) => [name, savedName(name)]);
   const overlays = points.filter((_, i) => isInstant(rows[i] as DiskRecord));
-  const names = [START_SCRIPT, ...taken, ...overlays.map(overlayName)];
+  const names = [START_SCRIPT, TPM_FOLDER, ...taken, ...overlays.map(overlayName)];
   const disks = placeDisks(rows, names).map((disk, i) =>
     isInstant(disk.row) ? { ...disk, name: overlayName(points[i] as RestorePoint) } : disk
   );
-  const { extras, notes, start } = await plan(deadline, run, disks, saved, { folder, mode });
+  const { extras, notes, start, hasTpm } = await plan(deadline, run, disks, saved, {
+    folder,
+    mode,
+  });
   for (const { name } of extras) await refuseExisting(deadline, join(folder, name));
+  if (hasTpm) await refuseExisting(deadline, join(folder, TPM_FOLDER));
   for (const warning of warnings) log.warn("{warning}", { warning });
   const jobs = points.flatMap((point, i) => {
     const { row, name, format } = disks[i] as VmDisk;
@@ -92,6 +99,7 @@ export async function restoreVm(
         `Start the VM, then run: ${finishCommand(dir)}`,
     );
   }
+  if (hasTpm) await makeFolder(deadline, join(folder, TPM_FOLDER), mode);
   for (const { name, contents, mode } of extras) {
     await createFile(deadline, join(folder, name), mode, contents);
     await syncPath(deadline, join(folder, name));
@@ -164,7 +172,7 @@ async function plan(
   disks: VmDisk[],
   saved: { name: string; contents: Uint8Array }[],
   { folder, mode }: { folder: string; mode: number },
-): Promise<{ extras: Extra[]; notes: string[]; start: string | null }> {
+): Promise<{ extras: Extra[]; notes: string[]; start: string | null; hasTpm: boolean }> {
   const restored = disks.map(({ row, name, format }): RestoredDisk => ({
     name: row.name,
     source: row.source,
@@ -184,6 +192,16 @@ async function plan(
     mode,
   }));
   const starts: string[] = [];
+  const state = run.machine?.tpms.length ? tpmStateIn(saved) : null;
+  const tpm = state && {
+    path: join(folder, TPM_FOLDER),
+    socket: join(TPM_FOLDER, "socket"),
+    version: state.version,
+  };
+  if (state) {
+    const { name, contents } = state;
+    extras.push({ name: join(TPM_FOLDER, name), contents, mode });
+  }
   const files = new Map(restored.map(({ source, file }) => [source, file]));
   for (const { name, contents } of saved) {
     const text = new TextDecoder().decode(contents);
@@ -192,6 +210,7 @@ async function plan(
     extras.push({ name, contents: xml, mode });
     starts.push(`virsh create ${shellText([join(folder, name)])}`);
     notes.push(
+      ...(state ? [libvirtTpmNote(run, join(folder, TPM_FOLDER, state.name))] : []),
       ...missing.map((path) =>
         `"${name}" does not contain the old path "${path}": write the new path of that file into it`
       ),
@@ -200,8 +219,8 @@ async function plan(
   if (run.machine) {
     const { commandLine } = run.machine;
     const command = commandLine === null
-      ? newCommand(run.vm, restored, run.machine)
-      : startCommand(commandLine, restored, run.machine);
+      ? newCommand(run.vm, restored, run.machine, tpm)
+      : startCommand(commandLine, restored, run.machine, tpm);
     notes.push(
       ...command.notes,
       ...await missingHere(deadline, command.argv, restored.map(({ file }) => file)),
@@ -212,7 +231,7 @@ async function plan(
     } of ${when}, restored from ${run.id}`;
     extras.push({
       name: START_SCRIPT,
-      contents: startScript(about, folder, command.argv, notes),
+      contents: startScript(about, folder, command.argv, notes, command.swtpm),
       // Who may read it may run it.
       mode: mode | 0o100,
     });
@@ -220,7 +239,14 @@ async function plan(
   }
   notes.push(FIRST_BACKUP);
   // What libvirt started needs libvirt.
-  return { extras, notes, start: starts[0] ?? null };
+  return { extras, notes, start: starts[0] ?? null, hasTpm: state !== null };
+}
+
+/** libvirt starts swtpm itself, with a folder of its own. */
+function libvirtTpmNote({ vm }: RunRecord, file: string): string {
+  const version = basename(file).startsWith("tpm2") ? "tpm2" : "tpm1.2";
+  return `libvirt looks for the TPM's state in "/var/lib/libvirt/swtpm/${vm.uuid}/${version}": copy ` +
+    `"${file}" into it first, for the user that swtpm runs as`;
 }
 
 async function missingHere(deadline: Deadline, argv: string[], made: string[]): Promise<string[]> {

@@ -120,6 +120,43 @@ for (const [what, argv, machine, note] of NOTES) {
   });
 }
 
+const TPM = { path: "/new/swtpm", socket: "swtpm/socket", version: "2.0" } as const;
+const WITH_TPM = [
+  ...["kvm", "-chardev", "socket,id=other,path=/run/other"],
+  ...["-chardev", "socket,id=chrtpm,path=/run/old/tpm"],
+  ...["-tpmdev", "emulator,id=tpm0,chardev=chrtpm", "-device", "tpm-crb,tpmdev=tpm0"],
+];
+
+Deno.test("startCommand() starts swtpm with the saved state, and points the TPM to it", () => {
+  const { argv, swtpm, notes } = startCommand(WITH_TPM, [], aMachine({ tpms: ["tpm0"] }), TPM);
+  assertEquals(argv, WITH_TPM.with(4, "socket,id=chrtpm,path=swtpm/socket"));
+  assertEquals(
+    swtpm?.join(" "),
+    "swtpm socket --tpm2 --tpmstate dir=/new/swtpm --ctrl type=unixio,path=swtpm/socket " +
+      "--terminate --daemon",
+  );
+  assertEquals(notes, []);
+  const old = startCommand(WITH_TPM, [], aMachine(), { ...TPM, version: "1.2" });
+  assertEquals(old.swtpm?.includes("--tpm2"), false);
+});
+
+Deno.test("startCommand() says where the state of another kind of TPM is", () => {
+  const line = ["kvm", "-tpmdev", "passthrough,id=tpm0,path=/dev/tpm0"];
+  const { swtpm, notes } = startCommand(line, [], aMachine({ tpms: ["tpm0"] }), TPM);
+  assertEquals(swtpm, null);
+  assertMatch(notes[0] ?? "", /its saved state is in "\/new\/swtpm"/);
+});
+
+Deno.test("newCommand() has a TPM if its state was saved", () => {
+  const machine = aMachine({ tpms: ["tpm0"] });
+  const { argv, swtpm } = newCommand({ name: "", uuid: "" }, [], machine, TPM);
+  assertEquals(argv.slice(-6), [
+    ...["-chardev", "socket,id=swtpm,path=swtpm/socket"],
+    ...["-tpmdev", "emulator,id=tpm0,chardev=swtpm", "-device", "tpm-tis,tpmdev=tpm0"],
+  ]);
+  assertEquals(swtpm?.[0], "swtpm");
+});
+
 Deno.test("newCommand() is made of what QEMU said of the VM", () => {
   const machine = aMachine({
     disks: [
@@ -161,6 +198,11 @@ Deno.test("neededPaths() tells files from what QEMU makes", () => {
     files: ["/usr/bin/kvm", "/boot/vmlinuz", "/iso/a", "/json/b"],
     folders: ["/run", "/run/vm", "/log", "/sock"],
   });
+});
+
+Deno.test("startScript() starts the TPM first, and not QEMU without it", () => {
+  const text = startScript("a", "/new", ["kvm"], [], ["swtpm", "socket"]);
+  assertEquals(text.split("\n").slice(3, 5), ["swtpm socket || exit", `exec kvm "$@"`]);
 });
 
 Deno.test("startScript() lets no note end its comment, and no argument reach the shell", () => {
