@@ -140,7 +140,7 @@ export interface LinuxGuest extends AsyncDisposable {
   /**
    * Runs a command of the agent and returns its `return`.
    *
-   * @throws {Error} If the agent refuses, or does not answer within a minute.
+   * @throws {Error} If the agent refuses, or does not answer within three minutes.
    */
   agent(command: string, args?: Record<string, unknown>): Promise<unknown>;
   /**
@@ -164,12 +164,12 @@ export interface LinuxGuestOptions extends Omit<VmOptions, "running"> {
   mount?: boolean;
 }
 
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 180_000;
 
 /**
  * Starts the guest and waits until the agent answers and the disks are mounted.
  *
- * @throws {Error} If one of that takes over a minute, with the last that the guest printed.
+ * @throws {Error} If one of that takes over three minutes, with the last that the guest printed.
  */
 export async function startLinuxGuest(options: LinuxGuestOptions): Promise<LinuxGuest> {
   const { dir, name = "testvm", memoryMiB = 256, mount = true } = options;

@@ -13,7 +13,7 @@ export interface Qmp extends AsyncDisposable {
   /**
    * Runs a command and returns its `return`.
    *
-   * @throws {Error} If QEMU answers with an error, is gone, or says nothing for a minute.
+   * @throws {Error} If QEMU answers with an error, is gone, or says nothing for three minutes.
    */
   execute(command: string, args?: Record<string, unknown>): Promise<unknown>;
 }
@@ -26,7 +26,7 @@ interface Message {
   error?: { class: string; desc: string };
 }
 
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 180_000;
 
 /** Connects and negotiates. QEMU answers in the order of the commands, so ids are not needed. */
 export async function connectQmp(path: string): Promise<Qmp> {

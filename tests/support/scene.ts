@@ -179,7 +179,23 @@ export async function untilJobs(vm: Vm, count: number): Promise<void> {
 }
 
 async function jobCount(vm: Vm): Promise<number> {
-  return (await vm.execute("query-jobs") as unknown[]).length;
+  return (await jobIds(vm)).length;
+}
+
+/** The names of all of QEMU's jobs. */
+export async function jobIds(vm: Vm): Promise<string[]> {
+  return (await vm.execute("query-jobs") as { id: string }[]).map(({ id }) => id);
+}
+
+/**
+ * Sets the speed of all jobs, by default to no limit: with `--speed-limit` a run lasts until a test has done what it
+ * wants to do meanwhile, however slow the machine is, and then no longer.
+ */
+export async function setSpeed(vm: Vm, bytesPerSecond = 0): Promise<void> {
+  for (const device of await jobIds(vm)) {
+    // One that is over needs none.
+    await vm.execute("block-job-set-speed", { device, speed: bytesPerSecond }).catch(() => {});
+  }
 }
 
 /** The names of all of QEMU's block nodes. */
@@ -190,8 +206,8 @@ export async function nodeNames(vm: Vm): Promise<string[]> {
   return nodes.map((node) => node["node-name"]);
 }
 
-/** Polls until a condition holds; gives up after 30 s, or as long as is said. */
-export async function until(condition: () => Promise<boolean>, seconds = 30): Promise<void> {
+/** Polls until a condition holds; gives up after two minutes, or as long as is said. */
+export async function until(condition: () => Promise<boolean>, seconds = 120): Promise<void> {
   const giveUp = Date.now() + seconds * 1000;
   while (!await condition()) {
     if (Date.now() > giveUp) throw new Error(`Waited ${seconds} s for nothing`);

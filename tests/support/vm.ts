@@ -131,7 +131,7 @@ export async function startVm(options: VmOptions): Promise<Vm> {
     await exited;
   });
 
-  const giveUp = Date.now() + 30_000;
+  const giveUp = Date.now() + 120_000;
   /** Tries until QEMU listens, or ends, or there's no hope. */
   async function connect(path: string): Promise<Qmp> {
     while (alive) {

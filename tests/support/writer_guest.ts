@@ -127,7 +127,7 @@ export async function installWriterGuest(
  * @throws {Error} If one of its writes failed, or if it takes over a minute.
  */
 export async function untilWritten(vm: Vm, diskId: string, count: number): Promise<void> {
-  const giveUp = Date.now() + 60_000;
+  const giveUp = Date.now() + 180_000;
   const goal = await writesSoFar(vm, diskId) + count;
   while (await writesSoFar(vm, diskId) < goal) {
     if (vm.events.some(({ event }) => event === "GUEST_PANICKED")) {

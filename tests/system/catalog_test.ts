@@ -26,7 +26,7 @@ import { within } from "../support/fake_peer.ts";
 import { deadline } from "../support/deadline.ts";
 
 const HOLD_LOCK = fromFileUrl(new URL("./_hold_lock.ts", import.meta.url));
-const CHILD_MS = 10_000;
+const CHILD_MS = 60_000;
 
 interface LockChild extends AsyncDisposable {
   pid: number;
@@ -318,7 +318,10 @@ for (const [what, make] of Object.entries(INTRUDERS)) {
   Deno.test(`\`readTarget()\` refuses ${what} in place of the chain id`, async () => {
     await using dir = await tempDir();
     await make(dir.join("uuid"));
-    const error = await within(5_000, assertRejects(() => readTarget(deadline, dir.path), Failure));
+    const error = await within(
+      CHILD_MS,
+      assertRejects(() => readTarget(deadline, dir.path), Failure),
+    );
     assertStringIncludes(error.message, dir.join("uuid"));
   });
 
@@ -327,7 +330,10 @@ for (const [what, make] of Object.entries(INTRUDERS)) {
     await createTarget(deadline, dir.path);
     await writeRun(deadline, dir.path, runRecord("run-1", 1));
     await make(dir.join(RUNS_FOLDER, "run-2.json"));
-    const error = await within(5_000, assertRejects(() => readTarget(deadline, dir.path), Failure));
+    const error = await within(
+      CHILD_MS,
+      assertRejects(() => readTarget(deadline, dir.path), Failure),
+    );
     assertStringIncludes(error.message, "run-2.json");
   });
 }

@@ -29,9 +29,9 @@ Deno.test("`Deadline.run()` gives an operation up that does not come back, and n
 });
 
 Deno.test("`Deadline.run()` is impatient while one that was given up is still under way", async () => {
-  const deadline = new Deadline(500, 50);
+  const deadline = new Deadline(2_000, 50);
   const late = hanging();
-  await assertRejects(() => deadline.run("/x", () => late.promise), HangingError, "for 0.5 s");
+  await assertRejects(() => deadline.run("/x", () => late.promise), HangingError, "for 2 s");
   const next = hanging();
   await assertRejects(() => deadline.run("/x", () => next.promise), HangingError, "for 0.05 s");
   // Another command's deadline knows nothing of that.
@@ -45,18 +45,19 @@ Deno.test("`Deadline.run()` is impatient while one that was given up is still un
 });
 
 Deno.test("`Deadline.runLong()` waits for as long as so many bytes may take, while the file system answers", async () => {
-  const deadline = new Deadline(50);
-  const slow = () => new Promise<string>((done) => setTimeout(() => done("slow"), 400));
+  // Long enough for a file system that answers, on a busy machine, too.
+  const deadline = new Deadline(1_000);
+  const slow = () => new Promise<string>((done) => setTimeout(() => done("slow"), 2_500));
   assertEquals(await deadline.runLong("/x", 10 << 20, slow), "slow");
   const late = hanging();
   const start = performance.now();
   await assertRejects(() => deadline.runLong("/x", 1 << 18, () => late.promise), HangingError);
-  assert(performance.now() - start >= 250);
+  assert(performance.now() - start >= 1_200);
   late.resolve("");
 });
 
 Deno.test("`Deadline.runProgram()` ends a program that takes too long, with the reason", async () => {
-  const deadline = new Deadline(50);
+  const deadline = new Deadline(1_000);
   const reason = Promise.withResolvers<unknown>();
   const start = (signal: AbortSignal) =>
     new Promise<never>((_, reject) =>
@@ -70,6 +71,6 @@ Deno.test("`Deadline.runProgram()` ends a program that takes too long, with the 
 });
 
 Deno.test("`Deadline.runProgram()` lets a program without a size go on while the file system answers", async () => {
-  const slow = () => new Promise<string>((done) => setTimeout(() => done("slow"), 400));
-  assertEquals(await new Deadline(20).runProgram(["/x", "/tmp"], Infinity, slow), "slow");
+  const slow = () => new Promise<string>((done) => setTimeout(() => done("slow"), 2_500));
+  assertEquals(await new Deadline(1_000).runProgram(["/x", "/tmp"], Infinity, slow), "slow");
 });

@@ -27,8 +27,9 @@ import { contentsOf, firstDifference, KIB, makeLayer, readImage, type Write } fr
 
 const MIB = 1024 * KIB;
 /** Far less than the time-outs of all else. */
-const SOON_MS = 10_000;
-const TIMEOUT_MS = 500;
+const SOON_MS = 60_000;
+/** A file system that does not hang answers within it, on a busy machine, too. */
+const TIMEOUT_MS = 1_500;
 
 /** What a command gets; what it prints goes nowhere. */
 function contextOf(values: CommandContext["values"]): CommandContext {
@@ -119,7 +120,7 @@ Deno.test("a restore goes on for longer than the time-out, and is ended where it
   await makeLayer(dir.join("disk0/FULL-1-d"), 4 * MIB, writes);
   const values = { dir: dir.join("disk0"), targetfile: dir.join("bad/out") };
   const start = performance.now();
-  await restoreMerge(contextOf({ ...values, "rate-limit": MIB }));
+  await restoreMerge(contextOf({ ...values, "rate-limit": MIB / 4 }));
   assert(performance.now() - start > 3 * TIMEOUT_MS, "it was to take longer");
   const restored = await readImage(values.targetfile, "qcow2");
   assertEquals(firstDifference(restored, contentsOf(4 * MIB, writes)), null);

@@ -19,7 +19,7 @@ import { KIB, makeLayer, names } from "./_images.ts";
 import { within } from "../support/fake_peer.ts";
 import { deadline } from "../support/deadline.ts";
 
-const SOON_MS = 5_000;
+const SOON_MS = 60_000;
 const SIZE = 1024 * KIB;
 
 /** A stand-in for `qemu-img`, first on the PATH of a child that runs `qemuImg()`. */

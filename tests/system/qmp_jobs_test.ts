@@ -16,7 +16,7 @@ import { tempDir } from "../support/temp_dir.ts";
 import { answer, Refusal } from "../support/fake_qmp.ts";
 import { type Peer, serve, within } from "../support/fake_peer.ts";
 
-const SOON_MS = 2_000;
+const SOON_MS = 30_000;
 /** Longer than any test: what must be woken by something else. */
 const NEVER_MS = 60_000;
 

@@ -11,7 +11,7 @@ async function tpmsOf(answers: Record<string, () => unknown>): Promise<string[]>
   await using dir = await tempDir();
   const path = dir.join("qmp");
   await using _peer = serve(path, (peer) => answer(peer, answers));
-  await using qmp = await QmpClient.connect({ transport: "unix", path }, { timeoutMs: 2_000 });
+  await using qmp = await QmpClient.connect({ transport: "unix", path }, { timeoutMs: 60_000 });
   return await queryTpms(qmp);
 }
 
@@ -34,7 +34,7 @@ Deno.test("`queryJobs()` refuses a number that is too large to be one", async ()
     await peer.send(`{"return":[{${job},"total-progress":2}],"id":${id}}\n`);
     await peer.untilClosed();
   });
-  await using qmp = await QmpClient.connect({ transport: "unix", path }, { timeoutMs: 2_000 });
+  await using qmp = await QmpClient.connect({ transport: "unix", path }, { timeoutMs: 60_000 });
   await assertRejects(() => queryJobs(qmp), UnexpectedAnswerError, "current-progress");
 });
 
@@ -54,7 +54,7 @@ async function withAnswers<T>(
   await using dir = await tempDir();
   const path = dir.join("qmp");
   await using _peer = serve(path, (peer) => answer(peer, answers));
-  await using qmp = await QmpClient.connect({ transport: "unix", path }, { timeoutMs: 2_000 });
+  await using qmp = await QmpClient.connect({ transport: "unix", path }, { timeoutMs: 60_000 });
   return await talk(qmp);
 }
 

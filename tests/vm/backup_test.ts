@@ -6,6 +6,8 @@ import {
   filesOf,
   type Scene,
   scene,
+  setSpeed,
+  untilJobs,
   untilSwitched,
 } from "../support/scene.ts";
 import { compare, info } from "../support/qemu_img.ts";
@@ -24,13 +26,14 @@ interface Summary {
 /** Takes a backup while a writer goes on writing to all disks from the point in time on. */
 async function backupWhileWriting(s: Scene, level: string, moment: string): Promise<Summary> {
   await s.remember(moment);
-  // Slow enough for the writer to be at work for most of the copy.
-  const run = succeed(s.backupArgs(level, "--json", "--speed-limit", String(24 * MIB)));
+  const run = succeed(s.backupArgs(level, "--json", "--speed-limit", String(MIB)));
   let isOver = false;
   run.finally(() => isOver = true).catch(() => {});
   await Promise.race([untilSwitched(s.vm), run]);
   let writes = 0;
   for (let i = 0; !isOver; i++) {
+    // Slow enough for the writer to be at work for most of the copy.
+    if (i % 16 === 3) await setSpeed(s.vm, 24 * MIB);
     const offset = (i * 7 % 60) * MIB + i % 16 * 4096;
     await s.vm.write(`vd${i % 2}`, 0x80 + i % 100, offset, 64 * 1024 + 4096);
     if (i % 5 === 0) await s.vm.zero(`vd${i % 2}`, (i * 11 % 60) * MIB, 128 * 1024);
@@ -213,9 +216,11 @@ Deno.test("backup reaches a VM over TCP", async () => {
 Deno.test("what the guest discards while a backup runs is discarded, and is in the backup still", async () => {
   await using s = await scene({ disks: 1 });
   await s.remember("full");
-  const running = succeed(s.backupArgs("full", "--speed-limit", String(4 * MIB)));
+  const running = succeed(s.backupArgs("full", "--speed-limit", String(MIB)));
   await untilSwitched(s.vm);
+  await untilJobs(s.vm, 1);
   await s.vm.discard("vd0", 6 * MIB, MIB);
+  await setSpeed(s.vm);
   await running;
   await s.assertRestores("full");
   const [now, expected] = [s.dir.join("now.raw"), s.dir.join("full.vd0.raw")];

@@ -334,6 +334,22 @@ Deno.test("an image exchanged while restore merge works is not read", async () =
   for await (const { name } of Deno.readDir(out)) assertEquals(name, "disk0.qcow2");
 });
 
+/** Whether a `qemu-img commit` has the image open. */
+async function isBeingCommittedTo(image: string): Promise<boolean> {
+  for await (const { name: pid } of Deno.readDir("/proc")) {
+    try {
+      const words = (await Deno.readTextFile(`/proc/${pid}/cmdline`)).split("\0");
+      if (!words[0]?.endsWith("qemu-img") || !words.includes("commit")) continue;
+      for await (const { name } of Deno.readDir(`/proc/${pid}/fd`)) {
+        if (await Deno.readLink(`/proc/${pid}/fd/${name}`) === image) return true;
+      }
+    } catch {
+      // Not a process, or one that has ended meanwhile.
+    }
+  }
+  return false;
+}
+
 for (const which of ["full", "inc"] as const) {
   Deno.test(`restore commit leads nowhere else if its ${which} image is exchanged while it works`, async () => {
     await using s = await scene({ disks: 1, diskBytes: SIZE });
@@ -358,8 +374,7 @@ for (const which of ["full", "inc"] as const) {
       );
       return texts.some((text) => text.includes('"superseded"'));
     });
-    // QEMU has the first two open by now.
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await until(() => isBeingCommittedTo(images.full));
     await Deno.rename(evil, images[which]);
     const { code, stderr } = await ended(child);
     assert(

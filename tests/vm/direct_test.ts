@@ -31,7 +31,7 @@ import {
 
 const MIB = 1 << 20;
 /** The monitor's own writes hang QEMU 5.2 where a job without a limit copies; a guest's don't. */
-const SLOW = ["--speed-limit", String(4 * MIB)];
+const SLOW = ["--speed-limit", String(2 * MIB)];
 
 /** QEMU 5.2 has no snapshots that a job could read from: all these read from the disks themselves. */
 function test52(name: string, run: () => Promise<void>) {

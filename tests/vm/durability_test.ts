@@ -16,6 +16,7 @@ import {
   recordsOf,
   type Scene,
   scene,
+  setSpeed,
   until,
   untilJobs,
 } from "../support/scene.ts";
@@ -231,7 +232,7 @@ Deno.test("an image whose record may say that it is done stays", { ignore: isDen
   await ensurePrograms({ strace: "strace" });
   await succeed(s.backupArgs("full"));
   await s.vm.write("vd0", 0x61, 0, 12 * MIB);
-  const child = startTool(s.backupArgs("inc", "--speed-limit", String(4 * MIB)));
+  const child = startTool(s.backupArgs("inc", "--speed-limit", "1"));
   await untilJobs(s.vm, 1);
   // From here on no change of a record can be flushed.
   const faults = ["-e", "trace=fsync", "-e", "inject=fsync:error=EIO"];
@@ -242,6 +243,7 @@ Deno.test("an image whose record may say that it is done stays", { ignore: isDen
   const isTraced = async () =>
     /TracerPid:\t[1-9]/.test(await Deno.readTextFile(`/proc/${child.pid}/status`));
   await until(isTraced);
+  await setSpeed(s.vm);
   const { code, stderr } = await ended(child);
   await strace.status;
   assertEquals(code, 1, stderr);

@@ -1,7 +1,16 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
 import { fullThenChanges, leaveDeadRun, nextHoldsAll } from "../support/next_run.ts";
-import { assertNothingLeft, filesOf, recordsOf, scene, untilSwitched } from "../support/scene.ts";
+import {
+  assertNothingLeft,
+  filesOf,
+  jobIds,
+  recordsOf,
+  scene,
+  setSpeed,
+  until,
+  untilSwitched,
+} from "../support/scene.ts";
 import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
 
 /** Of a thin disk only what it holds is copied: 9 MiB here. */
@@ -33,10 +42,15 @@ Deno.test("a run that finds another one on the VM's only socket says so, and lea
   const to = (target: string) => ["backup", "--socket", s.vm.socket, "-l", "auto", "-t", target];
   const recorded = await recordsOf(s.target);
   await t.step("the same target, at once", async () => {
-    const start = performance.now();
-    const refused = await tool(to(s.target));
-    assert(performance.now() - start < 4_000, "it waited for the socket");
-    await assertRefused(refused, "at work on this target", holder, s.target);
+    // It would wait 5 s for the socket, each time; a busy machine makes it wait now and then.
+    let fastestMs = Infinity;
+    for (let tries = 0; fastestMs > 4_000 && tries < 5; tries++) {
+      const start = performance.now();
+      const refused = await tool(to(s.target));
+      fastestMs = Math.min(fastestMs, performance.now() - start);
+      await assertRefused(refused, "at work on this target", holder, s.target);
+    }
+    assert(fastestMs < 4_000, "it waited for the socket");
     assertEquals(await recordsOf(s.target), recorded);
   });
   await t.step("a new target", async () => {
@@ -174,13 +188,20 @@ Deno.test("of two runs that find one dead, just one takes its place", async () =
   await using s = await scene({ vm: { running: true } });
   await fullThenChanges(s);
   await leaveDeadRun(s);
+  const dead = await jobIds(s.vm);
   const runs = [s.vm.socket, s.secondSocket].map((socket, index) =>
-    startTool([
-      ...["backup", "--socket", socket, "--level", "copy", "--speed-limit", String(4 << 20)],
+    ended(startTool([
+      ...["backup", "--socket", socket, "--level", "copy", "--speed-limit", "1"],
       ...["--target", s.dir.join(`t${index}`)],
-    ])
+    ]))
   );
-  const results = await Promise.all(runs.map(ended));
+  // The other one is at work until this one has said so.
+  await Promise.race(runs);
+  await until(async () => !(await jobIds(s.vm)).some((id) => dead.includes(id)));
+  let isOver = false;
+  const ends = Promise.all(runs).finally(() => isOver = true);
+  await until(async () => (await setSpeed(s.vm), isOver));
+  const results = await ends;
   const said = results.map(({ stderr }) => stderr).join("");
   assertEquals(results.map(({ code }) => code).sort((a, b) => a - b), [0, 11], said);
   assertStringIncludes(said, "at work on this VM");

@@ -13,14 +13,16 @@ import {
   leftInQemu,
   type Scene,
   scene,
+  setSpeed,
   until,
+  untilCopying,
   untilSwitched,
 } from "../support/scene.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 import { startVm, type Vm } from "../support/vm.ts";
 
 const MIB = 1 << 20;
-const SLOW = ["--speed-limit", String(2 * MIB)];
+const SLOW = ["--speed-limit", String(MIB)];
 const BLOCKER = /the (vdi|qcow) format used by node 'qmpbackup-[0-9a-f]{8}-0-running' does not/i;
 
 /** The same VM on the same images, as it waits on another host for the guest. */
@@ -79,6 +81,8 @@ Deno.test("a live migration is refused while a backup runs, and goes through aft
   // The file went as soon as QEMU had it open.
   const fleeces = (await filesOf(s.dir.path)).filter((name) => name.endsWith(".fleece"));
   assertEquals(fleeces.length, 2);
+  await untilCopying(s.vm);
+  await setSpeed(s.vm);
   const { code, stderr } = await ended(child);
   assertEquals(code, 0, stderr);
   await assertNothingLeft(s.vm, 1);
@@ -152,6 +156,8 @@ Deno.test("a QEMU that can't open vdi images keeps a migration away with another
   const error = await assertRejects(() => migrate(s), Error);
   assertMatch(error.message, BLOCKER);
   assertStringIncludes(error.message, "qcow format");
+  await untilCopying(s.vm);
+  await setSpeed(s.vm);
   const { code, stderr } = await ended(child);
   assertEquals(code, 0, stderr);
   await s.assertRestores("full");

@@ -4,11 +4,11 @@ import { assertEquals, assertMatch, assertNotMatch } from "@std/assert";
 import { mountThin } from "../support/bad_fs.ts";
 import { fullThenChanges, nextHoldsAll, type Run, runsOf } from "../support/next_run.ts";
 import { compare, create } from "../support/qemu_img.ts";
-import { leftInQemu, type Scene, scene, untilCopying } from "../support/scene.ts";
+import { leftInQemu, type Scene, scene, setSpeed, untilCopying } from "../support/scene.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
-const SLOW = ["--speed-limit", String(2 * MIB)];
+const SLOW = ["--speed-limit", String(MIB)];
 /** ENODATA: what Linux says of a bad sector, and nothing else here does. */
 const BAD_SECTOR = 61;
 
@@ -78,6 +78,7 @@ Deno.test("a fleece whose storage fails is told as that, and not as the disk's o
   await untilCopying(s.vm);
   await fleece.setReadOnly();
   for (let i = 0; i < 6; i++) await s.vm.write("vd0", 0x53, i * 2 * MIB, 2 * MIB);
+  await setSpeed(s.vm);
   const { code, stderr } = await running;
   assertEquals(code, 1, stderr);
   const { error } = await lastRow(s, "disk0");
@@ -97,6 +98,7 @@ Deno.test("a target whose storage fails is told as that, and not as the disk's",
   const running = ended(startTool(s.backupArgs("inc", ...SLOW)));
   await untilCopying(s.vm);
   await target.setReadOnly();
+  await setSpeed(s.vm);
   const { stderr } = await running;
   assertMatch(
     stderr,

@@ -259,7 +259,7 @@ Deno.test("restore merge of a disk that is committed before its turn ends with a
   const [full] = await runsOf(s);
   const child = startTool([
     ...["restore", "merge", "--dir", s.target, "--until", full?.id ?? "", "--target-dir", out],
-    ...["--rate-limit", String(2 * MIB)],
+    ...["--rate-limit", String(MIB / 2)],
   ]);
   await until(() => exists(deadline, join(out, "disk0.qcow2.partial")));
   await succeed(["restore", "commit", "--dir", `${s.target}/disk1`]);

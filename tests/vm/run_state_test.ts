@@ -146,13 +146,13 @@ Deno.test("a Linux in S3 is backed up, and wakes up as ever", async () => {
   await guest.exec(["sh", "-c", sleep]);
   await until(async () => await stateOf(guest.vm) === "suspended");
   const start = performance.now();
-  const refused = await tool([...backup, "inc", ...agent]);
+  const refused = await tool([...backup, "inc", ...agent, "--agent-timeout", "120"]);
   assertEquals(refused.code, 1);
   assertMatch(
     refused.stderr,
     /in the state "suspended", in which its guest agent can't answer: wake it/,
   );
-  assert(performance.now() - start < 8_000, "it waited for the agent");
+  assert(performance.now() - start < 60_000, "it waited for the agent");
   await succeed([...backup, "inc", "--pause", "--strict"]);
   assertEquals(await stateOf(guest.vm), "suspended");
   await assertRestored(dir, guest.vm, "asleep");

@@ -19,9 +19,9 @@ import { mountTmpfs } from "../support/tmpfs.ts";
 
 const MIB = 1 << 20;
 /** The changes below take some seconds. */
-const SLOW = ["--speed-limit", String(2 * MIB)];
+const SLOW = ["--speed-limit", String(MIB)];
 /** A write that waits for nothing takes milliseconds; one that hangs, as long as the storage does. */
-const FAST_MS = 10_000;
+const FAST_MS = 30_000;
 
 /** QEMU may hang, too: then some commands are waited for in vain before a run is given up. */
 const GIVEN_UP_MS = 150_000;

@@ -6,6 +6,7 @@ import {
   leftInQemu,
   type Scene,
   scene,
+  setSpeed,
   untilCopying,
   untilSwitched,
 } from "../support/scene.ts";
@@ -58,7 +59,7 @@ Deno.test("in a terminal of 80x24 six disks have bars, one that fails says so, a
   const args = s.backupArgs(
     "full",
     "--speed-limit",
-    String(3 * MIB),
+    String(MIB / 2),
     "--fleece-dir",
     s.dir.join("fleece"),
   );
@@ -73,6 +74,7 @@ Deno.test("in a terminal of 80x24 six disks have bars, one that fails says so, a
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
     drawn = text();
+    await setSpeed(s.vm);
   });
   assertEquals(code, 1);
   const shown = bars(drawn);
