@@ -31,7 +31,7 @@ import {
   qemuImg,
   QemuImgError,
 } from "../qemu_img/qemu_img.ts";
-import { chainSource } from "../restore/passes.ts";
+import { chainSource, linkedSource } from "../restore/passes.ts";
 import { requireImage } from "../restore/require_image.ts";
 
 /** Images that can't be merged; all that was kept of them can be restored as before. */
@@ -77,7 +77,6 @@ export async function mergeImages(
   const facts = await factsOf(layers, context);
   const folder = join(target, dirname(last.file), PRUNE_FOLDER);
   const file = join(folder, basename(last.file));
-  const place = { file, parent: parent && join(target, parent.file) };
   const sources = { paths, facts, isCompressed: await areCompressed(paths, context) };
   await refuseFull(deadline, paths, dirname(folder), signal);
   await using made = new AsyncDisposableStack();
@@ -86,11 +85,12 @@ export async function mergeImages(
   made.defer(() => removeFolders(deadline, [folder]));
   await removeFile(deadline, file);
   made.defer(() => removeFile(deadline, file));
-  if (parent === null) await convertAll(sources, place, context);
-  else await commitAll(sources, place, context);
+  const parentPath = parent && join(target, parent.file);
+  if (parentPath === null) await convertAll(sources, file, context);
+  else await commitAll(sources, file, parentPath, context);
   await checkImage(deadline, file, { signal, sizeBytes: present?.size ?? 0 });
   await refuseDifferent(paths, file, context);
-  if (place.parent !== null) await link(deadline, file, place.parent, dirname(folder), signal);
+  if (parentPath !== null) await link(deadline, file, parentPath, dirname(folder), signal);
   await sealImage(deadline, file);
   await tryMode(deadline, file, (present?.mode ?? OWNER_ONLY) & 0o777);
   await makeReadOnly(deadline, file);
@@ -111,11 +111,6 @@ interface Sources {
   paths: string[];
   facts: ImageFacts[];
   isCompressed: boolean;
-}
-
-interface Place {
-  file: string;
-  parent: string | null;
 }
 
 /** Looks whether the images are those that were recorded, and sound. */
@@ -179,7 +174,7 @@ function qcow2Options(clusterBytes: number, facts: ImageFacts[]): string {
 /** A full backup with increments: all that a guest would read. */
 async function convertAll(
   { paths, facts, isCompressed }: Sources,
-  { file }: Place,
+  file: string,
   context: MergeContext,
 ) {
   await createFile(context.deadline, file, OWNER_ONLY);
@@ -199,10 +194,14 @@ async function convertAll(
 /**
  * Increments: just what they hold, and the zeroes that hide what lies below. `convert` can't tell those from what
  * is not there; `commit` can. An empty image below gets all, and one on top keeps them from being written to.
+ *
+ * Below that, for as long as it takes, is something that never reads as zeroes: from 11.1 on, `commit` leaves zeroes
+ * out where they would change nothing.
  */
 async function commitAll(
   { paths, facts, isCompressed }: Sources,
-  { file, parent }: Place,
+  file: string,
+  parent: string,
   context: MergeContext,
 ) {
   const { deadline, signal } = context;
@@ -216,6 +215,7 @@ async function commitAll(
     );
   }
   const virtualSizeBytes = facts.at(-1)?.virtualSizeBytes ?? 0;
+  const backingFormat = "null-co" as const;
   await using made = new AsyncDisposableStack();
   const [top, whole] = [`${file}.top`, `${file}.whole`];
   const below = isCompressed ? whole : file;
@@ -223,10 +223,11 @@ async function commitAll(
     await removeFile(deadline, path);
     await createFile(deadline, path, OWNER_ONLY);
     if (path !== file) made.defer(() => removeFile(deadline, path));
-    await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes }, { signal });
+    const parts = path === below ? { backing: notZeroes(virtualSizeBytes), backingFormat } : {};
+    await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes, ...parts }, { signal });
   }
   const argv = ["commit", "-q", "-d", ...limitOf(context), "-b", below];
-  await run([...argv, chainSource([below, ...paths, top])], file, context);
+  await run([...argv, linkedSource([below, ...paths, top])], file, context);
   if (!isCompressed) return;
   // With a parent, only what the image itself holds is copied.
   await createFile(deadline, file, OWNER_ONLY);
@@ -234,14 +235,19 @@ async function commitAll(
     "-o",
     `${qcow2Options(clusterSizeBytes, facts)},backing_fmt=qcow2`,
     "-B",
-    parent ?? "",
+    parent,
   ];
-  const source = chainSource([parent ?? "", whole]);
+  const source = chainSource([parent, whole]);
   await run(
     ["convert", "-c", ...limitOf(context), "-O", "qcow2", ...options, source, file],
     file,
     context,
   );
+}
+
+/** Data that nobody reads; QEMU does not take it for zeroes. */
+function notZeroes(size: number): string {
+  return `json:${JSON.stringify({ driver: "null-co", size, "read-zeroes": false })}`;
 }
 
 async function run(argv: string[], file: string, { deadline, signal }: MergeContext) {

@@ -59,14 +59,23 @@ export function rawSource(filename: string): string {
 interface ImageOptions {
   driver: "qcow2";
   file: { driver: "file"; filename: string };
-  backing: ImageOptions | null;
+  backing: ImageOptions | null | undefined;
 }
 
 /** `json:{…}` of a chain, whose links in the headers don't matter then. */
 export function chainSource(layers: string[]): string {
-  const options = layers.reduce<ImageOptions | null>(
+  return sourceOf(layers, null);
+}
+
+/** As `chainSource()`, but what lies below the first image is told by its own header. Pure. */
+export function linkedSource(layers: string[]): string {
+  return sourceOf(layers, undefined);
+}
+
+function sourceOf(layers: string[], below: null | undefined): string {
+  const options = layers.reduce<ImageOptions | null | undefined>(
     (backing, filename) => ({ driver: "qcow2", file: { driver: "file", filename }, backing }),
-    null,
+    below,
   );
   return `json:${JSON.stringify(options)}`;
 }
