@@ -14,8 +14,7 @@ import { createFolders, exists, removeFolders } from "../fs/durable.ts";
 import { createQcow2, requireQemuImg } from "../qemu_img/qemu_img.ts";
 import { type Attachment, ATTACHMENT_HEAD, writeAttachment } from "../repo/attachment.ts";
 import { refuseSharedFolder } from "../repo/repository.ts";
-import { requireRawImage } from "../restore/check_images.ts";
-import { refuseChanged, refuseOtherLink } from "../restore/merge.ts";
+import { refuseChanged, refuseOtherLink, requireRawImage } from "../restore/merge.ts";
 import type { Layer, RestorePoint } from "../restore/points.ts";
 import { requireImage } from "../restore/require_image.ts";
 import { undo } from "./detach.ts";
@@ -66,6 +65,7 @@ export async function attach(
   { kind, folder, mode = OWNER_ONLY, keepsFiles = false, host, deadline, signal }: AttachOptions,
 ): Promise<Attachment> {
   await requireQemuImg();
+  refuseEncrypted(points);
   const place = placeOf(points[0] as RestorePoint);
   const name = crypto.randomUUID().slice(0, 8);
   const nameOf = (disk: string) => kind === "overlay" ? disk : `${name}-${disk}`;
@@ -123,6 +123,14 @@ export async function attach(
     throw error;
   }
   return attachment;
+}
+
+function refuseEncrypted(points: readonly RestorePoint[]) {
+  const encrypted = points.flatMap((point) => point.layers()).find((layer) => layer.isEncrypted);
+  if (!encrypted) return;
+  throw new UsageError(
+    `"${encrypted.path}" is encrypted, and can't be opened in place: use "restore merge" or "restore vm"`,
+  );
 }
 
 /** What is over when the command is: a prune on another host is all that could disturb it. */

@@ -15,13 +15,14 @@ import { imageFacts } from "../qemu_img/qemu_img.ts";
  * its images so. QEMU would read zeroes instead of what is in the image below.
  *
  * @param path Absolute.
+ * @returns The images of its chain, the full backup first.
  * @throws {Failure} With what to do.
  */
 export async function requireLinks(
   deadline: Deadline,
   path: string,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<string[]> {
   const seen = new Set<string>();
   let image = path;
   while (parseImageName(basename(image))?.level === "inc") {
@@ -37,4 +38,5 @@ export async function requireLinks(
     seen.add(image);
     image = resolve(dirname(image), backing);
   }
+  return [...seen, image].toReversed();
 }

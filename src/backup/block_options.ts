@@ -68,11 +68,18 @@ export function fileNode(name: string, path: string, { directTarget, targetAio }
  * The new image. `backing: null`: the parent in its header is for readers, the job must not see it.
  *
  * @param file Its node, or the name of that.
+ * @param keyId What QEMU calls the key of an encrypted image; null for one that is not.
  */
-export function targetNode<File>(name: string, file: File, { directTarget }: TargetOptions) {
+export function targetNode<File>(
+  name: string,
+  file: File,
+  { directTarget }: TargetOptions,
+  keyId: string | null = null,
+) {
   return {
     driver: "qcow2",
     "node-name": name,
+    ...(keyId !== null ? { encrypt: { format: "luks", "key-secret": keyId } } : {}),
     file,
     backing: null,
     ...(directTarget ? { cache: { direct: true } } : {}),
@@ -89,8 +96,9 @@ export function readOnlyTarget(
   { target, file }: Pick<DiskPlan["nodes"], "target" | "file">,
   how: TargetOptions,
   command: Features["reopen"],
+  keyId: string | null = null,
 ): QmpArguments {
-  const { "detect-zeroes": _, ...options } = targetNode(target, file, how);
+  const { "detect-zeroes": _, ...options } = targetNode(target, file, how, keyId);
   const readOnly = { ...options, "read-only": true };
   return command === "blockdev-reopen" ? { options: [readOnly] } : readOnly;
 }

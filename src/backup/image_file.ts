@@ -72,7 +72,8 @@ export class ImageFile {
 
   /** Makes the empty file an image for QEMU to write to. */
   async format(): Promise<void> {
-    await createQcow2(this.deadline, this.partial, this.options);
+    const { keyFile } = this.plan.request;
+    await createQcow2(this.deadline, this.partial, this.options, { keyFile });
   }
 
   async flush(): Promise<void> {
@@ -95,7 +96,7 @@ export class ImageFile {
 
   /** Gives back what was reserved and is not used. */
   async giveBack(): Promise<void> {
-    await giveBack(this.deadline, this.partial);
+    await giveBack(this.deadline, this.partial, this.plan.request);
   }
 
   /**
@@ -104,7 +105,8 @@ export class ImageFile {
    * @throws {Failure} If it is not sound.
    */
   async check(): Promise<void> {
-    await checkImage(this.deadline, this.partial, { sizeBytes: await this.#sizeBytes() });
+    const { keyFile } = this.plan.request;
+    await checkImage(this.deadline, this.partial, { sizeBytes: await this.#sizeBytes(), keyFile });
     await sealImage(this.deadline, this.partial);
     await this.flush();
   }

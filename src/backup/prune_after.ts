@@ -35,7 +35,7 @@ const log = getLogger(["qmpbackup", "backup"]);
  */
 export async function pruneAfter(
   record: RunRecord,
-  { target, monthly, speedLimitBytesPerSecond }: BackupRequest,
+  { target, monthly, speedLimitBytesPerSecond, keyFile }: BackupRequest,
   { deadline, signal }: { deadline: Deadline; signal: AbortSignal },
   rules: KeepRules,
 ): Promise<void> {
@@ -57,7 +57,9 @@ export async function pruneAfter(
     const removed = plan.verdicts.filter(({ reasons }) => reasons.length === 0).length;
     if (removed > 0) log.info("Removing {removed} old points", { removed });
     const rateLimitBytesPerSecond = speedLimitBytesPerSecond;
-    const { problems } = await carryOutPrune(plan, { deadline, rateLimitBytesPerSecond, signal });
+    const { problems } = await carryOutPrune(plan, {
+      ...{ deadline, rateLimitBytesPerSecond, keyFile, signal },
+    });
     warnings.push(...plan.warnings, ...problems);
   } catch (error) {
     warnings.push(
@@ -98,7 +100,7 @@ const MAX_LAYERS = 100;
  */
 export async function mergeSinceFull(
   record: RunRecord,
-  { target: path, speedLimitBytesPerSecond }: BackupRequest,
+  { target: path, speedLimitBytesPerSecond, keyFile }: BackupRequest,
   { deadline, signal }: { deadline: Deadline; signal: AbortSignal },
 ): Promise<void> {
   const warnings: string[] = [];
@@ -106,6 +108,7 @@ export async function mergeSinceFull(
   const context = {
     deadline,
     signal,
+    keyFile,
     target: path,
     rateLimitBytesPerSecond: speedLimitBytesPerSecond,
   };

@@ -15,6 +15,7 @@
 import { getLogger } from "@logtape/logtape";
 import { join } from "@std/path";
 import type { DiskRecord, RunRecord } from "../repo/record.ts";
+import { requireRightKey } from "../qemu_img/try_key.ts";
 import { RESTORE_FILE, UUID_FILE } from "../repo/layout.ts";
 import type { Deadline } from "../fs/deadline.ts";
 import { allocatedBytes } from "../fs/files.ts";
@@ -122,6 +123,7 @@ class Run {
     const { plan, context } = this;
     const { deadline } = context;
     const { target, mode } = plan.request;
+    await this.#tryKey();
     this.#record.warnings.push(...await checkSpace(deadline, plan));
     await context.onBegin(this.#record);
     // The first one last: see `halfAdopted()`.
@@ -130,6 +132,16 @@ class Run {
     }
     await recordFingerprints(deadline, target, plan.newFingerprints);
     await writeRun(deadline, target, this.#record, mode);
+  }
+
+  /** A chain has one key. */
+  async #tryKey(): Promise<void> {
+    const { plan: { request: { target, keyFile }, tryKeyOn }, context: { deadline, signal } } =
+      this;
+    if (keyFile === null) return;
+    for (const file of tryKeyOn) {
+      await requireRightKey(deadline, [join(target, file)], keyFile, signal);
+    }
   }
 
   async #takePointInTime(): Promise<void> {

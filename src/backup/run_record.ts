@@ -38,7 +38,7 @@ export function draftRecord(
     qemu: qmp.version,
     vm: plan.vm,
     hold: { kind: "none", pausedMs: 0, frozenMs: null },
-    disks: plan.disks.map(draftDisk),
+    disks: plan.disks.map((disk) => draftDisk(disk, plan.request)),
     leftOut: plan.leftOut,
     warnings: [...warnings],
     ...(machine ? { machine } : {}),
@@ -48,7 +48,7 @@ export function draftRecord(
   };
 }
 
-function draftDisk(disk: DiskPlan): DiskRecord {
+function draftDisk(disk: DiskPlan, { encrypt }: Plan["request"]): DiskRecord {
   return {
     id: disk.disk.id,
     name: disk.disk.name,
@@ -68,6 +68,7 @@ function draftDisk(disk: DiskPlan): DiskRecord {
     unrecorded: disk.unrecorded,
     virtualSizeBytes: disk.disk.virtualSizeBytes,
     bytesWritten: 0,
+    ...(encrypt ? { encrypted: true } : {}),
     result: "pending",
     error: null,
   };

@@ -27,10 +27,15 @@ export async function verifyImage(
   nbdSocket: string,
   options: CopyOptions,
 ): Promise<void> {
-  const { deadline, plan: { request: { target } }, disk: { disk, parent } } = work;
+  const { deadline, plan: { request: { target, keyFile } }, disk: { disk, parent } } = work;
   await useExport(work, file, nbdSocket, options, async (contents, how) => {
-    if (parent !== null) await requireLinks(deadline, join(target, parent), how.signal);
-    const difference = await firstDifference(deadline, file.partial, contents, how);
+    const below = parent === null
+      ? []
+      : await requireLinks(deadline, join(target, parent), how.signal);
+    const difference = await firstDifference(deadline, [...below, file.partial], contents, {
+      ...how,
+      keyFile,
+    });
     if (difference === null) {
       return log.info("Disk {name}: the image holds what the disk held", { name: disk.name });
     }

@@ -103,6 +103,10 @@ QMPBACKUP_TARGET=/backup/vm1
 # warning makes the unit fail (exit code 3). With --keep flags, such as --keep-daily 14 --keep-weekly 8,
 # old backups are removed after each good run: see "qmpbackup help retention".
 QMPBACKUP_OPTIONS=
+# Encrypted backups ("qmpbackup help encryption"): --encrypt among the options, and the key by
+# "systemctl edit qmpbackup@vm1" with these two lines:
+#   [Service]
+#   LoadCredential=qmpbackup-key:/etc/qmpbackup/key
 # With node_exporter's textfile collector:
 #QMPBACKUP_OPTIONS=--metrics-file /var/lib/prometheus/node-exporter/qmpbackup_vm1.prom
 `;

@@ -34,7 +34,7 @@ export interface LevelPlan {
  * @throws {Failure} If what was asked for can't be taken.
  */
 export function levelOf(
-  { level: asked, onLostBitmap }: BackupRequest,
+  { level: asked, onLostBitmap, encrypt }: BackupRequest,
   disk: Disk,
   last: Point | undefined,
   fault: (file: string) => string | null,
@@ -79,7 +79,7 @@ export function levelOf(
     };
   }
   if (asked === "inc") {
-    const orCompare = basis.last ? ", or add --on-lost-bitmap compare" : "";
+    const orCompare = basis.last && !encrypt ? ", or add --on-lost-bitmap compare" : "";
     throw new Failure(
       `No increment can be taken of the disk "${disk.name}": ${basis.reason}. ` +
         `Use --level auto (a full backup of the disks that need one) or --level full${orCompare}`,

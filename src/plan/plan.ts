@@ -47,6 +47,8 @@ export interface DiskPlan extends LevelPlan, ImagePlace {
     "target" | "file" | "fleece" | "filter" | "switchNode" | "snapshot" | "end" | "empty",
     string
   >;
+  /** What the key is called in QEMU while it opens the image; null where that is not encrypted. */
+  keyId: string | null;
   /** Absolute. */
   fleeceFile: string;
   /** There is no folder beside the disk: the guest's writes may wait for the backup's storage. */
@@ -77,6 +79,8 @@ export interface Plan {
   migrationBlocker: string;
   /** Where QEMU serves the snapshots that are compared; null where there is none. */
   nbdSocket: string | null;
+  /** The images that the key must open, relative to the target; none where nothing is encrypted. */
+  tryKeyOn: string[];
   disks: DiskPlan[];
   leftOut: LeftOut[];
   /** The ids of its TPMs. */

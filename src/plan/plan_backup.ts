@@ -33,6 +33,7 @@ import type { Facts } from "./facts.ts";
 import { fileNamesOf } from "./file_names.ts";
 import { imageOf } from "./image_place.ts";
 import { afterChoice, leftOutWarnings, withMissing } from "./skipped.ts";
+import { decideEncryption, imagesToTry } from "./encryption.ts";
 import { dueFull } from "./full_every.ts";
 import { levelOf } from "./level.ts";
 import type { DiskPlan, Plan } from "./plan.ts";
@@ -46,6 +47,7 @@ import {
   jobId,
   nodeName,
   type NodeRole,
+  objectId,
   sentinelName,
 } from "../vm/names.ts";
 import { usableSentinel } from "../vm/sentinel.ts";
@@ -58,14 +60,16 @@ import { reserveBytes } from "./sizes.ts";
  * @throws {Failure} If it can't be done, with the disk and the remedy.
  */
 export function planBackup(asked: BackupRequest, facts: Facts): Plan {
-  const { request, leftOut: notDone } = adaptRequest(asked, facts);
+  const { request: adapted, leftOut: notDone } = adaptRequest(asked, facts);
+  const known = [...facts.pastRuns, ...facts.target.runs];
+  const { request, warnings: ofEncryption } = decideEncryption(adapted, known);
   const { target, tag } = facts;
   refuseRunState(facts.runState);
   refuseOtherVm(target, facts.vm);
   const chainId = chainIdOf(request, facts);
   // In a new month's target the last run is that of the month before, also after nights that failed.
   const pastRuns = knowsDisks(target) ? target.runs : facts.pastRuns;
-  const recorded = [...facts.pastRuns, ...target.runs].flatMap(({ disks }) => disks);
+  const recorded = known.flatMap(({ disks }) => disks);
   const { selected, leftOut: notSelected } = selectDisks(
     facts.disks,
     facts.leftOut,
@@ -85,16 +89,16 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
   const faultOf = (file: string) => chainFault(all, file, facts.files, facts.imageFaults);
   const changed: string[] = [];
   const disks = selected.map((disk, index): DiskPlan => {
-    const known = lasts.get(disk);
+    const point = lasts.get(disk);
     // If another disk has this folder by now, two chains would mix in it.
-    const last = known && [".", folders.get(disk)].includes(known.disk.folder) ? known : undefined;
+    const last = point && [".", folders.get(disk)].includes(point.disk.folder) ? point : undefined;
     const usualFolder = request.subdir ? folders.get(disk) ?? disk.name : ".";
     refusePartial(target.path, last?.disk.folder ?? usualFolder, facts.files);
     const level = levelOf(
       request,
       disk,
       last,
-      (file) => faultOf(file)?.reason ?? null,
+      (file) => faultOf(file)?.reason ?? plainFault(request, last),
       foreignSince(last, target, facts.files),
       dueOf(request, last, all, facts.startedAt),
     );
@@ -147,6 +151,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
         end: node("end"),
         empty: node("empty"),
       },
+      keyId: request.encrypt ? objectId(tag, index) : null,
       fleeceFile: join(
         beside ?? join(target.path, RECORDS_FOLDER),
         fleeceName(tag, index),
@@ -176,6 +181,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     // to anybody who tries.
     migrationBlocker: nodeName(tag, 0, "running"),
     nbdSocket: nbdSocket(request, disks, tag),
+    tryKeyOn: imagesToTry(request, disks.map(({ parent }) => parent), target.runs),
     disks,
     leftOut,
     tpms: facts.tpms,
@@ -184,11 +190,18 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     newFingerprints: facts.newFingerprints,
     warnings: [
       ...notDone,
+      ...ofEncryption,
       ...changed,
       ...leftOutWarnings(leftOut),
       ...warningsOf(request, facts, disks),
     ],
   };
+}
+
+/** An increment that is encrypted does not build on an image that is not. */
+function plainFault({ encrypt }: BackupRequest, last: Point | undefined): string | null {
+  if (!encrypt || !last || last.disk.encrypted) return null;
+  return `the image "${last.disk.file}" is not encrypted`;
 }
 
 /** Why a full backup is due, though the chain could go on. */

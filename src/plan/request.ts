@@ -32,6 +32,10 @@ export interface BackupRequest {
   save: SavedFile[];
   /** How the images are compressed; null is not at all. zlib stands in where QEMU has no zstd. */
   compress: "zstd" | "zlib" | null;
+  /** Encrypt the images. In a plan: whether that is done. */
+  encrypt: boolean;
+  /** The file with the key of encrypted images, absolute; null where none is given. In a plan: null if not used. */
+  keyFile: string | null;
   /** What `auto` and `inc` do about a disk whose bitmap was lost: back up all of it, or find what changed. */
   onLostBitmap: "full" | "compare";
   /** Absolute; null is beside each disk. */

@@ -66,7 +66,7 @@ export function pauseReason(
 /** What the user is told before anything is done. */
 export function warningsOf(request: BackupRequest, facts: Facts, disks: DiskPlan[]): string[] {
   return [
-    ...plainTextWarnings(disks.map(({ disk }) => disk)),
+    ...(request.encrypt ? [] : plainTextWarnings(disks.map(({ disk }) => disk))),
     ...newTargetWarnings(request, facts),
     ...compareWarnings(request, disks),
     ...timedWarnings(request, disks),

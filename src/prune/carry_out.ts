@@ -223,7 +223,7 @@ async function refuseSpoiled(
 async function relink(
   { child, parent }: Step & { kind: "relink" },
   target: HeldTarget,
-  { deadline, signal }: MergeContext,
+  { deadline, signal, keyFile }: MergeContext,
 ) {
   const { run, disk: row } = child;
   const path = join(target.path, row.file);
@@ -234,7 +234,10 @@ async function relink(
   await writeRun(deadline, target.path, run);
   const mode = await makeWritable(deadline, path);
   try {
-    await link(deadline, path, join(target.path, parent.file), dirname(path), signal);
+    await link(deadline, path, join(target.path, parent.file), dirname(path), {
+      signal,
+      keyFile: row.encrypted ? keyFile : null,
+    });
     await sealImage(deadline, path);
     await setFileTime(deadline, path, present?.mtime ?? null);
     await syncPath(deadline, path);

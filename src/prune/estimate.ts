@@ -9,16 +9,20 @@ import type { Deadline } from "../fs/deadline.ts";
 import { images } from "../repo/chains.ts";
 import type { DiskRecord } from "../repo/record.ts";
 import { measureChain, QemuImgError } from "../qemu_img/qemu_img.ts";
-import { chainSource } from "../restore/passes.ts";
+import { LUKS_HEADER_BYTES } from "../qemu_img/key.ts";
+import { type MergeContext, sourceOf } from "./merge_images.ts";
 import { nextStep, type Step } from "./next_step.ts";
 import { bytesOf, type PrunePlan } from "./prune.ts";
 import type { KnownTarget } from "./run_points.ts";
+
+/** With the file that holds the key of encrypted images. */
+type Measuring = Pick<MergeContext, "signal" | "keyFile">;
 
 /** The bytes that the images would take less. What is merged is measured, and may come out a little smaller. */
 export async function estimateWon(
   deadline: Deadline,
   { targets, verdicts }: PrunePlan,
-  signal: AbortSignal,
+  how: Measuring,
 ): Promise<number> {
   let wonBytes = 0;
   for (const target of targets) {
@@ -31,7 +35,7 @@ export async function estimateWon(
     for (const run of runs.filter(({ id }) => ids.has(id))) {
       for (const row of run.disks) if (row.result === "done") row.result = "superseded";
     }
-    wonBytes += before - await simulate(deadline, { ...target, runs }, signal);
+    wonBytes += before - await simulate(deadline, { ...target, runs }, how);
   }
   return Math.max(wonBytes, 0);
 }
@@ -40,7 +44,7 @@ export async function estimateWon(
 async function simulate(
   deadline: Deadline,
   { path, runs, inUse }: KnownTarget,
-  signal: AbortSignal,
+  how: Measuring,
 ): Promise<number> {
   const merged = new Map<string, string[]>();
   const open = new Set(inUse.keys());
@@ -58,7 +62,7 @@ async function simulate(
     const files = merged.get(disk.file);
     // Measured once they are all known: a chain takes long to open.
     sizeBytes += files
-      ? await sizeOf(deadline, files.map((file) => join(path, file)), disk, signal)
+      ? await sizeOf(deadline, files.map((file) => join(path, file)), disk, how)
       : await bytesOf(deadline, { path, runs: [{ ...run, disks: [disk] }] });
   }
   return sizeBytes;
@@ -67,11 +71,14 @@ async function simulate(
 async function sizeOf(
   deadline: Deadline,
   paths: string[],
-  { bytesWritten }: DiskRecord,
-  signal: AbortSignal,
+  { bytesWritten, encrypted }: DiskRecord,
+  { signal, keyFile: given }: Measuring,
 ): Promise<number> {
   try {
-    return await measureChain(deadline, paths, chainSource(paths), { signal });
+    const keyFile = encrypted ? given : null;
+    const header = encrypted ? LUKS_HEADER_BYTES : 0;
+    const source = sourceOf(paths, keyFile);
+    return header + await measureChain(deadline, paths, source, { signal, keyFile });
   } catch (error) {
     // A chain that is too long for one look, say.
     if (!(error instanceof QemuImgError)) throw error;

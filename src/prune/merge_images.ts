@@ -27,11 +27,14 @@ import {
   type ImageFacts,
   imageFacts,
   isCompressed,
+  linkImage,
   measureChain,
   qemuImg,
   QemuImgError,
+  type RunOptions,
 } from "../qemu_img/qemu_img.ts";
-import { chainSource, linkedSource } from "../restore/passes.ts";
+import { LUKS_HEADER_BYTES, NEW_LUKS } from "../qemu_img/key.ts";
+import { chainSource } from "../qemu_img/chain_source.ts";
 import { requireImage } from "../restore/require_image.ts";
 
 /** Images that can't be merged; all that was kept of them can be restored as before. */
@@ -45,6 +48,8 @@ export interface MergeContext {
   target: string;
   /** 0 is no limit. */
   rateLimitBytesPerSecond: number;
+  /** The file with the key of encrypted images; null where there is none. */
+  keyFile: string | null;
   signal: AbortSignal;
 }
 
@@ -69,28 +74,32 @@ const LEAST_CLUSTER_BYTES = 4096;
 export async function mergeImages(
   layers: readonly DiskRecord[],
   parent: DiskRecord | null,
-  context: MergeContext,
+  given: MergeContext,
 ): Promise<MergedImage> {
-  const { target, deadline, signal } = context;
   const last = layers.at(-1) as DiskRecord;
+  // A chain is encrypted, or it is not: what is merged stays as it was.
+  const context = { ...given, keyFile: last.encrypted ? given.keyFile : null };
+  const { target, deadline, signal, keyFile } = context;
   const paths = layers.map(({ file }) => join(target, file));
   const facts = await factsOf(layers, context);
   const folder = join(target, dirname(last.file), PRUNE_FOLDER);
   const file = join(folder, basename(last.file));
+  const place = { file, parent: parent && join(target, parent.file) };
   const sources = { paths, facts, isCompressed: await areCompressed(paths, context) };
-  await refuseFull(deadline, paths, dirname(folder), signal);
+  await refuseFull(paths, dirname(folder), context);
   await using made = new AsyncDisposableStack();
   const present = await lookAt(deadline, join(target, last.file));
   await createInside(deadline, folder);
   made.defer(() => removeFolders(deadline, [folder]));
   await removeFile(deadline, file);
   made.defer(() => removeFile(deadline, file));
-  const parentPath = parent && join(target, parent.file);
-  if (parentPath === null) await convertAll(sources, file, context);
-  else await commitAll(sources, file, parentPath, context);
-  await checkImage(deadline, file, { signal, sizeBytes: present?.size ?? 0 });
+  if (parent === null) await convertAll(sources, place, context);
+  else await commitAll(sources, place, context);
+  await checkImage(deadline, file, { signal, keyFile, sizeBytes: present?.size ?? 0 });
   await refuseDifferent(paths, file, context);
-  if (parentPath !== null) await link(deadline, file, parentPath, dirname(folder), signal);
+  if (place.parent !== null) {
+    await link(deadline, file, place.parent, dirname(folder), { signal, keyFile });
+  }
   await sealImage(deadline, file);
   await tryMode(deadline, file, (present?.mode ?? OWNER_ONLY) & 0o777);
   await makeReadOnly(deadline, file);
@@ -113,10 +122,15 @@ interface Sources {
   isCompressed: boolean;
 }
 
+interface Place {
+  file: string;
+  parent: string | null;
+}
+
 /** Looks whether the images are those that were recorded, and sound. */
 async function factsOf(
   layers: readonly DiskRecord[],
-  { target, deadline, signal }: MergeContext,
+  { target, deadline, signal, keyFile }: MergeContext,
 ): Promise<ImageFacts[]> {
   const facts: ImageFacts[] = [];
   for (const { file, fingerprint } of layers) {
@@ -130,27 +144,30 @@ async function factsOf(
       );
     }
     facts.push(found);
-    await checkImage(deadline, path, { signal });
+    await checkImage(deadline, path, { signal, keyFile });
   }
   return facts;
 }
 
 async function areCompressed(
   paths: string[],
-  { deadline, signal }: MergeContext,
+  { deadline, signal, keyFile }: MergeContext,
 ): Promise<boolean> {
-  for (const path of paths) if (await isCompressed(deadline, path, { signal })) return true;
+  for (const path of paths) {
+    if (await isCompressed(deadline, path, { signal, keyFile })) return true;
+  }
   return false;
 }
 
 /** @throws {MergeError} If there is no room for the new image beside the old ones. */
 async function refuseFull(
-  deadline: Deadline,
   paths: string[],
   folder: string,
-  signal: AbortSignal,
+  { deadline, signal, keyFile }: MergeContext,
 ) {
-  const neededBytes = await measureChain(deadline, paths, chainSource(paths), { signal });
+  const source = sourceOf(paths, keyFile);
+  const header = keyFile === null ? 0 : LUKS_HEADER_BYTES;
+  const neededBytes = header + await measureChain(deadline, paths, source, { signal, keyFile });
   const free = await freeBytes(deadline, folder);
   if (neededBytes <= free) return;
   const size = (bytes: number) => `${bytes} bytes (${formatBytes(bytes, { binary: true })})`;
@@ -162,19 +179,28 @@ async function refuseFull(
   );
 }
 
+/** The images of a chain, which are all encrypted if there is a key. */
+export function sourceOf(paths: string[], keyFile: string | null): string {
+  return chainSource(paths, keyFile === null ? undefined : new Set(paths));
+}
+
 const limitOf = ({ rateLimitBytesPerSecond: limit }: MergeContext) =>
   limit > 0 ? ["-r", String(limit)] : [];
 
 /** The new image is compressed as the last one of those that it is made of. */
-function qcow2Options(clusterBytes: number, facts: ImageFacts[]): string {
+function qcow2Options(clusterBytes: number, facts: ImageFacts[], keyFile: string | null): string {
   const isZstd = facts.at(-1)?.compressionType === "zstd";
-  return `compat=1.1,cluster_size=${clusterBytes}${isZstd ? ",compression_type=zstd" : ""}`;
+  return [
+    ...["compat=1.1", `cluster_size=${clusterBytes}`],
+    ...(isZstd ? ["compression_type=zstd"] : []),
+    ...(keyFile === null ? [] : NEW_LUKS),
+  ].join(",");
 }
 
 /** A full backup with increments: all that a guest would read. */
 async function convertAll(
   { paths, facts, isCompressed }: Sources,
-  file: string,
+  { file }: Place,
   context: MergeContext,
 ) {
   await createFile(context.deadline, file, OWNER_ONLY);
@@ -184,7 +210,8 @@ async function convertAll(
   await run(
     [
       ...["convert", "-m", "16", ...how, ...limitOf(context), "-O", "qcow2"],
-      ...["-o", qcow2Options(clusterBytes, facts), chainSource(paths), file],
+      ...["-o", qcow2Options(clusterBytes, facts, context.keyFile)],
+      ...[sourceOf(paths, context.keyFile), file],
     ],
     file,
     context,
@@ -194,17 +221,13 @@ async function convertAll(
 /**
  * Increments: just what they hold, and the zeroes that hide what lies below. `convert` can't tell those from what
  * is not there; `commit` can. An empty image below gets all, and one on top keeps them from being written to.
- *
- * Below that, for as long as it takes, is something that never reads as zeroes: from 11.1 on, `commit` leaves zeroes
- * out where they would change nothing.
  */
 async function commitAll(
   { paths, facts, isCompressed }: Sources,
-  file: string,
-  parent: string,
+  { file, parent }: Place,
   context: MergeContext,
 ) {
-  const { deadline, signal } = context;
+  const { deadline, signal, keyFile } = context;
   const clusterSizeBytes = Math.min(...facts.map((one) => one.clusterSizeBytes ?? 65536));
   if (clusterSizeBytes < LEAST_CLUSTER_BYTES) {
     throw new MergeError(
@@ -215,7 +238,6 @@ async function commitAll(
     );
   }
   const virtualSizeBytes = facts.at(-1)?.virtualSizeBytes ?? 0;
-  const backingFormat = "null-co" as const;
   await using made = new AsyncDisposableStack();
   const [top, whole] = [`${file}.top`, `${file}.whole`];
   const below = isCompressed ? whole : file;
@@ -223,21 +245,23 @@ async function commitAll(
     await removeFile(deadline, path);
     await createFile(deadline, path, OWNER_ONLY);
     if (path !== file) made.defer(() => removeFile(deadline, path));
-    const parts = path === below ? { backing: notZeroes(virtualSizeBytes), backingFormat } : {};
-    await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes, ...parts }, { signal });
+    // In the one on top there is never anything.
+    const how = { signal, keyFile: path === top ? null : keyFile };
+    await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes }, how);
   }
   const argv = ["commit", "-q", "-d", ...limitOf(context), "-b", below];
-  await run([...argv, linkedSource([below, ...paths, top])], file, context);
+  const encrypted = new Set(keyFile === null ? [] : [below, ...paths]);
+  await run([...argv, chainSource([below, ...paths, top], encrypted)], file, context);
   if (!isCompressed) return;
   // With a parent, only what the image itself holds is copied.
   await createFile(deadline, file, OWNER_ONLY);
   const options = [
     "-o",
-    `${qcow2Options(clusterSizeBytes, facts)},backing_fmt=qcow2`,
+    `${qcow2Options(clusterSizeBytes, facts, null)},backing_fmt=qcow2`,
     "-B",
-    parent,
+    parent ?? "",
   ];
-  const source = chainSource([parent, whole]);
+  const source = chainSource([parent ?? "", whole]);
   await run(
     ["convert", "-c", ...limitOf(context), "-O", "qcow2", ...options, source, file],
     file,
@@ -245,13 +269,8 @@ async function commitAll(
   );
 }
 
-/** Data that nobody reads; QEMU does not take it for zeroes. */
-function notZeroes(size: number): string {
-  return `json:${JSON.stringify({ driver: "null-co", size, "read-zeroes": false })}`;
-}
-
-async function run(argv: string[], file: string, { deadline, signal }: MergeContext) {
-  await qemuImg(deadline, [file], argv, { signal });
+async function run(argv: string[], file: string, { deadline, signal, keyFile }: MergeContext) {
+  await qemuImg(deadline, [file], argv, { signal, keyFile });
 }
 
 /** Links an image to its parent, by the path that leads there from a folder. */
@@ -260,11 +279,9 @@ export async function link(
   path: string,
   parent: string,
   folder: string,
-  signal?: AbortSignal,
+  how: Pick<RunOptions, "signal" | "keyFile"> = {},
 ): Promise<void> {
-  const name = backingLink(relative(folder, parent));
-  const argv = ["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", name, path];
-  await qemuImg(deadline, [path], argv, signal ? { signal } : {});
+  await linkImage(deadline, path, backingLink(relative(folder, parent)), how);
 }
 
 /** The exit code of `qemu-img compare` for images that differ. */
@@ -278,11 +295,11 @@ const DIFFERENT = 1;
 async function refuseDifferent(
   paths: string[],
   file: string,
-  { deadline, signal }: MergeContext,
+  { deadline, signal, keyFile }: MergeContext,
 ) {
-  const argv = ["compare", "-q", chainSource(paths), chainSource([file])];
+  const argv = ["compare", "-q", sourceOf(paths, keyFile), sourceOf([file], keyFile)];
   try {
-    await qemuImg(deadline, [file], argv, { signal });
+    await qemuImg(deadline, [file], argv, { signal, keyFile });
   } catch (error) {
     if (!(error instanceof QemuImgError && error.status === DIFFERENT)) throw error;
     throw new MergeError(

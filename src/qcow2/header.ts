@@ -29,6 +29,8 @@ export interface Qcow2Header {
   isCorrupt: boolean;
   /** Its data lies in another file. */
   hasDataFile: boolean;
+  /** Its data is encrypted, in whatever way. */
+  isEncrypted: boolean;
 }
 
 /** Reads a header; null if it is not one of a qcow2 image. */
@@ -48,6 +50,7 @@ export function parseHeader(bytes: Uint8Array): Qcow2Header | null {
     refcountTableOffset: offset(48),
     isCorrupt: (incompatible & CORRUPT) !== 0,
     hasDataFile: (incompatible & DATA_FILE) !== 0,
+    isEncrypted: view.getUint32(32) !== 0,
   };
 }
 

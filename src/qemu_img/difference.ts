@@ -8,6 +8,7 @@
  */
 
 import type { Deadline } from "../fs/deadline.ts";
+import { chainSource } from "./chain_source.ts";
 import {
   type CreateOptions,
   createQcow2,
@@ -51,7 +52,7 @@ export async function storeDifference(
     await createQcow2(deadline, path, { ...image, backing: contents, backingFormat: "raw" });
     const rebase = ["rebase", "-p", "-f", "qcow2", "-F", "qcow2", "-b", parent, path];
     await qemuImg(deadline, [path, parent], rebase, how);
-    if (await firstDifference(deadline, path, contents, how) === null) break;
+    if (await firstDifference(deadline, [path], contents, how) === null) break;
     if (attempt === ATTEMPTS) {
       throw new QemuImgError(
         `"${path}" does not hold what was read: run again, with --level full if this comes again`,
@@ -71,17 +72,21 @@ export interface Difference {
 /**
  * Compares an image, with all it builds on, with contents of driver "raw".
  *
+ * @param chain Its images, the full backup first. With a key all of them are encrypted.
  * @returns Null where they are the same.
  * @throws {QemuImgError} If one can't be read.
  */
 export async function firstDifference(
   deadline: Deadline,
-  path: string,
+  chain: readonly string[],
   contents: string,
   how: RunOptions,
 ): Promise<Difference | null> {
+  const path = chain.at(-1) ?? "";
+  // An encrypted chain is spelled out, since each of its images has to be told where the key is.
+  const image = how.keyFile ? [chainSource([...chain], new Set(chain))] : ["-f", "qcow2", path];
   try {
-    const args = ["compare", "-p", "-f", "qcow2", "-F", "raw", path, contents];
+    const args = ["compare", "-p", "-F", "raw", ...image, contents];
     await qemuImg(deadline, [path], args, how);
     return null;
   } catch (error) {

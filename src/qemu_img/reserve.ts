@@ -9,7 +9,7 @@
 
 import type { Deadline } from "../fs/deadline.ts";
 import { truncate } from "../fs/files.ts";
-import { imageEnd, qemuImg } from "./qemu_img.ts";
+import { imageEnd, qemuImg, type RunOptions } from "./qemu_img.ts";
 
 /**
  * Sets blocks aside behind the end of a new image.
@@ -24,7 +24,11 @@ export async function reserve(deadline: Deadline, path: string, sizeBytes: numbe
 }
 
 /** Gives back what an image that is closed did not use. */
-export async function giveBack(deadline: Deadline, path: string): Promise<void> {
-  const end = await imageEnd(deadline, path);
+export async function giveBack(
+  deadline: Deadline,
+  path: string,
+  { keyFile = null }: Pick<RunOptions, "keyFile"> = {},
+): Promise<void> {
+  const end = await imageEnd(deadline, path, { keyFile });
   await truncate(deadline, path, end);
 }

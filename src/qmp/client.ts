@@ -167,6 +167,7 @@ export class QmpClient implements AsyncDisposable {
   /**
    * Sends a command and waits for its answer.
    *
+   * @param options `isSecret` keeps the arguments out of the log.
    * @returns What stands under `return`, still to be decoded.
    * @throws {QmpCommandError} If QEMU refuses.
    * @throws {QmpTimeoutError} If there is no answer in time. The connection stays open: undoing
@@ -176,7 +177,7 @@ export class QmpClient implements AsyncDisposable {
   execute(
     command: string,
     args?: QmpArguments,
-    options?: { timeoutMs?: number },
+    options?: { timeoutMs?: number; isSecret?: boolean },
   ): Promise<unknown> {
     if (this.#end) return Promise.reject(this.#end);
     const id = this.#nextId++;
@@ -193,7 +194,10 @@ export class QmpClient implements AsyncDisposable {
       );
     }, timeoutMs);
     this.#pending.set(id, { command, ...answer, timer });
-    this.#send(args ? { execute: command, arguments: args, id } : { execute: command, id });
+    this.#send(
+      args ? { execute: command, arguments: args, id } : { execute: command, id },
+      options?.isSecret ? { execute: command, arguments: "***", id } : undefined,
+    );
     return answer.promise;
   }
 
@@ -229,9 +233,10 @@ export class QmpClient implements AsyncDisposable {
     await this.execute("qmp_capabilities");
   }
 
-  #send(message: unknown) {
+  /** @param logged What the log gets instead, where that is not the message. */
+  #send(message: unknown, logged = message) {
     const text = JSON.stringify(message);
-    log.debug("→ {text}", { text });
+    log.debug("→ {text}", () => ({ text: JSON.stringify(logged) }));
     const bytes = new TextEncoder().encode(text + "\n");
     this.#writing = this.#writing.then(() => this.#write(bytes)).catch((error) =>
       this.#lost(error)

@@ -16,11 +16,13 @@ import { restorePoints } from "../repo/chains.ts";
 import { tagOf, targetOfLock } from "../repo/layout.ts";
 import { knowsDisks, readTarget } from "../repo/repository.ts";
 import type { VmHolder } from "../vm/lock.ts";
+import { removeMark } from "../vm/marks.ts";
 import {
   inRemovalOrder,
   isBitmapOfRun,
   isOurJob,
   isOurNode,
+  isOurObject,
   nodeRole,
   tagIn,
 } from "../vm/names.ts";
@@ -92,6 +94,10 @@ export async function findInVm(
     for (const id of await queryExports(qmp)) {
       if (isOurNode(id)) found(`Removing the export ${id}`, () => removeExport(qmp, id));
     }
+  }
+  // What a node needed of it, it needed when it was opened.
+  for (const id of marks.filter(isOurObject)) {
+    found(`Removing the key ${id} from QEMU`, () => removeMark(qmp, id));
   }
   for (const name of inRemovalOrder(nodesIn(graph))) {
     found(`Removing the node ${name}`, async () => {

@@ -49,6 +49,7 @@ export interface ImageLook {
   virtualSizeBytes: number;
   /** The parent as it stands in the header, or null. */
   backing: string | null;
+  isEncrypted: boolean;
 }
 
 /** The reserved bits 16 to 63: the others may get a meaning one day. */
@@ -133,6 +134,7 @@ async function look(
     fingerprint: { sizeBytes: size, digest },
     stamp: `${info.mtime?.getTime()} ${info.ctime?.getTime()}`,
     virtualSizeBytes: header.virtualSizeBytes,
+    isEncrypted: header.isEncrypted,
     backing: length === 0 ? null : new TextDecoder().decode(name),
   };
 }

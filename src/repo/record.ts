@@ -113,6 +113,8 @@ const DiskRow = v.object({
   virtualSizeBytes: sizeBytes,
   /** What the image takes on the disk. */
   bytesWritten: sizeBytes,
+  /** Only said where it is so: the image can be opened with its key only. */
+  encrypted: v.optional(v.literal(true)),
   /** What the finished image is told by; of an older program's, and while it is being changed, not known. */
   fingerprint: v.optional(Fingerprint),
   /**

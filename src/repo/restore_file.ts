@@ -64,6 +64,7 @@ export function restoreFileText(runs: RunRecord[], isInside = false): string {
   const shown = complete
     ? points.filter(({ run }) => run === complete.run)
     : [...new Map(points.map((point) => [point.disk.name, point])).values()];
+  const key = shown.some(({ disk }) => disk.encrypted) ? KEY_FLAG : "";
   const here = isInside ? "the folder above this one" : "this folder";
   const last = runs.at(-1);
   return [
@@ -77,6 +78,12 @@ export function restoreFileText(runs: RunRecord[], isInside = false): string {
       : "There is no point in time with all disks. The newest image of each disk:",
     ...shown.map((point) => diskText(point, runs)),
     ...newer.slice(-1).flatMap(newerText),
+    ...(key === "" ? [] : [
+      "",
+      "The images are encrypted. Without the file with their key, which is not kept here, nobody can read",
+      `them. In the commands, replace ${KEY_FILE} by that file. All bytes of it are the key, a newline`,
+      "at its end too. What is restored is not encrypted.",
+    ]),
     "",
     "WITH QMPBACKUP",
     "",
@@ -85,10 +92,10 @@ export function restoreFileText(runs: RunRecord[], isInside = false): string {
     "",
     "  qmpbackup list --dir .",
     ...(complete?.run.machine
-      ? [`  qmpbackup restore vm --dir . --until ${complete.run.id} --target-dir ${OUT}`]
+      ? [`  qmpbackup restore vm --dir . --until ${complete.run.id} --target-dir ${OUT}${key}`]
       : []),
     ...(complete
-      ? [`  qmpbackup restore merge --dir . --until ${complete.run.id} --target-dir ${OUT}`]
+      ? [`  qmpbackup restore merge --dir . --until ${complete.run.id} --target-dir ${OUT}${key}`]
       : shown.map(singleCommand)),
     "",
     "WITHOUT QMPBACKUP",
@@ -98,11 +105,13 @@ export function restoreFileText(runs: RunRecord[], isInside = false): string {
     "",
     ...linkCommands(shown, runs),
     `  mkdir -p ${OUT}`,
-    ...shown.map(convertCommand),
-    "",
-    "To start at once, let a new image build on the newest one. The new image needs this folder then:",
-    "",
-    ...shown.map(overlayCommand),
+    ...shown.map((point) => convertCommand(point, runs)),
+    ...(shown.every(({ disk }) => disk.encrypted) ? [] : [
+      "",
+      "To start at once, let a new image build on the newest one. The new image needs this folder then:",
+      "",
+      ...shown.filter(({ disk }) => !disk.encrypted).map(overlayCommand),
+    ]),
     "",
     "Never start a virtual machine on an image in this folder itself: that destroys all newer ones.",
     "",
@@ -146,13 +155,34 @@ function linkCommands(shown: Point[], runs: RunRecord[]): string[] {
 
 const QCOW2 = ["-f", "qcow2"];
 
+/** The key of encrypted images, to be replaced by the reader. */
+const KEY_FILE = "/path/of/the/key";
+const KEY_FLAG = ` --key-file ${KEY_FILE}`;
+
 function singleCommand({ disk }: Point): string {
   const at = ["--dir", disk.folder, "--until", basename(disk.file)];
-  return "  " + shellText(["qmpbackup", "restore", "merge", ...at, "--targetfile", outOf(disk)]);
+  return "  " + shellText(["qmpbackup", "restore", "merge", ...at, "--targetfile", outOf(disk)]) +
+    (disk.encrypted ? KEY_FLAG : "");
 }
 
-function convertCommand({ disk }: Point): string {
-  return command("convert", "-p", ...QCOW2, "-O", formatOf(disk), `./${disk.file}`, outOf(disk));
+function convertCommand({ disk }: Point, runs: RunRecord[]): string {
+  const [format, out] = [formatOf(disk), outOf(disk)];
+  if (!disk.encrypted) {
+    return command("convert", "-p", ...QCOW2, "-O", format, `./${disk.file}`, out);
+  }
+  const object = `secret,id=key,file=${KEY_FILE}`;
+  const image = encryptedImage(`./${disk.file}`, chainOf(images(runs), disk.file).length);
+  return command("convert", "-p", "--object", object, "-O", format, "--image-opts", image, out);
+}
+
+/** An encrypted image, and where the key of each that it builds on is. In a list of options a comma is written twice. */
+function encryptedImage(path: string, count: number): string {
+  const keys = Array.from(
+    { length: count },
+    (_, i) => `${"backing.".repeat(i)}encrypt.key-secret=key`,
+  );
+  const file = path.replaceAll(",", ",,");
+  return ["driver=qcow2", "file.driver=file", `file.filename=${file}`, ...keys].join(",");
 }
 
 /** `-b` is relative to the new image, which lies elsewhere. */

@@ -12,7 +12,8 @@ import { exists, removeFile, renameDurably, syncPath } from "../fs/durable.ts";
 import { link } from "../fs/files.ts";
 import { qemuImg } from "../qemu_img/qemu_img.ts";
 import { PARTIAL_SUFFIX } from "../repo/layout.ts";
-import { type Pass, planPasses, rawSource } from "./passes.ts";
+import { encryptedOf } from "./encryption.ts";
+import { LIMITS, type Pass, planPasses, rawSource } from "./passes.ts";
 import type { Layer } from "./points.ts";
 
 /** How the output is made. */
@@ -27,6 +28,8 @@ export interface OutputOptions {
   preallocation?: string | undefined;
   /** 0 is no limit. */
   rateLimitBytesPerSecond: number;
+  /** Of the images that are encrypted. The output is not. */
+  keyFile?: string | null;
   deadline: Deadline;
   signal: AbortSignal;
 }
@@ -34,9 +37,12 @@ export interface OutputOptions {
 /** The passes of `qemu-img convert` that a chain takes. */
 export function passesOf(layers: Layer[], targetFile: string): Pass[] {
   const [only] = layers;
-  return only?.isRaw
-    ? [{ source: rawSource(only.path), isLast: true }]
-    : planPasses(layers.map(({ path }) => path), (pass) => between(targetFile, pass));
+  return only?.isRaw ? [{ source: rawSource(only.path), isLast: true }] : planPasses(
+    layers.map(({ path }) => path),
+    (pass) => between(targetFile, pass),
+    LIMITS,
+    encryptedOf(layers),
+  );
 }
 
 /** What a pass leaves for the next one. */
@@ -54,7 +60,7 @@ export async function convertToFile(
   onPercent: (percent: number) => void,
   beforePublishing: () => Promise<void>,
 ): Promise<void> {
-  const { mode = OWNER_ONLY, deadline, signal } = options;
+  const { mode = OWNER_ONLY, keyFile = null, deadline, signal } = options;
   const partial = targetFile + PARTIAL_SUFFIX;
   const passes = passesOf(layers, targetFile);
   const folders = [...new Set([targetFile, ...layers.map(({ path }) => path)].map(dirname))];
@@ -66,7 +72,7 @@ export async function convertToFile(
     made.defer(() => removeFile(deadline, output));
     const how = isLast ? lastPass(options) : ["-O", "qcow2"];
     await qemuImg(deadline, folders, [...convertArgs(options), ...how, source, output], {
-      signal,
+      ...{ signal, keyFile },
       onPercent: (percent) => onPercent((index * 100 + percent) / passes.length),
     });
     // What was between the passes is of no use any more, and as large as the disk.
@@ -86,12 +92,14 @@ export async function convertToDevice(
   options: OutputOptions,
   onPercent: (percent: number) => void,
 ): Promise<void> {
-  const { deadline, signal } = options;
+  const { deadline, keyFile = null, signal } = options;
   const [pass] = passesOf(layers, device);
   const folders = [...new Set(layers.map(({ path }) => dirname(path)))];
   // Not cached, and flushed when it is closed: the default ("unsafe") flushes nothing.
   const how = ["-n", "-t", "none", "-O", "raw", pass?.source ?? "", device];
-  await qemuImg(deadline, folders, [...convertArgs(options), ...how], { signal, onPercent });
+  await qemuImg(deadline, folders, [...convertArgs(options), ...how], {
+    ...{ signal, keyFile, onPercent },
+  });
 }
 
 /** @throws {Failure} If the chain is too long for one pass: there is no place for what is between. */

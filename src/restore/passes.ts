@@ -9,6 +9,8 @@
  * @module
  */
 
+import { chainSource, type Encrypted } from "../qemu_img/chain_source.ts";
+
 export interface Limits {
   layers: number;
   /** Of the `json:` text. */
@@ -33,49 +35,26 @@ export function planPasses(
   layers: string[],
   between: (pass: number) => string,
   limits = LIMITS,
+  encrypted: Encrypted = new Set(),
 ): Pass[] {
   const passes: Pass[] = [];
   let open: string[] = [];
   for (const layer of layers) {
-    if (open.length > 1 && !fits([...open, layer], limits)) {
-      passes.push({ source: chainSource(open), isLast: false });
+    if (open.length > 1 && !fits([...open, layer], limits, encrypted)) {
+      passes.push({ source: chainSource(open, encrypted), isLast: false });
       open = [between(passes.length)];
     }
     open.push(layer);
   }
-  return [...passes, { source: chainSource(open), isLast: true }];
+  return [...passes, { source: chainSource(open, encrypted), isLast: true }];
 }
 
-function fits(layers: string[], limits: Limits): boolean {
+function fits(layers: string[], limits: Limits, encrypted: Encrypted): boolean {
   return layers.length <= limits.layers &&
-    new TextEncoder().encode(chainSource(layers)).length <= limits.bytes;
+    new TextEncoder().encode(chainSource(layers, encrypted)).length <= limits.bytes;
 }
 
 /** `json:{…}` of a raw image, whatever its first bytes look like. */
 export function rawSource(filename: string): string {
   return `json:${JSON.stringify({ driver: "raw", file: { driver: "file", filename } })}`;
-}
-
-interface ImageOptions {
-  driver: "qcow2";
-  file: { driver: "file"; filename: string };
-  backing: ImageOptions | null | undefined;
-}
-
-/** `json:{…}` of a chain, whose links in the headers don't matter then. */
-export function chainSource(layers: string[]): string {
-  return sourceOf(layers, null);
-}
-
-/** As `chainSource()`, but what lies below the first image is told by its own header. Pure. */
-export function linkedSource(layers: string[]): string {
-  return sourceOf(layers, undefined);
-}
-
-function sourceOf(layers: string[], below: null | undefined): string {
-  const options = layers.reduce<ImageOptions | null | undefined>(
-    (backing, filename) => ({ driver: "qcow2", file: { driver: "file", filename }, backing }),
-    below,
-  );
-  return `json:${JSON.stringify(options)}`;
 }

@@ -8,17 +8,10 @@
 import type { Deadline } from "../fs/deadline.ts";
 import { basename, dirname, join, resolve } from "@std/path";
 import * as v from "valibot";
-import {
-  ChainError,
-  chainFinder,
-  images,
-  type Point,
-  restorePoints,
-  twinFinder,
-} from "../repo/chains.ts";
+import { ChainError, chainOf, images, type Point, restorePoints, twinsOf } from "../repo/chains.ts";
 import { exists } from "../fs/durable.ts";
 import { listFolder, realPath } from "../fs/files.ts";
-import type { Fingerprint } from "../repo/fingerprint.ts";
+import { type Fingerprint, isFault, lookAtImages } from "../repo/fingerprint.ts";
 import { orderByName } from "../python/name_order.ts";
 import {
   type DiskLevel,
@@ -46,6 +39,8 @@ export interface Layer {
   timeMs: number;
   /** A raw image of the reference's; ours are all qcow2. */
   isRaw?: true;
+  /** It can be opened with its key only. */
+  isEncrypted?: true;
   /** What tells the image, where its record says it. */
   fingerprint?: Fingerprint;
 }
@@ -54,8 +49,6 @@ export interface Layer {
 export interface RestorePoint {
   /** The newest image's name. */
   name: string;
-  /** Of that image; absolute. */
-  path: string;
   folder: string;
   /** What the disk is called: its folder, or its name where the disks have none. */
   disk: string;
@@ -115,7 +108,8 @@ export async function pointsOfDisk(
   await refusePartials(deadline, dir, []);
   const names = (await listFiles(deadline, dir)).filter(isWanted);
   if (own.length > 0 && orderByName(dir, names).length === 0) refuseFailedRuns(dir, own);
-  return pointsOfNames(dir, names, await rawDisks(deadline, dir, names));
+  const raw = await rawDisks(deadline, dir, names);
+  return pointsOfNames(dir, names, raw, await encryptedImages(deadline, dir, names));
 }
 
 /**
@@ -165,8 +159,6 @@ export async function pointsOfTarget(deadline: Deadline, target: Target): Promis
     await refusePartials(deadline, join(target.path, folder), ours);
   }
   const all = images(target.runs);
-  const chainOf = chainFinder(all);
-  const twinsOf = twinFinder(all);
   const layersNow = async ({ folder, file }: DiskRecord) => {
     const now = await pointsOfTarget(deadline, await readTarget(deadline, target.path));
     const isIt = (point: RestorePoint) => point.folder === folder && point.name === basename(file);
@@ -175,7 +167,6 @@ export async function pointsOfTarget(deadline: Deadline, target: Target): Promis
   return points.map(({ run, disk }) => ({
     layersNow: () => layersNow(disk),
     name: basename(disk.file),
-    path: join(target.path, disk.file),
     folder: disk.folder,
     disk: disk.folder === "." ? disk.name : disk.folder,
     timeMs: timeOf(run),
@@ -184,18 +175,21 @@ export async function pointsOfTarget(deadline: Deadline, target: Target): Promis
     runId: run.id,
     target: target.path,
     layers: () =>
-      chainOf(disk.file).map(({ run, disk: { file, parent, fingerprint } }, i, chain) => {
-        const twins = i === 0 ? [] : twinsOf(chain[i - 1] as Point);
-        return {
-          path: join(target.path, file),
-          parent: parent && join(target.path, parent),
-          timeMs: timeOf(run),
-          ...(fingerprint ? { fingerprint } : {}),
-          ...(twins.length > 0
-            ? { twins: twins.map((twin) => join(target.path, twin.disk.file)) }
-            : {}),
-        };
-      }),
+      chainOf(all, disk.file).map(
+        ({ run, disk: { file, parent, fingerprint, encrypted } }, i, chain) => {
+          const twins = i === 0 ? [] : twinsOf(all, chain[i - 1] as Point);
+          return {
+            path: join(target.path, file),
+            parent: parent && join(target.path, parent),
+            timeMs: timeOf(run),
+            ...(fingerprint ? { fingerprint } : {}),
+            ...(encrypted ? { isEncrypted: true } : {}),
+            ...(twins.length > 0
+              ? { twins: twins.map((twin) => join(target.path, twin.disk.file)) }
+              : {}),
+          };
+        },
+      ),
   }));
 }
 
@@ -207,6 +201,7 @@ function timeOf(run: RunRecord): number {
  * Points from the images' names alone: the time stamps give the order. Pure.
  *
  * @param raw The names of disks whose images are raw.
+ * @param encrypted The names of the images that are encrypted.
  * @throws {UsageError} If there is no image.
  * @throws {ChainError} If the names don't tell the order.
  */
@@ -214,6 +209,7 @@ export function pointsOfNames(
   dir: string,
   names: string[],
   raw: ReadonlySet<string> = new Set(),
+  encrypted: ReadonlySet<string> = new Set(),
 ): RestorePoint[] {
   const ordered = orderByName(dir, names);
   if (ordered.length === 0) throw new UsageError(`There are no backups in "${dir}"`);
@@ -227,13 +223,13 @@ export function pointsOfNames(
       parent: below.at(-1)?.path ?? null,
       timeMs,
       ...(isRaw ? { isRaw } : {}),
+      ...(encrypted.has(name) ? { isEncrypted: true } : {}),
       ...(parentTwin === undefined ? {} : { twins: [join(dir, parentTwin)] }),
     };
     const layers = [...below, layer];
     chains.set(name, layers);
     return {
       name,
-      path: layer.path,
       folder: basename(dir),
       disk: basename(dir),
       timeMs,
@@ -266,6 +262,23 @@ async function rawDisks(deadline: Deadline, dir: string, names: string[]): Promi
     }
   }
   return raw;
+}
+
+/** The images that are encrypted, as their headers say. */
+async function encryptedImages(
+  deadline: Deadline,
+  dir: string,
+  names: string[],
+): Promise<Set<string>> {
+  const images = names.filter((name) => parseImageName(name));
+  const seen = await lookAtImages(
+    deadline,
+    dir,
+    new Map(images.map((name) => [name, undefined])),
+  );
+  return new Set(
+    [...seen].filter(([, look]) => !isFault(look) && look.isEncrypted).map(([name]) => name),
+  );
 }
 
 async function configFormat(deadline: Deadline, path: string): Promise<string | null> {

@@ -27,6 +27,7 @@ export interface Output {
 export interface RoomOptions {
   compress?: string | null;
   preallocation?: string | undefined;
+  keyFile?: string | null;
   deadline: Deadline;
   signal: AbortSignal;
 }
@@ -61,14 +62,16 @@ const text = (bytes: number) => formatBytes(bytes, { binary: true });
 
 async function neededBytes(
   { layers, targetFile, virtualSizeBytes }: Output,
-  { compress, preallocation, deadline, signal }: RoomOptions,
+  { compress, preallocation, keyFile = null, deadline, signal }: RoomOptions,
 ): Promise<number> {
   if (preallocation === "falloc" || preallocation === "full") return virtualSizeBytes;
   const passes = passesOf(layers, targetFile);
   if (compress || passes.length > 1) return 0;
   const folders = [...new Set(layers.map(({ path }) => dirname(path)))];
   try {
-    return await measureSource(deadline, folders, passes[0]?.source ?? "", { signal });
+    return await measureSource(deadline, folders, passes[0]?.source ?? "", {
+      ...{ signal, keyFile },
+    });
   } catch (error) {
     // The restore itself meets it, too, and says what it is.
     if (error instanceof QemuImgError) return 0;

@@ -23,13 +23,15 @@ import { refuseOtherVm } from "../plan/plan_backup.ts";
 import type { BackupRequest } from "../plan/request.ts";
 import { queryIdentity, queryStatus } from "../qmp/queries.ts";
 import { recover } from "../recovery/order.ts";
+import { restorePoints } from "../repo/chains.ts";
 import { HALF_WAY_HEAD, type HalfWay, readHalfWay } from "../repo/half_way.ts";
 import { removeHalfWay, writeHalfWay } from "../repo/half_way.ts";
 import { tagOf } from "../repo/layout.ts";
 import type { RunRecord } from "../repo/record.ts";
 import { claimTarget, readTarget, refuseLinks, refuseShared } from "../repo/repository.ts";
+import type { Target } from "../repo/repository.ts";
 import { NO_MARK, writeMark } from "../repo/run_mark.ts";
-import { checkImages } from "../restore/check_images.ts";
+import { checkImages } from "../restore/merge.ts";
 import { StopEvents } from "../vm/io_error.ts";
 import { lockVm, vmHolder } from "../vm/lock.ts";
 import { queryObjects } from "../vm/marks.ts";
@@ -103,10 +105,12 @@ export async function rollBack(
   const target = await readTarget(deadline, path);
   await refuseLinks(deadline, target);
   await refuseShared(deadline, target, mode);
+  refuseEncrypted(target);
   const before = await readHalfWay(deadline, path);
   const chosen = await chooseDisks(deadline, target, request, before);
   for (const { point } of chosen.disks) {
-    await checkImages(point.layers(), { skipCheck: request.skipCheck, deadline, signal });
+    const how = { skipCheck: request.skipCheck, keyFile: null, deadline, signal };
+    await checkImages(point.layers(), how);
   }
   await using qmp = await connectVm(deadline, context.socket, context.qmpOptions);
   await using _named = await nameHolder(deadline, context.socket, run);
@@ -124,6 +128,13 @@ export async function rollBack(
   const objects = recovered.vm?.objects ?? await queryObjects(qmp);
   const locked = { target, vm, qmp, run, holder, recovered, objects };
   return await new Steps(request, context, locked, chosen, before).run();
+}
+
+function refuseEncrypted({ path, runs }: Target) {
+  if (!restorePoints(runs).some(({ disk }) => disk.encrypted)) return;
+  throw new UsageError(
+    `"${path}" holds encrypted backups, which a VM can't be rolled back to: use "restore vm" or "restore merge"`,
+  );
 }
 
 /** The rest, with the locks held. */

@@ -31,6 +31,8 @@ export interface NeededImage {
 
 export interface CheckOptions extends ReadOptions {
   signal: AbortSignal;
+  /** The file with the key of an encrypted image. */
+  keyFile: string | null;
   /** Whether a part of its contents is to be read. */
   isWanted(part: number): boolean;
   /** Of new files. */
@@ -59,7 +61,7 @@ export async function checkOne(
   );
   const structure = layer.isRaw
     ? await rawFault(deadline, layer.path)
-    : await structureFaults(deadline, needed, options.signal);
+    : await structureFaults(deadline, needed, options);
   const damages = structure.map((reason) => damage(reason));
   if (!(await lookAt(deadline, layer.path))?.isFile) return { damages, isNew: false, warnings: [] };
   let digests: ImageDigests | null;
@@ -116,8 +118,8 @@ async function rawFault(deadline: Deadline, path: string): Promise<string[]> {
 /** What is wrong with an image beside its contents; each goes on from its name. */
 async function structureFaults(
   deadline: Deadline,
-  { layer: { path, parent, fingerprint }, earlier, isRecorded }: NeededImage,
-  signal: AbortSignal,
+  { layer: { path, parent, fingerprint, isEncrypted }, earlier, isRecorded }: NeededImage,
+  { signal, keyFile }: Pick<CheckOptions, "signal" | "keyFile">,
 ): Promise<string[]> {
   const faults: string[] = [];
   const seen = await lookAtImage(deadline, path, fingerprint);
@@ -140,7 +142,7 @@ async function structureFaults(
     if (dataFile !== null) {
       faults.push("keeps its data in another file, which no backup of ours does");
     }
-    await checkImage(deadline, path, { signal });
+    await checkImage(deadline, path, { signal, keyFile: isEncrypted ? keyFile : null });
   } catch (error) {
     if (!(error instanceof QemuImgError)) throw error;
     faults.push(`is damaged: ${error.message}`);

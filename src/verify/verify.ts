@@ -16,6 +16,7 @@ import { listFolder, stat } from "../fs/files.ts";
 import { ChainError } from "../repo/chains.ts";
 import { parseImageName } from "../repo/layout.ts";
 import { Failure, messageOf, StoppedError } from "../errors.ts";
+import { requireKeyOf } from "../restore/encryption.ts";
 import type { Layer, RestorePoint } from "../restore/points.ts";
 import { checkOne, type NeededImage } from "./check_image.ts";
 import { type Damage, joined, type NeededFiles, pointsHitBy } from "./damage.ts";
@@ -31,6 +32,8 @@ export interface VerifyOptions {
   /** The day that decides which share. */
   day: number;
   toolVersion: string;
+  /** The file with the key of encrypted images; null where none is given. */
+  keyFile: string | null;
   signal: AbortSignal;
   /** Bytes of all images of a disk, whatever share of them is read. */
   onProgress(disk: string, doneBytes: number, totalBytes: number): void;
@@ -51,6 +54,7 @@ export interface Verified {
  * Verifies the images of all restore points of a target, or of one disk.
  *
  * @throws {HangingError} If the storage does not answer.
+ * @throws {UsageError} If images are encrypted, and the key is missing or another one.
  */
 export async function verify(backups: Backups, options: VerifyOptions): Promise<Verified> {
   const { target, vm, folder } = backups;
@@ -67,6 +71,8 @@ export async function verify(backups: Backups, options: VerifyOptions): Promise<
     damages.push({ file: ".", range: null, reason: messageOf(error), spoils: false });
   }
   const { images, needed } = neededBy(backups, points, damages);
+  const layers = images.map(({ layer }) => layer);
+  await requireKeyOf(deadline, layers, options.keyFile, options.signal);
   warnings.push(...await strangersIn(deadline, backups, images));
   const before = await readResults(deadline, target).catch(() => []);
   const known = new Set(
@@ -87,8 +93,8 @@ export async function verify(backups: Backups, options: VerifyOptions): Promise<
       readBytes += bytes;
       options.onProgress(disk, doneBytes += bytes, sizeBytes);
     };
-    const { signal } = options;
-    const how = { signal, isWanted, onBytes, mode, writeProblem: problem };
+    const { signal, keyFile } = options;
+    const how = { signal, keyFile, isWanted, onBytes, mode, writeProblem: problem };
     const checked = await tryToCheck(deadline, target, image, how);
     if (checked.isNew) recorded++;
     warnings.push(...checked.warnings);

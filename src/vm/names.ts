@@ -2,7 +2,7 @@
  * The names of all that a run puts into QEMU, made and read here alone. Pure.
  *
  * ```
- * qmpbackup-<tag>-<number of the disk>-<role>    a node, an export, the bitmap of a job
+ * qmpbackup-<tag>-<number of the disk>-<role>    a node, an export, the bitmap of a job, an object
  * qmpbackup.<tag>.<disk>                         the job that copies a disk
  * qmpbackup.<tag>.<disk>.again                   the job that reads again what that one could not
  * qmpbackup.<tag>.<disk>.look                    the job that looks what is allocated, see `allocation.ts`
@@ -40,6 +40,8 @@ export type NodeRole = (typeof NODE_ROLES)[number];
 /** Names that look like those of nodes, for other things. */
 export const EXPORT_ROLES = ["export"] as const;
 export const JOB_BITMAP_ROLES = ["job"] as const;
+/** Objects: the key of an encrypted image, which QEMU needs while it opens that. */
+export const OBJECT_ROLES = ["key"] as const;
 
 /** What a job does, by the end of its name. */
 export const JOB_ROLES = { copy: "", probe: ".again", look: ".look" } as const;
@@ -71,6 +73,11 @@ export function jobBitmapName(tag: string, disk: number): string {
   return roleName(tag, disk, JOB_BITMAP_ROLES[0]);
 }
 
+/** The key of a disk's image. */
+export function objectId(tag: string, disk: number): string {
+  return roleName(tag, disk, OBJECT_ROLES[0]);
+}
+
 function roleName(tag: string, disk: number, role: string): string {
   return `qmpbackup-${tag}-${disk}-${role}`;
 }
@@ -90,6 +97,11 @@ export function isOurNode(name: string): boolean {
 /** Whether a run of ours started a job of this id. */
 export function isOurJob(id: string): boolean {
   return JOB_ID.test(id);
+}
+
+/** Whether a run of ours made an object of this id. */
+export function isOurObject(id: string): boolean {
+  return OBJECT_ROLES.some((role) => role === ROLE_NAME.exec(id)?.[2]);
 }
 
 /** What a node is for; null if this version makes no such node. */

@@ -174,6 +174,7 @@ async function mergeRaw(point: RestorePoint, targetFile: string) {
     deadline,
     format: "raw",
     skipCheck: true,
+    keyFile: null,
     rateLimitBytesPerSecond: 0,
     signal: new AbortController().signal,
     onProgress: () => {},

@@ -65,6 +65,7 @@ function mergeOptions(options: Partial<MergeOptions> = {}): MergeOptions {
   return {
     format: "qcow2",
     skipCheck: false,
+    keyFile: null,
     rateLimitBytesPerSecond: 0,
     deadline,
     signal: new AbortController().signal,

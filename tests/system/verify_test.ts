@@ -109,7 +109,7 @@ Deno.test("restore verify reads a share each day, and in so many days everything
   const night = async (day: number) => {
     const [backups] = await findBackups(deadline, target);
     const { result } = await verify(backups!, {
-      ...{ deadline, signal, day, toolVersion: "1", onProgress: () => {} },
+      ...{ deadline, signal, day, toolVersion: "1", keyFile: null, onProgress: () => {} },
       subset: { numerator: 1, denominator: 3 },
     });
     return result;

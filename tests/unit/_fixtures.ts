@@ -136,6 +136,8 @@ export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
     speedLimitBytesPerSecond: 0,
     save: [],
     compress: null,
+    encrypt: false,
+    keyFile: null,
     onLostBitmap: "full",
     fleeceDir: null,
     quiesce: "no",

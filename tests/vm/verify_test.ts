@@ -272,6 +272,7 @@ Deno.test("restore verify finds a flipped bit in each region of each image, and 
     let isBegun = false;
     const { result, warnings } = await verify(backups as Backups, {
       ...{ deadline, signal: new AbortController().signal, subset: null, day: 0, toolVersion: "" },
+      keyFile: null,
       onProgress: () => {
         if (!isBegun) removeLast();
         isBegun = true;

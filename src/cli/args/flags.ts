@@ -115,6 +115,17 @@ export const FLAGS = {
     help:
       "compress the images: by zstd, or by zlib where QEMU has no zstd; =zlib for QEMU before 5.1",
   },
+  encrypt: {
+    kind: "switch",
+    help:
+      "encrypt the images with the key in --key-file; a target with encrypted backups goes on so by itself",
+  },
+  "key-file": {
+    kind: "text",
+    value: "FILE",
+    help:
+      "the key of encrypted backups: all bytes of FILE (systemd's credential qmpbackup-key, if there is one)",
+  },
   "fleece-dir": {
     kind: "text",
     value: "DIR",
@@ -460,7 +471,8 @@ export const COMMANDS = {
     optional: [
       ...["via-hmp", "timeout", "agent-socket", "agent-timeout", "quiesce"] as const,
       ...["include", "exclude"] as const,
-      ...["include-raw", "uuid", "speed-limit", "compress", "fleece-dir", "pause"] as const,
+      ...["include-raw", "uuid", "speed-limit", "compress", "encrypt", "key-file"] as const,
+      ...["fleece-dir", "pause"] as const,
       ...["on-lost-bitmap"] as const,
       ...["monthly", "remove-delay", "blockdev-disable-cache", "blockdev-aio"] as const,
       ...["cbw-timeout", "stall-timeout", "progress-interval", "no-subdir"] as const,
@@ -485,7 +497,7 @@ export const COMMANDS = {
     required: ["dir"],
     optional: [
       ...["targetfile", "target-dir", "until", "filter", "format", "rate-limit"] as const,
-      ...["preallocation", "compress", "overwrite-device"] as const,
+      ...["preallocation", "compress", "overwrite-device", "key-file"] as const,
       ...["skip-check", "mode", "allow-missing", "strict", "quiet"] as const,
     ],
     examples: [
@@ -564,7 +576,7 @@ export const COMMANDS = {
   "restore verify": {
     summary: "Check that all backups are there and hold what was backed up",
     required: ["dir"],
-    optional: ["subset", "filter", "metrics-file"],
+    optional: ["subset", "filter", "metrics-file", "key-file"],
     says: {
       dir: "a disk's folder, a backup directory, or a folder of backup directories",
       "metrics-file":
@@ -704,7 +716,7 @@ export const COMMANDS = {
     summary: "Remove old backups, clean up after a killed run, or remove our bitmaps",
     required: [],
     optional: [
-      ...["target", "prune", ...KEEP_FLAGS, "rate-limit"] as const,
+      ...["target", "prune", ...KEEP_FLAGS, "rate-limit", "key-file"] as const,
       ...["protect", "unprotect", "note"] as const,
       ...["socket", "timeout", "recover", "agent-socket", "agent-timeout"] as const,
       ...["remove-bitmap", "uuid", "dry-run"] as const,

@@ -18,6 +18,7 @@ import { backupText, jsonLine } from "../output/report.ts";
 import { localTime } from "../../time.ts";
 import { VERSION } from "../version.ts";
 import type { CommandContext } from "./context.ts";
+import { keyFileOf } from "./key_file.ts";
 import { ensureQmpSocket, qmpTarget, timeoutMsOf } from "./qmp_target.ts";
 
 const HOOK_TIMEOUT_SECONDS = 300;
@@ -68,7 +69,8 @@ async function backUpBetweenHooks(context: CommandContext, begun: Begun): Promis
   const before = await findHook(deadline, "--before", values.before, seconds);
   const after = await findHook(deadline, "--after", values.after, seconds);
   const save = await readFilesToSave(deadline, (values.save ?? []).map((path) => resolve(path)));
-  const request = { ...requestOf(values), save };
+  const keyFile = await keyFileOf(deadline, values);
+  const request = { ...requestOf(values), save, keyFile };
   await tryToMakeSocket(values);
   let record: RunRecord;
   try {
@@ -164,7 +166,7 @@ function surroundingsOf(
   };
 }
 
-function requestOf(values: Values): Omit<BackupRequest, "save"> {
+function requestOf(values: Values): Omit<BackupRequest, "save" | "keyFile"> {
   const { include = [], exclude = [], uuid = null } = values;
   if (include.length > 0 && exclude.length > 0) {
     throw new UsageError("--include and --exclude don't go together: use one of them");
@@ -187,6 +189,7 @@ function requestOf(values: Values): Omit<BackupRequest, "save"> {
     uuid,
     speedLimitBytesPerSecond: values["speed-limit"] ?? 0,
     compress: values.compress ?? null,
+    encrypt: values.encrypt ?? false,
     onLostBitmap: values["on-lost-bitmap"] ?? "full",
     fleeceDir: values["fleece-dir"] === undefined ? null : resolve(values["fleece-dir"]),
     quiesce: values.quiesce ?? "no",

@@ -3,7 +3,7 @@ import { join, resolve } from "@std/path";
 import { Failure, UsageError } from "../../errors.ts";
 import type { Deadline } from "../../fs/deadline.ts";
 import { holderNow, takeLock } from "../../fs/flock.ts";
-import { restorePoints } from "../../repo/chains.ts";
+import { images, restorePoints } from "../../repo/chains.ts";
 import { LOCK_FILE } from "../../repo/layout.ts";
 import { readTargets } from "../../repo/months.ts";
 import { readTarget, refuseLinks, refuseShared, type Target } from "../../repo/repository.ts";
@@ -15,7 +15,9 @@ import { carryOutPrune, planPrune, type PrunePlan } from "../../prune/prune.ts";
 import { keepRules } from "../args/keep_rules.ts";
 import { jsonLine } from "../output/report.ts";
 import { prunePoints, pruneText } from "../output/prune_report.ts";
+import { requireKeyOf } from "../../restore/encryption.ts";
 import type { CommandContext } from "./context.ts";
+import { keyFileOf } from "./key_file.ts";
 
 const log = getLogger(["qmpbackup", "cleanup"]);
 
@@ -39,9 +41,11 @@ export async function prune({ values, io, deadline, signal }: CommandContext): P
   }
   const dryRun = values["dry-run"] ?? false;
   const found = await targetsOf(deadline, values.target);
+  const keyFile = await keyFileOf(deadline, values);
   await requireQemuImg();
   using locks = new DisposableStack();
   const targets = dryRun ? found : await lockAll(deadline, found, locks);
+  await requireKeyOf(deadline, targets.flatMap(filesOf), keyFile, signal);
   if (!dryRun) { for (const target of targets) await sweep(deadline, target); }
   const plan = await planPrune(
     deadline,
@@ -52,8 +56,8 @@ export async function prune({ values, io, deadline, signal }: CommandContext): P
   const rateLimitBytesPerSecond = values["rate-limit"] ?? 0;
   const points = prunePoints(plan);
   const done = dryRun
-    ? { wonBytes: await estimateWon(deadline, plan, signal), problems: [] }
-    : await carryOutPrune(plan, { deadline, rateLimitBytesPerSecond, signal });
+    ? { wonBytes: await estimateWon(deadline, plan, { signal, keyFile }), problems: [] }
+    : await carryOutPrune(plan, { deadline, rateLimitBytesPerSecond, keyFile, signal });
   for (const problem of done.problems) log.error("{problem}", { problem });
   if (values.json) { for (const point of points) io.stdout(jsonLine("point", point)); }
   else io.stdout(pruneText(points, done.wonBytes, dryRun));
@@ -64,6 +68,12 @@ export async function prune({ values, io, deadline, signal }: CommandContext): P
     problems: done.problems.length,
   };
 }
+
+const filesOf = ({ path, runs }: Target) =>
+  images(runs).map(({ disk: { file, encrypted } }) => ({
+    path: join(path, file),
+    ...(encrypted ? { isEncrypted: true as const } : {}),
+  }));
 
 function countOf({ verdicts }: PrunePlan, isCounted: (reasons: string[]) => boolean): number {
   return verdicts.filter(({ reasons }) => isCounted(reasons)).length;

@@ -11,6 +11,7 @@ import { fileMode } from "../args/file_mode.ts";
 import type { Values } from "../args/parse.ts";
 import { jsonLine, restoreText } from "../output/report.ts";
 import type { CommandContext } from "./context.ts";
+import { keyFileOf } from "./key_file.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);
 
@@ -34,6 +35,7 @@ export async function restoreMerge(
     mode,
     skipCheck: values["skip-check"] ?? false,
     rateLimitBytesPerSecond: values["rate-limit"] ?? 0,
+    keyFile: await keyFileOf(deadline, values),
     deadline,
     signal,
     onProgress: (disk, doneBytes, totalBytes) => progress.update(disk, doneBytes, totalBytes),

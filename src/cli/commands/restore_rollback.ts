@@ -58,6 +58,7 @@ function requestOf(values: Values): RollbackRequest {
 function safetyBackupOf(values: Values): BackupRequest {
   return {
     ...{ level: "auto", fullEvery: null, onLostBitmap: "compare", compress: null, uuid: null },
+    ...{ encrypt: false, keyFile: null },
     ...{ mode: fileMode(values.mode), target: resolve(values.dir ?? "."), monthly: false },
     ...{ include: [], exclude: [], includeRaw: false, save: [] },
     ...{ speedLimitBytesPerSecond: 0, cbwTimeoutSeconds: null },

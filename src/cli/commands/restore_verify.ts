@@ -12,6 +12,7 @@ import { jsonLine } from "../output/report.ts";
 import { damageJson, verifiedText } from "../output/verify_report.ts";
 import { VERSION } from "../version.ts";
 import type { CommandContext } from "./context.ts";
+import { keyFileOf } from "./key_file.ts";
 
 const log = getLogger(["qmpbackup", "verify"]);
 
@@ -20,6 +21,7 @@ export async function restoreVerify(context: CommandContext): Promise<number> {
   const { values, io, progress, deadline, signal } = context;
   const subset = values.subset === undefined ? null : parseSubset(values.subset);
   await requireQemuImg();
+  const keyFile = await keyFileOf(deadline, values);
   const all: Verified[] = [];
   for (const backups of await findBackups(deadline, resolve(values.dir ?? "."), values.filter)) {
     const verified = await verify(backups, {
@@ -27,6 +29,7 @@ export async function restoreVerify(context: CommandContext): Promise<number> {
       subset,
       day: dayOf(new Date()),
       toolVersion: VERSION,
+      keyFile,
       signal,
       onProgress: (disk, doneBytes, totalBytes) => progress.update(disk, doneBytes, totalBytes),
     });

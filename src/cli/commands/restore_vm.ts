@@ -25,6 +25,7 @@ import { jsonLine, restoreText } from "../output/report.ts";
 import { printable } from "../output/text.ts";
 import { FIRST_BACKUP } from "./restore.ts";
 import type { CommandContext } from "./context.ts";
+import { keyFileOf } from "./key_file.ts";
 
 const log = getLogger(["qmpbackup", "restore"]);
 
@@ -86,6 +87,7 @@ export async function restoreVm(
     mode,
     skipCheck: values["skip-check"] ?? false,
     rateLimitBytesPerSecond: values["rate-limit"] ?? 0,
+    keyFile: await keyFileOf(deadline, values),
     signal,
     onProgress: (disk, doneBytes, totalBytes) => progress.update(disk, doneBytes, totalBytes),
   });

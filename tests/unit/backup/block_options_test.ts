@@ -201,6 +201,14 @@ Deno.test("targetNode() hides the parent from the job", () => {
   });
 });
 
+Deno.test("targetNode() names the key of an encrypted image, and readOnlyTarget() does too", () => {
+  const encrypt = { format: "luks", "key-secret": "key" };
+  assertEquals(targetNode("target", "file", PLAIN, "key").encrypt, encrypt);
+  const nodes = { target: "target", file: "file" };
+  const reopened = readOnlyTarget(nodes, PLAIN, "x-blockdev-reopen", "key");
+  assertEquals(reopened["encrypt"], encrypt);
+});
+
 Deno.test("readOnlyTarget() reopens the target with the options that QEMU takes then", () => {
   const nodes = { target: "target", file: "file", fleece: "", filter: "", gate: "", snapshot: "" };
   assertEquals(readOnlyTarget(nodes, PLAIN, "blockdev-reopen"), {

@@ -29,6 +29,7 @@ Deno.test("parseHeader() reads where the tables are, and what an image builds on
     refcountTableOffset: 0x10000,
     isCorrupt: false,
     hasDataFile: false,
+    isEncrypted: false,
   });
 });
 

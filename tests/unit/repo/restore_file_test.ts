@@ -39,6 +39,23 @@ Deno.test("restoreFileText() names the newest point and its real files", () => {
   ]);
 });
 
+Deno.test("restoreFileText() gives each image of an encrypted chain its key", () => {
+  const encrypted = { encrypted: true } as const;
+  const text = restoreFileText([
+    aRun([full("a,b", encrypted), full("plain")]),
+    second([inc("a,b", encrypted), inc("plain")]),
+  ]);
+  assertStringIncludes(text, "The images are encrypted.");
+  assertStringIncludes(text, "--until run2 --target-dir /new/folder --key-file /path/of/the/key\n");
+  assertEquals(commandsOf(text, "WITHOUT QMPBACKUP\n").slice(1), [
+    "qemu-img convert -p --object secret,id=key,file=/path/of/the/key -O qcow2 --image-opts " +
+    "driver=qcow2,file.driver=file,file.filename=./a,,b/INC-2-a,,b,encrypt.key-secret=key," +
+    "backing.encrypt.key-secret=key /new/folder/a,b.qcow2",
+    "qemu-img convert -p -f qcow2 -O qcow2 ./plain/INC-2-plain /new/folder/plain.qcow2",
+    'qemu-img create -f qcow2 -F qcow2 -b "$PWD"/plain/INC-2-plain /new/folder/plain.overlay.qcow2',
+  ]);
+});
+
 Deno.test("restoreFileText() restores the newest run with all disks, and names a newer one", () => {
   const text = restoreFileText([
     aRun([full("disk0"), full("disk1")], { id: "run1" }),

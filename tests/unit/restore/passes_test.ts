@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { chainSource, LIMITS, planPasses } from "../../../src/restore/passes.ts";
+import { chainSource } from "../../../src/qemu_img/chain_source.ts";
+import { LIMITS, planPasses } from "../../../src/restore/passes.ts";
 
 const between = (pass: number) => `/r/between${pass}`;
 const layersOf = (count: number) => Array.from({ length: count }, (_, i) => `/b/${i}.qcow2`);

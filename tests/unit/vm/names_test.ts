@@ -8,6 +8,7 @@ import {
   isBitmapOfRun,
   isOurJob,
   isOurNode,
+  isOurObject,
   isSentinel,
   JOB_ROLES,
   jobBitmapName,
@@ -16,6 +17,7 @@ import {
   NODE_ROLES,
   nodeName,
   nodeRole,
+  objectId,
   sentinelName,
   tagIn,
 } from "../../../src/vm/names.ts";
@@ -39,6 +41,12 @@ for (const role of Object.keys(JOB_ROLES) as JobRole[]) {
     assertEquals([isOurJob(id), tagIn(id), isOurNode(id)], [true, TAG, false]);
   });
 }
+
+Deno.test("objectId() names a key that is known as ours, unlike nodes and marks", () => {
+  assertEquals(objectId(TAG, 3), `qmpbackup-${TAG}-3-key`);
+  const names = [objectId(TAG, 3), nodeName(TAG, 3, "target"), "qmpbackup-lock", "key", "x-key"];
+  assertEquals(names.map(isOurObject), [true, false, false, false, false]);
+});
 
 Deno.test("exportId() and jobBitmapName() have the form of a node's name, and no node's role", () => {
   for (const name of [exportId(TAG, 0), jobBitmapName(TAG, 0)]) {

@@ -31,6 +31,7 @@ Deno.test("TOPICS are those that the README names", () => {
     ...[
       "day-2",
       "developing",
+      "encryption",
       "failures",
       "from-python",
       "json",
