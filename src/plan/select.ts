@@ -9,6 +9,9 @@ import { type Disk, EMPTY, type LeftOut, READ_ONLY } from "../vm/disks.ts";
 import type { Choice } from "./skipped.ts";
 import type { BackupRequest } from "./request.ts";
 
+/** Why a disk is left out that was not asked for. */
+export const NOT_INCLUDED = "not named by --include";
+
 /**
  * Sorts the disks by what was asked for.
  *
@@ -69,7 +72,7 @@ function refuseOneNode(selected: Disk[]) {
 /** Why the user does not want a disk; null if they do, or did not say. */
 function choiceAgainst(disk: Disk, { include, exclude }: Choice): string | null {
   const named = (names: string[]) => names.some((name) => answersTo(disk, name));
-  if (include.length > 0) return named(include) ? null : "not named by --include";
+  if (include.length > 0) return named(include) ? null : NOT_INCLUDED;
   return named(exclude) ? "named by --exclude" : null;
 }
 

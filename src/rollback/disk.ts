@@ -18,6 +18,7 @@ import type { DiskPlan } from "../plan/plan.ts";
 import { endJob, waitForJob } from "../qmp/jobs.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import { queryNodes } from "../qmp/queries.ts";
+import { explainOpen } from "../backup/permission_hint.ts";
 import type { UndoStack } from "../backup/undo.ts";
 import { addAllocated } from "../vm/allocation.ts";
 import { nodeName, type NodeRole } from "../vm/names.ts";
@@ -97,7 +98,7 @@ export class DiskRollback {
       if (!(error instanceof QmpCommandError)) throw error;
       throw new Failure(
         `QEMU does not let go of the disk "${disk.name}" while the VM is there (${error.desc}): end QEMU, ` +
-          "and restore into new files (restore merge). A disk in an iothread can be the reason",
+          "and restore into new files (restore merge)",
         { cause: error },
       );
     }
@@ -170,6 +171,11 @@ export class DiskRollback {
     }), null);
     this.undo.push(`remove the node "${name}"`, () => removeNode(this.qmp, name));
     const options = { ...chain, "node-name": name };
-    await this.qmp.execute("blockdev-add", options, { timeoutMs: OPEN_TIMEOUT_MS });
+    try {
+      await this.qmp.execute("blockdev-add", options, { timeoutMs: OPEN_TIMEOUT_MS });
+    } catch (error) {
+      const { path } = images.at(-1) as ChainImage;
+      throw explainOpen(error, path, "let QEMU's user read the images of the backup directory");
+    }
   }
 }

@@ -21,6 +21,7 @@ import { exists } from "../fs/durable.ts";
 import type { Plan } from "../plan/plan.ts";
 import { refuseOtherVm } from "../plan/plan_backup.ts";
 import type { BackupRequest } from "../plan/request.ts";
+import { NOT_INCLUDED } from "../plan/select.ts";
 import { queryIdentity, queryStatus } from "../qmp/queries.ts";
 import { recover } from "../recovery/order.ts";
 import { restorePoints } from "../repo/chains.ts";
@@ -40,7 +41,7 @@ import { connectVm, nameHolder } from "../vm/socket_holder.ts";
 import { type Choice, chooseDisks, type Chosen } from "./choose.ts";
 import { DiskRollback } from "./disk.ts";
 import { needsReset, resetGuest, resetWords, stopGuest, type StoppedGuest } from "./guest.ts";
-import { planTasks } from "./tasks.ts";
+import { planTasks, refuseUnfit } from "./tasks.ts";
 
 export interface RollbackRequest extends Choice {
   /** The guest may be reset. */
@@ -168,7 +169,7 @@ class Steps {
         ...{ disk: disk.name, point: chosen.disks[i]?.point.name ?? "", changedBytes },
         ...{ virtualSizeBytes: disk.virtualSizeBytes, file: disk.source },
       })),
-      warnings: chosen.warnings,
+      warnings: [...chosen.warnings, ...this.#otherDisks(plan)],
     };
     if (request.dryRun) {
       return { ...result, state: "planned", isReset: false, isRunning: state.running };
@@ -195,6 +196,14 @@ class Steps {
     }
   }
 
+  /** The VM's disks that stay as they are, though nobody asked for that. */
+  #otherDisks({ leftOut }: Plan): string[] {
+    if (this.request.include.length > 0) return [];
+    return leftOut.filter(({ reason }) => reason === NOT_INCLUDED).map(({ device }) =>
+      `The disk "${device}" is not in that backup, and stays as it is`
+    );
+  }
+
   /**
    * Takes the safety backup. After a rollback that did not end there is one already, and another one would only be
    * of half a state: it is taken if the guest has run since, or nothing else tells what the disks hold.
@@ -209,6 +218,7 @@ class Steps {
     const asked = { ...request.backup, include: chosen.disks.map(({ row }) => row.id) };
     const planned = await planLocked(locked, asked, deadline);
     const { plan } = planned;
+    refuseUnfit(chosen.disks.map(({ row }) => row), plan);
     const isKnown = plan.disks.every(({ previousBitmap }) => previousBitmap !== null);
     const isThere = before !== null && isKnown && !isRunning;
     if (request.dryRun || !request.safetyBackup || isThere) {

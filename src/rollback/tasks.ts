@@ -9,6 +9,7 @@ import { Failure } from "../errors.ts";
 import type { Plan } from "../plan/plan.ts";
 import { chainOf, images, type Point } from "../repo/chains.ts";
 import type { DiskRecord, RunRecord } from "../repo/record.ts";
+import type { Disk } from "../vm/disks.ts";
 import type { DiskTask } from "./disk.ts";
 import { type ChainImage, imagesThatDiffer, resizedImage } from "./images.ts";
 
@@ -16,6 +17,46 @@ import { type ChainImage, imagesThatDiffer, resizedImage } from "./images.ts";
 interface Newest {
   file: string;
   bitmap: string;
+}
+
+/**
+ * Refuses what can't be rolled back, before anything is done.
+ *
+ * @param rows The disks at the point in time.
+ * @throws {Failure} With what to do.
+ */
+export function refuseUnfit(
+  rows: DiskRecord[],
+  { features, disks, request }: Pick<Plan, "disks" | "request" | "features">,
+) {
+  if (!features.fleecing) {
+    throw new Failure(
+      "This QEMU is older than 7.1 and can't let go of a disk while the VM is there: end it, and restore into " +
+        "new files (restore merge)",
+    );
+  }
+  for (const row of rows) {
+    const disk = disks.find(({ disk }) => disk.id === row.id)?.disk;
+    if (!disk) throw missing(row);
+    if (disk.isShared) {
+      throw new Failure(
+        `Others may write to the disk "${disk.name}", too (share-rw=on): it can't be rolled back under them`,
+      );
+    }
+    if (row.virtualSizeBytes === disk.virtualSizeBytes) continue;
+    throw wasResized(disk, { ...row, path: join(request.target, row.file) });
+  }
+}
+
+function missing({ name, id }: DiskRecord): Failure {
+  return new Failure(`The VM has no disk "${name}" at "${id}" any more`);
+}
+
+function wasResized(disk: Disk, { path, virtualSizeBytes }: ChainImage): Failure {
+  return new Failure(
+    `The disk "${disk.name}" has ${disk.virtualSizeBytes} bytes now, and ${virtualSizeBytes} bytes in "${path}": ` +
+      "a disk that was resized since can't be rolled back. Restore it into a new file (restore merge)",
+  );
 }
 
 /**
@@ -29,16 +70,10 @@ interface Newest {
  */
 export function planTasks(
   rows: DiskRecord[],
-  plan: Pick<Plan, "disks" | "request" | "features">,
+  plan: Pick<Plan, "disks" | "request">,
   runs: RunRecord[],
   safety: string | null,
 ): DiskTask[] {
-  if (!plan.features.fleecing) {
-    throw new Failure(
-      "This QEMU is older than 7.1 and can't let go of a disk while the VM is there: end it, and restore into " +
-        "new files (restore merge)",
-    );
-  }
   const all = images(runs);
   const chain = (file: string): ChainImage[] =>
     chainOf(all, file).map(({ disk }: Point) => ({
@@ -48,13 +83,8 @@ export function planTasks(
   return rows.map((row): DiskTask => {
     const index = plan.disks.findIndex(({ disk }) => disk.id === row.id);
     const planned = plan.disks[index];
-    if (!planned) throw new Failure(`The VM has no disk "${row.name}" at "${row.id}" any more`);
+    if (!planned) throw missing(row);
     const { disk } = planned;
-    if (disk.isShared) {
-      throw new Failure(
-        `Others may write to the disk "${disk.name}", too (share-rw=on): it can't be rolled back under them`,
-      );
-    }
     const done = runs.find(({ id }) => id === safety)?.disks.find(({ id }) => id === disk.id);
     const newest: Newest | null = done?.bitmap
       ? { file: done.file, bitmap: done.bitmap }
@@ -70,13 +100,7 @@ export function planTasks(
     const point = chain(row.file);
     const differing = imagesThatDiffer(point, chain(newest.file));
     const resized = resizedImage([...point.slice(-1), ...differing], disk.virtualSizeBytes);
-    if (resized) {
-      throw new Failure(
-        `The disk "${disk.name}" has ${disk.virtualSizeBytes} bytes now, and ${resized.virtualSizeBytes} bytes in ` +
-          `"${resized.path}": a disk that was resized since can't be rolled back. Restore it into a new file ` +
-          "(restore merge)",
-      );
-    }
+    if (resized) throw wasResized(disk, resized);
     return { plan: planned, index, point, differing, bitmap: newest.bitmap };
   });
 }

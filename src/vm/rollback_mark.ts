@@ -26,16 +26,27 @@ export async function removeRollbackMark(qmp: QmpClient): Promise<void> {
 }
 
 /**
- * Refuses a VM that has it.
+ * What became of the VM's disks, and what to do; null where they are whole.
+ *
+ * @param marks The names of all marks there are.
+ */
+export async function rollbackWords(qmp: QmpClient, marks: string[]): Promise<string | null> {
+  if (!marks.includes(MARKS.rollback)) return null;
+  return `The disks of this VM may be half rolled back ${await readMark(
+    qmp,
+    MARKS.rollback,
+  )}: run ` +
+    '"restore rollback" again. If the disks were replaced since, remove the mark with the QMP command ' +
+    `object-del, id "${MARKS.rollback}"`;
+}
+
+/**
+ * Refuses a VM whose disks are half rolled back.
  *
  * @param marks The names of all marks there are.
  * @throws {Failure} With what to do.
  */
 export async function refuseRollbackMark(qmp: QmpClient, marks: string[]): Promise<void> {
-  if (!marks.includes(MARKS.rollback)) return;
-  throw new Failure(
-    `The disks of this VM may be half rolled back ${await readMark(qmp, MARKS.rollback)}: run ` +
-      '"restore rollback" again. If the disks were replaced since, remove the mark with the QMP command ' +
-      `object-del, id "${MARKS.rollback}"`,
-  );
+  const words = await rollbackWords(qmp, marks);
+  if (words !== null) throw new Failure(words);
 }

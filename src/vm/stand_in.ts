@@ -10,8 +10,8 @@
  */
 
 import { Failure } from "../errors.ts";
-import type { QmpClient } from "../qmp/client.ts";
-import { queryGraph } from "../qmp/queries.ts";
+import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
+import { queryGraph, queryIothreads } from "../qmp/queries.ts";
 import { type Disk, queryDrive } from "./disks.ts";
 import { siblingNode } from "./names.ts";
 import { setDrive, switchNode } from "./switch_node.ts";
@@ -31,7 +31,7 @@ export async function putStandIn(
     ...{ driver: "null-co", "node-name": name, size },
     "read-zeroes": true,
   });
-  await setDrive(qmp, id, name);
+  await setDriveInThread(qmp, id, name);
 }
 
 /** Puts the disk back at its device, if the stand-in is there. */
@@ -49,5 +49,27 @@ export async function takeOffStandIn(qmp: QmpClient, name: string): Promise<void
         "knows which one is gone: end QEMU and start the VM again",
     );
   }
-  await setDrive(qmp, device, disk.name);
+  await setDriveInThread(qmp, device, disk.name);
+}
+
+/**
+ * Puts a node at a device that an iothread may serve: QEMU takes only a node of the same thread. Which thread that is
+ * QEMU does not tell for every kind of device, so the node is moved into one after the other.
+ *
+ * @throws {QmpCommandError} If QEMU takes it in none.
+ */
+async function setDriveInThread(qmp: QmpClient, device: string, node: string): Promise<void> {
+  let refusal: unknown;
+  for (const thread of [null, ...await queryIothreads(qmp)]) {
+    try {
+      if (thread !== null) {
+        await qmp.execute("x-blockdev-set-iothread", { "node-name": node, iothread: thread });
+      }
+      return await setDrive(qmp, device, node);
+    } catch (error) {
+      if (!(error instanceof QmpCommandError)) throw error;
+      refusal ??= error;
+    }
+  }
+  throw refusal;
 }

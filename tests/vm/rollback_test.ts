@@ -7,6 +7,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { compare } from "../support/qemu_img.ts";
 import { assertNothingLeft, type Scene, scene, until } from "../support/scene.ts";
+import { tempDir } from "../support/temp_dir.ts";
+import { startVm } from "../support/vm.ts";
 import { countingProxy } from "../support/counting_proxy.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
@@ -120,10 +122,36 @@ Deno.test("restore rollback writes what differs, and the chain goes on", async (
     await s.assertRestores("second", run);
   });
 
+  const refused = async (exitCode: number, words: RegExp, ...args: string[]) => {
+    const { code, stdout } = await tool(rollbackArgs(s, "--until", first, ...args));
+    assertEquals(code, exitCode, stdout);
+    assertMatch(stdout, words);
+    await assertNothingLeft(s.vm, 1);
+  };
+
   await t.step("a name that is not there is refused", async () => {
-    const { code, stdout } = await tool(rollbackArgs(s, "--until", first, "--include", "disk7"));
-    assertEquals(code, 2);
-    assertMatch(stdout, /has no disk \\"disk7\\"; it has \\"disk0\\", \\"disk1\\"/);
+    await refused(
+      2,
+      /has no disk \\"disk7\\"; it has \\"disk0\\", \\"disk1\\"/,
+      "--include",
+      "disk7",
+    );
+  });
+
+  await t.step("another VM is refused", async () => {
+    await using other = await startVm({ dir: s.dir.path, name: "other", disks: [] });
+    await refused(
+      2,
+      /holds backups of the VM .*testvm.*, this is .*other/,
+      "--socket",
+      other.socket,
+    );
+  });
+
+  await t.step("a disk that was resized is refused", async () => {
+    await s.vm.execute("block_resize", { "node-name": "disk0", size: 80 * MIB });
+    await refused(1, /"?disk0.* has 83886080 bytes now, and 67108864 bytes in /);
+    await s.assertRestores("second", second);
   });
 });
 
@@ -180,6 +208,50 @@ Deno.test("restore rollback stops and resets a guest only if that is asked for",
   });
 });
 
+Deno.test("a raw disk in an iothread is rolled back, and QEMU may end at the reset", async () => {
+  await using dir = await tempDir();
+  await using vm = await startVm({
+    dir: dir.path,
+    disks: [],
+    qemuArgs: [
+      ...["-no-reboot", "-object", "iothread,id=thread0"],
+      ...["-device", "virtio-scsi-pci,id=scsi0,iothread=thread0"],
+    ],
+  });
+  const path = dir.join("disk.raw");
+  const disk = { id: "sd0", node: "disk0", path, sizeBytes: 32 * MIB, driver: "scsi-hd" } as const;
+  await vm.addDisk({ ...disk, format: "raw" });
+  await vm.write("sd0", 0x11, 0, 8 * MIB);
+  await vm.snapshotContents("sd0", dir.join("first"));
+  const target = dir.join("target");
+  const args = ["--socket", vm.socket, "--json"];
+  const backupArgs = (level: string) => [
+    ...["backup", ...args, "--target", target, "--level", level, "--include-raw"],
+  ];
+  const { id } = lastOf((await succeed(backupArgs("full"))).stdout);
+  const back = ["restore", "rollback", ...args, "--dir", target, "--until", id];
+
+  await vm.write("sd0", 0x12, 4 * MIB, 8 * MIB);
+  await succeed(back);
+  await vm.snapshotContents("sd0", dir.join("now"));
+  await compare(dir.join("now"), "raw", dir.join("first"), "raw");
+  await assertNothingLeft(vm, 1);
+  await succeed(backupArgs("inc"));
+  const restored = dir.join("restored.qcow2");
+  await succeed(["restore", "merge", "--dir", `${target}/disk0`, "--targetfile", restored]);
+  await compare(restored, "qcow2", dir.join("first"), "raw");
+
+  await vm.write("sd0", 0x13, 4 * MIB, 8 * MIB);
+  await vm.execute("cont");
+  const { isRunning, warnings } = lastOf((await succeed([...back, "--reset"])).stdout);
+  assertEquals([isRunning, warnings], [
+    false,
+    ["QEMU ended at the reset (-no-reboot): start the VM again"],
+  ]);
+  await vm.exited;
+  await compare(path, "raw", dir.join("first"), "raw");
+});
+
 /** When a rollback is killed: after the first message that holds all of these. */
 const KILLS: { at: string[]; isHalfWay: boolean; args?: string[] }[] = [
   { at: ['"execute":"stop"'], isHalfWay: false },
@@ -220,6 +292,11 @@ Deno.test("a rollback that is killed leaves the old disk, or says that it is hal
         const next = await tool(s.backupArgs("auto"));
         assertEquals(next.code, 1);
         assertMatch(next.stderr, /may be half rolled back: .* Run "restore rollback --dir /);
+        const other = await tool([...s.backupArgs("auto"), "--target", s.dir.join("other")]);
+        assertEquals(other.code, 1);
+        assertMatch(other.stderr, /may be half rolled back to the run .*: run "restore rollback"/);
+        const cleanup = await succeed(["cleanup", "--recover", "--socket", s.vm.socket]);
+        assertMatch(cleanup.stderr, /may be half rolled back to the run/);
         assert(at.join().includes("rollback") || !await isRunning(s));
       } else {
         await until(() => isRunning(s));

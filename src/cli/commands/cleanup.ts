@@ -8,7 +8,9 @@ import { UsageError } from "../../errors.ts";
 import type { QmpClient } from "../../qmp/client.ts";
 import { queryDisks } from "../../vm/disks.ts";
 import { refuseLockedVm } from "../../vm/lock.ts";
+import { markNames } from "../../vm/marks.ts";
 import { isBackupBitmap, isOurBitmap } from "../../vm/names.ts";
+import { rollbackWords } from "../../vm/rollback_mark.ts";
 import { removeBitmap } from "../../vm/switch_node.ts";
 import { connectVm, nameHolder } from "../../vm/socket_holder.ts";
 import { keepRules } from "../args/keep_rules.ts";
@@ -95,6 +97,8 @@ async function recoverAll(
     },
   });
   if (unsaid !== null) throw unsaid;
+  const halfWay = await rollbackWords(qmp, await markNames(qmp));
+  if (halfWay !== null) log.warn("{words}", { words: halfWay });
   if (count === 0) log.info("There is nothing to clean up: no killed run has left anything here");
   return count;
 }
