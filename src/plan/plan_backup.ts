@@ -76,6 +76,7 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     request,
     recorded.map(({ name }) => name),
   );
+  refuseReadTwice(selected, facts);
   const points = restorePoints(target.runs);
   const all = images(target.runs);
   const lasts = new Map(facts.disks.map((disk) => [disk, lastBackup(disk, facts.disks, points)]));
@@ -271,6 +272,17 @@ const hasChain = ({ disks }: { disks: { level: DiskLevel }[] }) =>
 function obsoleteBitmaps(disk: Disk, { target, pastBitmaps }: Facts): string[] {
   const recorded = new Set([...bitmapsOf(target), ...pastBitmaps]);
   return disk.bitmaps.map(({ name }) => name).filter((name) => recorded.has(name));
+}
+
+/** Another program's backup would end QEMU, and the guest with it: see `isReadTwice()`. */
+function refuseReadTwice(disks: Disk[], { features }: Facts) {
+  const name = disks.find(({ isReadTwice }) => isReadTwice)?.name;
+  if (name === undefined || !features.fleecing || features.busyIothreads) return;
+  throw new Failure(
+    `Another program backs up the disk "${name}" in pull mode (virsh backup-begin), and this QEMU (before 9) ` +
+      "would crash if we began now. Wait until that backup has ended (virsh domjobabort ends it), or " +
+      `leave the disk out (--exclude ${name})`,
+  );
 }
 
 function refusePartial(target: string, folder: string, files: Facts["files"]) {

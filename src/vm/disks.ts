@@ -26,6 +26,7 @@ import { shortName } from "../short_name.ts";
 import { backendOf } from "./backend.ts";
 import { type Device, driveType, pathOf, queryDevices } from "./devices.ts";
 import { isOurNode } from "./names.ts";
+import { isReadTwice } from "./read_twice.ts";
 
 export interface Disk {
   /** The QOM path of the device: the disk's identity. */
@@ -36,7 +37,7 @@ export interface Disk {
   rootNode: string;
   /** The node of the image, where bitmaps belong. */
   node: string;
-  /** What users and folders call it: the node's name, or the device's where QEMU made that up. */
+  /** What users and folders call it: the node's name, or the device's where QEMU or libvirt made that up. */
   name: string;
   /** The file, as QEMU names it: a path, a protocol's name or `json:{…}`; without its secrets. */
   source: string;
@@ -46,6 +47,8 @@ export interface Disk {
   /** Not only this VM may write to it (`share-rw=on`). No bitmap sees those writes. */
   isShared: boolean;
   virtualSizeBytes: number;
+  /** See `isReadTwice()`. */
+  isReadTwice: boolean;
   /** What the image takes now. */
   allocatedBytes: number;
   clusterSizeBytes: number | null;
@@ -188,7 +191,8 @@ export function disksOf(
     const root = nodes.find((node) => node["node-name"] === device.inserted?.["node-name"]) ??
       device.inserted;
     const node = throughFilters(root, childOf);
-    const disk = diskOf(device, device.inserted, node, backingOf(node, childOf));
+    const twice = isReadTwice(graph, root["node-name"]);
+    const disk = diskOf(device, device.inserted, node, backingOf(node, childOf), twice);
     if (PASSED_THROUGH.includes(device.type ?? "")) {
       leftOut.push({
         device: disk.name,
@@ -261,6 +265,7 @@ function diskOf(
   root: BlockNode,
   node: BlockNode,
   backing: BackingImage[],
+  isReadTwice: boolean,
 ): Disk {
   const data = node.image["format-specific"]?.data ?? {};
   const nodeName = node["node-name"];
@@ -270,7 +275,8 @@ function diskOf(
     rootNode: root["node-name"],
     node: nodeName,
     name: deviceName(
-      [nodeName, device.device].find((name) => ID.test(name)) ?? lastName(device.qdev),
+      [nodeName, device.device].find((name) => ID.test(name) && !COUNTED.test(name)) ??
+        lastName(device.qdev),
     ),
     source: nameWithoutSecrets(node.file),
     format: node.drv,
@@ -284,6 +290,7 @@ function diskOf(
     bitmaps: node["dirty-bitmaps"].filter(({ name }) => name !== ""),
     image: valueWithoutSecrets(node.image),
     backing,
+    isReadTwice,
   };
 }
 
@@ -297,6 +304,9 @@ export function deviceName(device: string): string {
 
 /** What QEMU accepts as the name of a node or a drive. Names that it makes up have a "#". */
 const ID = /^[A-Za-z][A-Za-z0-9._-]{0,63}$/;
+
+/** libvirt counts its nodes, and counts again when the VM starts: with one disk more, each has another's name. */
+const COUNTED = /^libvirt-\d+-/;
 
 /**
  * A name for a device that has none: the end of its path, as a folder may be called. An id that was

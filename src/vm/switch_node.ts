@@ -14,6 +14,7 @@ import { type BlockGraph, queryGraph, queryNodes } from "../qmp/queries.ts";
 import { backendOf } from "./backend.ts";
 import { type Disk, queryDrive } from "./disks.ts";
 import { isOurNode } from "./names.ts";
+import { isReadTwice } from "./read_twice.ts";
 import { comesTrue } from "./wait.ts";
 
 /** Removes a block node (`blockdev-del`), if it is there. */
@@ -117,7 +118,10 @@ export async function takeOffSwitchNode(
   const image = next && isOurNode(next.name) ? below(next.id) : next;
   if (!next || !image) throw new Failure(`The node "${switchName}" has no image below it`);
   // As long as something stands on the filter, only the filter may write to the image.
-  if (next !== image && !await tryRepoint(qmp, switchName, image.name)) {
+  if (
+    next !== image &&
+    (isReadTwice(graph, image.name) || !await tryRepoint(qmp, switchName, image.name))
+  ) {
     await setDrive(qmp, device, next.name);
     await removeNode(qmp, switchName);
     await takeOffFilter(qmp, next.name);
@@ -135,7 +139,7 @@ export async function takeOffSwitchNode(
  * Points a switch node to its image again.
  *
  * @returns False if QEMU refuses, since it can't flush the image: the disk's storage has failed. Then there is a way
- * without a flush, which changes the device's root twice.
+ * without a flush and without a reopening, which changes the device's root twice.
  */
 async function tryRepoint(qmp: QmpClient, switchName: string, image: string): Promise<boolean> {
   try {

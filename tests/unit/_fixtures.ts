@@ -39,6 +39,7 @@ export function aDisk(name = "disk0", change: Partial<Disk> = {}): Disk {
     format: "qcow2",
     readOnly: false,
     isShared: false,
+    isReadTwice: false,
     virtualSizeBytes: 16 << 20,
     allocatedBytes: 5 << 20,
     clusterSizeBytes: 65536,

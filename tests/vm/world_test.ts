@@ -299,6 +299,50 @@ Deno.test("a snapshot that someone takes below a throttle, before the point in t
   await assertDisk0Restores(s, "now");
 });
 
+/** What `virsh backup-begin` does in pull mode: the old data is kept in an image on top of the disk. */
+async function beginPull({ vm, dir }: Scene) {
+  const filename = dir.join("scratch.qcow2");
+  await create(filename, 64 * MIB);
+  const file = { driver: "file", filename };
+  await vm.execute("blockdev-add", {
+    ...{ driver: "qcow2", "node-name": "scratch", file, backing: "disk0" },
+  });
+  await vm.execute("blockdev-backup", {
+    ...{ "job-id": "pull", device: "disk0", target: "scratch", sync: "none" },
+  });
+}
+
+async function endPull({ vm }: Scene) {
+  await vm.execute("block-job-cancel", { device: "pull" });
+  await untilJobs(vm, 0);
+  await vm.execute("blockdev-del", { "node-name": "scratch" });
+}
+
+Deno.test("a run is refused while another program backs the disk up in pull mode, if QEMU would crash", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  await beginPull(s);
+  const { code, stderr } = await tool(s.backupArgs("inc"));
+  const { qemu } = await s.vm.execute("query-version") as { qemu: { major: number } };
+  assertEquals(code, qemu.major < 9 ? 1 : 0, stderr);
+  if (code === 1) {
+    assertMatch(stderr, /Another program backs up the disk "disk0" in pull mode .*--exclude disk0/);
+  }
+  await succeed(s.backupArgs("copy", "--exclude", "disk0"));
+  await endPull(s);
+  await nextHoldsAll(s);
+});
+
+Deno.test("another program's backup in pull mode may begin during a run", async () => {
+  await using s = await scene({ vm: { running: true } });
+  await fullThenChanges(s);
+  const { code, stderr } = await during(s, () => beginPull(s));
+  assertEquals(code, 0, stderr);
+  await s.assertRestores("inc");
+  await endPull(s);
+  await nextHoldsAll(s);
+});
+
 async function rootNodes(s: Scene): Promise<(string | undefined)[]> {
   return (await queryBlock(s.vm)).map(({ inserted }) => inserted?.["node-name"]);
 }

@@ -143,6 +143,11 @@ Deno.test("disksOf() calls a disk by its path where neither node nor device has 
   assertEquals(onlyDisk([aNode("#block12")], NO_GRAPH, { qdev }).name, "vd0");
 });
 
+Deno.test("disksOf() calls a disk of libvirt by its device: libvirt counts the nodes of each start", () => {
+  const qdev = "/machine/peripheral/virtio-disk0/virtio-backend";
+  assertEquals(onlyDisk([aNode("libvirt-2-format")], NO_GRAPH, { qdev }).name, "virtio-disk0");
+});
+
 Deno.test("disksOf() makes a folder's name of a path's end", () => {
   const qdev = "/machine/peripheral-anon/device[4]/virtio-backend";
   assertEquals(onlyDisk([aNode("#block12")], NO_GRAPH, { qdev }).name, "device-4-");
