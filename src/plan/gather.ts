@@ -183,7 +183,7 @@ async function listFolders(
   disks: Disk[],
 ): Promise<Map<string, string[]>> {
   const recorded = target.runs.flatMap((run) => run.disks.map(({ folder }) => folder));
-  const named = disks.flatMap(({ name, source }) => [name, diskFileName(source)]);
+  const named = disks.flatMap(({ name, node, source }) => [name, node, diskFileName(source)]);
   const folders = new Set([".", ...recorded, ...named]);
   const files = new Map<string, string[]>();
   for (const folder of folders) {

@@ -79,7 +79,7 @@ async function findForeign(
 ): Promise<Foreign | null> {
   const ours = new Set(runs.flatMap((run) => run.disks.map(({ file }) => file)));
   const fileName = diskFileName(disk.source);
-  for (const folder of new Set([disk.name, fileName, "."])) {
+  for (const folder of new Set([disk.name, disk.node, fileName, "."])) {
     const names = (files.get(folder) ?? []).filter((name) =>
       !ours.has(join(folder, name)) && (folder !== "." || isOfDisk(name, fileName))
     );
