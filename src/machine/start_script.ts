@@ -53,7 +53,7 @@ export function neededPaths(
 ): { files: string[]; folders: string[] } {
   const files = new Set<string>(), folders = new Set<string>();
   const add = (isFile: boolean, path: string) => {
-    if (made.includes(path) || path.startsWith("/dev/")) return;
+    if (made.includes(path) || path.startsWith("/dev/") || path.startsWith(LIBVIRTS)) return;
     if (isFile) files.add(path);
     else folders.add(path.slice(0, path.lastIndexOf("/")) || "/");
   };
@@ -65,6 +65,9 @@ export function neededPaths(
   }
   return { files: [...files], folders: [...folders] };
 }
+
+/** Folders that libvirt makes when it starts a VM. */
+const LIBVIRTS = "/var/lib/libvirt/qemu/domain-";
 
 /** Options whose file QEMU makes. */
 const WRITTEN = ["-pidfile", "-D"];

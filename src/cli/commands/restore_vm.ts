@@ -212,6 +212,8 @@ async function plan(
     extras.push({ name, contents: xml, mode });
     starts.push(`virsh create ${shellText([join(folder, name)])}`);
     notes.push(
+      "libvirt starts QEMU as a user of its own, who must be allowed to enter the folder " +
+        `(${shellText(["chmod", "711", folder])}): it gives the disks to that user itself`,
       ...(state ? [libvirtTpmNote(run, join(folder, TPM_FOLDER, state.name))] : []),
       ...missing.map((path) =>
         `"${name}" does not contain the old path "${path}": write the new path of that file into it`

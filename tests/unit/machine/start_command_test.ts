@@ -193,6 +193,10 @@ Deno.test("neededPaths() tells files from what QEMU makes", () => {
       "file=/iso/a",
     ],
     ...["-blockdev", '{"driver":"file","filename":"/json/b"}', "-chardev", "socket,path=/sock/c"],
+    ...[
+      "-object",
+      '{"qom-type":"secret","file":"/var/lib/libvirt/qemu/domain-1-a/master-key.aes"}',
+    ],
   ];
   assertEquals(neededPaths(argv, ["/new/a"]), {
     files: ["/usr/bin/kvm", "/boot/vmlinuz", "/iso/a", "/json/b"],
