@@ -43,6 +43,7 @@ import { planBackup, refuseOtherVm } from "../plan/plan_backup.ts";
 import { recover, type Recovered } from "../recovery/order.ts";
 import type { BackupRequest } from "../plan/request.ts";
 import type { KeepRules } from "../prune/policy.ts";
+import { measureTarget } from "./measure_target.ts";
 import { mergeSinceFull, pruneAfter } from "./prune_after.ts";
 import { runBackup } from "./run.ts";
 import { isShutDown, silenceOf } from "../plan/run_state.ts";
@@ -199,7 +200,7 @@ export async function planLocked(
   request: BackupRequest,
   deadline: Deadline,
 ): Promise<LockedPlan> {
-  const facts = await gatherFacts(
+  const gathered = await gatherFacts(
     deadline,
     qmp,
     recovered.count > 0 ? await readTarget(deadline, target.path) : target,
@@ -210,7 +211,15 @@ export async function planLocked(
       graph: recovered.vm?.graph,
     },
   );
-  return { plan: planBackup(request, facts), devices: facts.devices };
+  const { disks, devices } = gathered;
+  const targetSpeed = await measureTarget(deadline, request, disks);
+  const plan = planBackup(request, { ...gathered, targetSpeed });
+  const { direct, reason } = plan.writing;
+  log.debug("The images are written {how} the page cache: {reason}", {
+    how: direct ? "past" : "through",
+    reason,
+  });
+  return { plan, devices };
 }
 
 /** Carries a plan out. `stops` listens since before it was made. */

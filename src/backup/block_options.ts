@@ -10,7 +10,7 @@
 import type { QmpArguments } from "../qmp/client.ts";
 import type { Features } from "../qmp/schema.ts";
 import type { DiskPlan, Plan } from "../plan/plan.ts";
-import type { BackupRequest } from "../plan/request.ts";
+import type { Writing } from "../plan/writing.ts";
 
 /**
  * For all jobs of a run. QEMU has 64 threads that wait for files, the guest's disks among them: a
@@ -18,50 +18,63 @@ import type { BackupRequest } from "../plan/request.ts";
  */
 const MAX_WORKERS = 32;
 
-/**
- * Small chunks find zeroes that larger ones don't; many workers make up for their number. A chunk
- * can't be smaller than a cluster of the target.
- */
-function jobPerf({ disks }: Plan, { disk }: DiskPlan) {
+/** Many workers make up for small chunks. */
+function jobPerf({ disks, features }: Plan, { disk }: DiskPlan) {
   const workers = Math.max(1, Math.floor(MAX_WORKERS / disks.length));
-  return { "max-workers": workers, "max-chunk": chunkBytes(disk) };
+  return { "max-workers": workers, "max-chunk": chunkBytes(disk, features) };
 }
 
+/** Larger ones are slower through the page cache, and find fewer zeroes. */
+const CHUNK_BYTES = 256 << 10;
+
+type Reads = Pick<Features, "wideReads">;
+
 /**
- * What a job reads at once, and what the fleece keeps at once (its clusters): QEMU 7.2 reads what begins
- * in a part that is kept and ends in one that is not from the disk as it is now.
+ * What a job reads at once. A chunk can't be smaller than a cluster of the target. Where a snapshot can't be read
+ * across the border of what is kept, it is just what the fleece keeps at once.
  */
-export function chunkBytes({ clusterSizeBytes }: DiskPlan["disk"]): number {
-  return Math.max(65536, clusterSizeBytes ?? 0);
+export function chunkBytes(disk: DiskPlan["disk"], { wideReads }: Reads): number {
+  return wideReads
+    ? Math.max(CHUNK_BYTES, disk.clusterSizeBytes ?? 0)
+    : fleeceClusterBytes(disk, { wideReads });
+}
+
+/** What the fleece keeps at once, and so what a guest's first write to it waits for. */
+export function fleeceClusterBytes(
+  { clusterSizeBytes }: DiskPlan["disk"],
+  { wideReads }: Reads,
+): number {
+  return wideReads ? 65536 : Math.max(65536, clusterSizeBytes ?? 0);
 }
 
 /**
  * How long a job may make no progress. One that is held back by the speed limit moves a chunk at a
  * time: what that takes is allowed for.
  */
-export function jobStallTimeoutMs({ request }: Pick<Plan, "request">, { disk }: DiskPlan): number {
+export function jobStallTimeoutMs(
+  { request, features }: Pick<Plan, "request" | "features">,
+  { disk }: DiskPlan,
+): number {
   const { speedLimitBytesPerSecond: speed, stallTimeoutMs } = request;
-  const chunkMs = speed > 0 ? Math.ceil(chunkBytes(disk) / speed * 1000) : 0;
+  const chunkMs = speed > 0 ? Math.ceil(chunkBytes(disk, features) / speed * 1000) : 0;
   return stallTimeoutMs + 2 * chunkMs;
 }
-
-/** How a target is written, as far as a user says. */
-export type TargetOptions = Pick<BackupRequest, "directTarget" | "targetAio">;
 
 /**
  * The image's file, a part of the image's node. It has a name, so that the image can be reopened on top of it,
  * and stays as it is when the image is made read-only.
  */
-export function fileNode(name: string, path: string, { directTarget, targetAio }: TargetOptions) {
-  return {
-    driver: "file",
-    "node-name": name,
-    filename: path,
+export function fileNode(name: string, path: string, writing: Omit<Writing, "reason">) {
+  const { direct, preallocBytes, aio } = writing;
+  const common = {
     discard: "unmap",
     "read-only": false,
-    ...(directTarget ? { cache: { direct: true } } : {}),
-    ...(targetAio ? { aio: targetAio } : {}),
+    ...(direct ? { cache: { direct: true } } : {}),
   };
+  const file = { driver: "file", filename: path, ...common, ...(aio ? { aio } : {}) };
+  if (preallocBytes === 0) return { "node-name": name, ...file };
+  const size = { "prealloc-size": preallocBytes };
+  return { "node-name": name, driver: "preallocate", ...size, ...common, file };
 }
 
 /**
@@ -73,7 +86,7 @@ export function fileNode(name: string, path: string, { directTarget, targetAio }
 export function targetNode<File>(
   name: string,
   file: File,
-  { directTarget }: TargetOptions,
+  { direct }: Pick<Writing, "direct">,
   keyId: string | null = null,
 ) {
   return {
@@ -82,7 +95,7 @@ export function targetNode<File>(
     ...(keyId !== null ? { encrypt: { format: "luks", "key-secret": keyId } } : {}),
     file,
     backing: null,
-    ...(directTarget ? { cache: { direct: true } } : {}),
+    ...(direct ? { cache: { direct: true } } : {}),
     discard: "unmap",
     "detect-zeroes": "unmap",
   };
@@ -94,7 +107,7 @@ export function targetNode<File>(
  */
 export function readOnlyTarget(
   { target, file }: Pick<DiskPlan["nodes"], "target" | "file">,
-  how: TargetOptions,
+  how: Pick<Writing, "direct">,
   command: Features["reopen"],
   keyId: string | null = null,
 ): QmpArguments {

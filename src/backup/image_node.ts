@@ -5,6 +5,8 @@
  */
 
 import { dirname } from "@std/path";
+import type { Writing } from "../plan/writing.ts";
+import { QmpCommandError } from "../qmp/client.ts";
 import { fileNode, readOnlyTarget, targetNode } from "./block_options.ts";
 import type { DiskWork } from "./disk_work.ts";
 import type { ImageFile } from "./image_file.ts";
@@ -18,11 +20,18 @@ const CLOSE_TIMEOUT_MS = 300_000;
 
 /** Lets QEMU open an image. */
 export async function openImageNode(work: DiskWork, { partial }: ImageFile): Promise<void> {
-  const { plan: { request }, disk: { nodes, keyId } } = work;
-  try {
-    const file = fileNode(nodes.file, partial, request);
-    const image = targetNode(nodes.target, file, request, keyId);
+  const { plan: { request, writing }, disk: { nodes, keyId } } = work;
+  const open = async (how: Writing) => {
+    const file = fileNode(nodes.file, partial, how);
+    const image = targetNode(nodes.target, file, how, keyId);
     await withKey(work, () => work.addNode(work.image, image));
+  };
+  try {
+    await open(writing).catch(async (error) => {
+      // A distribution's QEMU may know a driver and refuse it.
+      if (!(error instanceof QmpCommandError) || writing.preallocBytes === 0) throw error;
+      await open({ ...writing, preallocBytes: 0 });
+    });
   } catch (error) {
     const folders = new Set([request.target, dirname(partial)]);
     throw explainOpen(
@@ -53,8 +62,8 @@ export async function closeImageNode(work: DiskWork, file: ImageFile): Promise<v
   // Flushed by us first: QEMU would do it in its main loop, and the guest would wait.
   await file.flush();
   await work.refuseHanging();
-  const { plan: { request, features }, disk: { nodes, keyId } } = work;
-  const options = readOnlyTarget(nodes, request, features.reopen, keyId);
+  const { plan: { writing, features }, disk: { nodes, keyId } } = work;
+  const options = readOnlyTarget(nodes, writing, features.reopen, keyId);
   await work.qmp.execute(features.reopen, options, { timeoutMs: CLOSE_TIMEOUT_MS });
   await work.image.unwind();
 }

@@ -14,7 +14,7 @@ import { emptyQcow2 } from "../qcow2/empty.ts";
 import { type QmpClient, QmpCommandError } from "../qmp/client.ts";
 import type { DiskPlan } from "../plan/plan.ts";
 import { repoint, setDrive, switchNode, takeOffSwitchNode } from "../vm/switch_node.ts";
-import { chunkBytes, filterNode, fleeceNode, snapshotNode } from "./block_options.ts";
+import { filterNode, fleeceClusterBytes, fleeceNode, snapshotNode } from "./block_options.ts";
 import type { Moment } from "./disk_copy.ts";
 import type { DiskWork } from "./disk_work.ts";
 import { refuseWritable } from "./explain_use.ts";
@@ -22,10 +22,10 @@ import { explainOpen, shareCommands } from "./permission_hint.ts";
 
 /** Makes the fleece's file, which QEMU opens with the filter. */
 export async function createFleece(work: DiskWork): Promise<void> {
-  const { disk: { disk, nodes, fleeceFile }, plan: { request } } = work;
+  const { disk: { disk, nodes, fleeceFile }, plan: { request, features } } = work;
   // Its folder may be the disk's, and its owner's: nobody but QEMU opens it by its name, who has no more
   // rights there than before.
-  const empty = emptyQcow2(disk.virtualSizeBytes, chunkBytes(disk));
+  const empty = emptyQcow2(disk.virtualSizeBytes, fleeceClusterBytes(disk, features));
   await createFile(work.deadline, fleeceFile, request.mode, empty);
   work.guest.push(`remove "${fleeceFile}"`, async () => {
     await work.refuseOpen(nodes.fleece, nodes.filter);

@@ -32,7 +32,7 @@ const OVERWRITTEN_SHARE = 0.1;
  * @param measured What disks have in them, as far as that is known better than by the plan's estimate.
  */
 export function claimsOf(
-  { disks, request, direct }: Plan,
+  { disks, request, direct, writing }: Plan,
   measured: ReadonlyMap<DiskPlan, number> = new Map(),
 ): Claim[] {
   // Reserving says by itself whether there is room.
@@ -43,7 +43,7 @@ export function claimsOf(
       {
         folder: request.target,
         what: `the backup of "${disk.disk.name}"`,
-        sizeBytes: changedBytes + metadataBytes(disk.disk),
+        sizeBytes: changedBytes + metadataBytes(disk.disk) + writing.preallocBytes,
       },
       {
         folder: dirname(disk.fleeceFile),

@@ -6,6 +6,7 @@
 
 import type { Fingerprint, ImageFault } from "../repo/fingerprint.ts";
 import type { RunRecord } from "../repo/record.ts";
+import type { TargetSpeed } from "../repo/target_speed.ts";
 import type { Target } from "../repo/repository.ts";
 import type { VmIdentity } from "../qmp/queries.ts";
 import type { Features } from "../qmp/schema.ts";
@@ -46,4 +47,6 @@ export interface Facts {
   /** Eight random hexadecimal digits, a part of the name of all that this run puts into QEMU. */
   tag: string;
   newChainId: string;
+  /** How fast the target took a sample; null if that was not looked for. */
+  targetSpeed: TargetSpeed | null;
 }

@@ -40,7 +40,7 @@ export async function gatherFacts(
   target: Target,
   { monthly, level, save }: BackupRequest,
   { tag, startedAt, vm, objects, graph }: Known,
-): Promise<Facts> {
+): Promise<Omit<Facts, "targetSpeed">> {
   const features = await queryFeatures(qmp);
   const devices = await queryDevices(qmp);
   const { flatBlock } = features;

@@ -13,6 +13,7 @@ import type { SentinelRecord } from "../vm/sentinel.ts";
 import type { ImagePlace } from "./image_place.ts";
 import type { LevelPlan } from "./level.ts";
 import type { BackupRequest } from "./request.ts";
+import type { Writing } from "./writing.ts";
 
 /** What is to be done for one disk. */
 export interface DiskPlan extends LevelPlan, ImagePlace {
@@ -71,6 +72,8 @@ export interface Plan {
   /** `query-status`, when it was planned. */
   runState: string;
   features: Features;
+  /** How all images are written. */
+  writing: Writing;
   /** No fleece: the jobs read from the disks themselves. */
   direct: boolean;
   /** Why the guest has to be stopped for the point in time; null where it needn't. */

@@ -52,6 +52,7 @@ import {
 } from "../vm/names.ts";
 import { usableSentinel } from "../vm/sentinel.ts";
 import { reserveBytes } from "./sizes.ts";
+import { chooseWriting } from "./writing.ts";
 
 /**
  * Plans a backup.
@@ -176,6 +177,12 @@ export function planBackup(asked: BackupRequest, facts: Facts): Plan {
     vm: facts.vm,
     runState: facts.runState,
     features: facts.features,
+    writing: chooseWriting(
+      request,
+      facts.features,
+      disks.reduce((sum, { estimateBytes }) => sum + estimateBytes, 0),
+      facts.targetSpeed,
+    ),
     direct: !facts.features.fleecing,
     pause: pauseReason(request, facts),
     // "The vdi format used by node 'qmpbackup-…-running' does not support live migration": QEMU's words

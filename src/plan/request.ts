@@ -46,8 +46,8 @@ export interface BackupRequest {
   pause: boolean;
   /** How long a guest's write may wait for the fleece before the snapshot is given up; null is for ever. */
   cbwTimeoutSeconds: number | null;
-  /** Write the image past the host's page cache (O_DIRECT). */
-  directTarget: boolean;
+  /** Write the image past the host's page cache (O_DIRECT); null is as it is faster. */
+  directTarget: boolean | null;
   /** How QEMU writes the target's file; null is its default. */
   targetAio: "threads" | "io_uring" | null;
   /** A folder for each disk. */

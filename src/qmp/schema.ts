@@ -41,6 +41,13 @@ export interface Features {
    * permitted", 7.2, each time). By the version, too.
    */
   busyIothreads: boolean;
+  /**
+   * A snapshot can be read across the border of what is kept in the fleece. Before (7.2) what begins in a part
+   * that is kept, and ends in one that is not, was read from the disk as it is now. By the version, too.
+   */
+  wideReads: boolean;
+  /** Blocks can be set aside ahead of the writes. */
+  preallocate: boolean;
   /** Clusters can be compressed by zstd: that depends on how QEMU was built, too. */
   zstd: boolean;
   /** `query-block` can leave out the images behind each disk's. */
@@ -68,6 +75,8 @@ export function featuresOf(schema: Schema, majorVersion: number): Features {
     reopen: entities.has("blockdev-reopen") ? "blockdev-reopen" : "x-blockdev-reopen",
     longCbwTimeout: majorVersion >= 10,
     busyIothreads: majorVersion >= 9,
+    wideReads: majorVersion >= 10,
+    preallocate: driver("preallocate") !== undefined,
     backupPerf: backup.includes("x-perf"),
     // `Qcow2CompressionType`: the schema tells no names of types.
     zstd: schema.some(({ values }) => values?.toSorted().join() === "zlib,zstd"),

@@ -13,6 +13,7 @@
  * TARGET/_qmpbackup/marks/<run id>.json        whether a run is protected, and a note on it
  * TARGET/_qmpbackup/booted/<time>.json         what `restore test` found
  * TARGET/_qmpbackup/rollback.json             that a rollback of the disks is not finished
+ * TARGET/_qmpbackup/speed.json                 how fast the target took a sample of data
  * TARGET/_qmpbackup/lock
  * ```
  *
@@ -36,6 +37,10 @@ export const MARKS_FOLDER = `${RECORDS_FOLDER}/marks`;
 export const BOOTED_FOLDER = `${RECORDS_FOLDER}/booted`;
 /** See `half_way.ts`. */
 export const ROLLBACK_FILE = `${RECORDS_FOLDER}/rollback.json`;
+/** See `target_speed.ts`. */
+export const SPEED_FILE = `${RECORDS_FOLDER}/speed.json`;
+/** What is written to measure it, and removed at once. */
+export const SPEED_SAMPLE = `${RECORDS_FOLDER}/speed.tmp`;
 export const LOCK_FILE = `${RECORDS_FOLDER}/lock`;
 /** The target whose lock this is. */
 export const targetOfLock = (lockFile: string) => dirname(dirname(lockFile));

@@ -159,6 +159,8 @@ export const facts: fc.Arbitrary<Facts> = fc.record({
     busyIothreads: fc.boolean(),
     flatBlock: fc.boolean(),
     zstd: fc.boolean(),
+    wideReads: fc.boolean(),
+    preallocate: fc.boolean(),
   }),
 }).map(({ disks, runs, extras, lost, beside, hasIothreads, features }) => {
   const isThere = ({ result }: DiskRecord) => result === "done" || result === "superseded";

@@ -21,6 +21,7 @@ import { chainTotals, outlookOf } from "../../src/overview/totals.ts";
 import { backupText, imagesText } from "../../src/cli/output/report.ts";
 import { localTime } from "../../src/time.ts";
 import { Failure, UsageError } from "../../src/errors.ts";
+import { parseSpeed } from "../../src/repo/target_speed.ts";
 import { parseTime, pickPoint, pointsOfNames } from "../../src/restore/points.ts";
 import { aDiskRecord, aRun, aTarget } from "../unit/_fixtures.ts";
 import { Dice, dice, fuzz, mayThrow } from "./_fuzz.ts";
@@ -88,6 +89,22 @@ const ATTACHMENT = {
   files: ["/out/disk0.qcow2"],
   sockets: { nbd: "/run/a.nbd", qmp: "/run/a.qmp" },
 };
+
+fuzz("parseSpeed() never throws, and takes only what was measured lately", dice, (seed) => {
+  const dice = new Dice(seed);
+  const measured = new Date(dice.below(2 ** 32) * 1000);
+  const ms = () => dice.pick([null, "slow", dice.below(1000), -1, word(dice)]);
+  const device = dice.below(3);
+  const text = JSON.stringify({ measured, device, directMs: ms(), cachedMs: ms() });
+  const now = new Date(dice.below(2 ** 32) * 1000);
+  const found = parseSpeed(dice.once(2) ? text : mutateText(dice, text), now, 1);
+  if (found === null) return;
+  assertEquals(found.device, 1);
+  assert(Date.parse(found.measured) <= now.getTime());
+  for (const value of [found.directMs, found.cachedMs]) {
+    assert(value === null || value === "slow" || value >= 0);
+  }
+});
 
 fuzz("parseAttachment() never throws, and names only whole paths to be removed", dice, (seed) => {
   const dice = new Dice(seed);

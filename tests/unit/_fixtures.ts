@@ -144,7 +144,7 @@ export function aRequest(change: Partial<BackupRequest> = {}): BackupRequest {
     quiesce: "no",
     pause: false,
     cbwTimeoutSeconds: null,
-    directTarget: false,
+    directTarget: null,
     targetAio: null,
     verify: false,
     digest: true,
@@ -170,6 +170,8 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
       busyIothreads: true,
       flatBlock: true,
       zstd: true,
+      wideReads: true,
+      preallocate: true,
     },
     hasIothreads: false,
     disks,
@@ -188,6 +190,7 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
     startedAt: new Date(NOW_SECONDS * 1000),
     tag: "f00dcafe",
     newChainId: "a-new-chain",
+    targetSpeed: null,
     ...change,
   };
 }

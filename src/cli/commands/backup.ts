@@ -195,7 +195,7 @@ function requestOf(values: Values): Omit<BackupRequest, "save" | "keyFile"> {
     quiesce: values.quiesce ?? "no",
     pause: values.pause ?? false,
     cbwTimeoutSeconds: values["cbw-timeout"] ?? null,
-    directTarget: values["blockdev-disable-cache"] ?? false,
+    directTarget: disableCacheOf(values["blockdev-disable-cache"]),
     targetAio: values["blockdev-aio"] ?? null,
     subdir: !values["no-subdir"],
     timestamp: !values["no-timestamp"],
@@ -205,6 +205,10 @@ function requestOf(values: Values): Omit<BackupRequest, "save" | "keyFile"> {
     stallTimeoutMs: timeoutMsOf("stall-timeout", values["stall-timeout"] ?? 300),
     removeDelayMs: (values["remove-delay"] ?? 0) * 1000,
   };
+}
+
+function disableCacheOf(asked: Values["blockdev-disable-cache"]): boolean | null {
+  return asked === undefined ? null : asked === "yes";
 }
 
 function fullEveryOf({ "full-every": text, level }: Values): FullEvery | null {

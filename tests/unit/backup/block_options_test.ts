@@ -1,8 +1,10 @@
 import { assertEquals } from "@std/assert";
 import {
   backupJobs,
+  chunkBytes,
   fileNode,
   filterNode,
+  fleeceClusterBytes,
   fleeceNode,
   jobStallTimeoutMs,
   readOnlyTarget,
@@ -41,7 +43,7 @@ const FULL = { allocatedBytes: 16 << 20 };
 const full = someFacts([aDisk("disk0", FULL)]);
 const afterFull = factsAfter([aRun([aDiskRecord()])], [aDiskWithBitmap()]);
 
-const PLAIN = { directTarget: false, targetAio: null };
+const PLAIN = { direct: false, preallocBytes: 0, aio: null };
 
 Deno.test("backupJobs() copies all of the snapshot for a full backup, and keeps count of the rest", () => {
   const bitmap = "qmpbackup-f00dcafe-0-job";
@@ -60,7 +62,7 @@ Deno.test("backupJobs() copies all of the snapshot for a full backup, and keeps 
       "auto-dismiss": false,
       "auto-finalize": false,
       "on-source-error": "stop",
-      "x-perf": { "max-workers": 32, "max-chunk": 65536 },
+      "x-perf": { "max-workers": 32, "max-chunk": 262144 },
       sync: "full",
       bitmap,
       "bitmap-mode": "always",
@@ -141,7 +143,29 @@ Deno.test("backupJobs() leaves out x-perf where QEMU does not know it", () => {
   assertEquals("x-perf" in (actionsOf({ ...someFacts(), features }).at(-1)?.data ?? {}), false);
 });
 
-Deno.test("backupJobs() copies in chunks no smaller than the target's clusters", () => {
+const KIB = 1024;
+const CHUNKS: [clusterKib: number, wideReads: boolean, chunkKib: number, fleeceKib: number][] = [
+  [4, true, 256, 64],
+  [64, true, 256, 64],
+  [512, true, 512, 64],
+  [2048, true, 2048, 64],
+  [4, false, 64, 64],
+  [64, false, 64, 64],
+  [512, false, 512, 512],
+  [2048, false, 2048, 2048],
+];
+for (const [clusterKib, wideReads, chunkKib, fleeceKib] of CHUNKS) {
+  const how = wideReads ? "what the fleece keeps is small" : "both are the same";
+  Deno.test(`chunkBytes() is no smaller than clusters of ${clusterKib} KiB, and ${how}`, () => {
+    const disk = aDisk("disk0", { clusterSizeBytes: clusterKib * KIB });
+    assertEquals([chunkBytes(disk, { wideReads }), fleeceClusterBytes(disk, { wideReads })], [
+      chunkKib * KIB,
+      fleeceKib * KIB,
+    ]);
+  });
+}
+
+Deno.test("backupJobs() copies in chunks of that size", () => {
   const disk = { ...aDiskWithBitmap(), clusterSizeBytes: 2 << 20 };
   assertEquals(actionsOf(someFacts([disk])).at(-1)?.data["x-perf"], {
     "max-workers": 32,
@@ -165,7 +189,7 @@ Deno.test("jobStallTimeoutMs() allows for what a chunk takes at the speed limit"
     return jobStallTimeoutMs(plan, plan.disks[0] as DiskPlan);
   };
   assertEquals(timeoutOf(0), 1000);
-  assertEquals(timeoutOf(65536), 3000);
+  assertEquals(timeoutOf(262144), 3000);
   assertEquals(timeoutOf(65536, 2 << 20), 65_000);
 });
 
@@ -242,7 +266,13 @@ Deno.test("backupJobs() reads from the disk itself where there is no fleece", ()
 
 Deno.test("fileNode() and fleeceNode() take a path as it is", () => {
   const path = "/vm/json:{:odd'name";
-  assertEquals(fileNode("file", path, PLAIN).filename, path);
+  assertEquals(fileNode("file", path, PLAIN), {
+    "node-name": "file",
+    driver: "file",
+    filename: path,
+    discard: "unmap",
+    "read-only": false,
+  });
   assertEquals(fleeceNode("fleece", path).file, {
     driver: "file",
     filename: path,
@@ -251,10 +281,36 @@ Deno.test("fileNode() and fleeceNode() take a path as it is", () => {
 });
 
 Deno.test("fileNode() and targetNode() pass the user's cache and aio on", () => {
-  const how = { directTarget: true, targetAio: "io_uring" } as const;
-  const file = fileNode("file", "/t", how);
-  assertEquals([file.cache, file.aio], [{ direct: true }, "io_uring"]);
+  const how = { ...PLAIN, direct: true, aio: "io_uring" } as const;
+  assertEquals(fileNode("file", "/t", how), {
+    "node-name": "file",
+    driver: "file",
+    filename: "/t",
+    discard: "unmap",
+    "read-only": false,
+    cache: { direct: true },
+    aio: "io_uring",
+  });
   assertEquals(targetNode("target", "file", how).cache, { direct: true });
+});
+
+Deno.test("fileNode() sets blocks aside by a node of its own, with the file's name", () => {
+  assertEquals(fileNode("file", "/t", { direct: true, preallocBytes: 4096, aio: "threads" }), {
+    "node-name": "file",
+    driver: "preallocate",
+    "prealloc-size": 4096,
+    discard: "unmap",
+    "read-only": false,
+    cache: { direct: true },
+    file: {
+      driver: "file",
+      filename: "/t",
+      discard: "unmap",
+      "read-only": false,
+      cache: { direct: true },
+      aio: "threads",
+    },
+  });
 });
 
 Deno.test("filterNode() passes the time-out on", () => {

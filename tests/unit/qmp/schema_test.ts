@@ -34,16 +34,22 @@ Deno.test("featuresOf() finds all in what QEMU 7.2 says", () => {
     longCbwTimeout: false,
     busyIothreads: false,
     flatBlock: false,
+    wideReads: false,
+    preallocate: true,
     zstd: false,
   });
 });
 
 Deno.test("featuresOf() tells by the version what no schema says", () => {
   const of = (major: number) => {
-    const { longCbwTimeout, busyIothreads } = featuresOf([], major);
-    return [longCbwTimeout, busyIothreads];
+    const { longCbwTimeout, busyIothreads, wideReads } = featuresOf([], major);
+    return [longCbwTimeout, busyIothreads, wideReads];
   };
-  assertEquals([8, 9, 10].map(of), [[false, false], [false, true], [true, true]]);
+  assertEquals([8, 9, 10].map(of), [
+    [false, false, false],
+    [false, true, false],
+    [true, true, true],
+  ]);
 });
 
 Deno.test("featuresOf() finds nothing in an empty schema", () => {
@@ -54,8 +60,14 @@ Deno.test("featuresOf() finds nothing in an empty schema", () => {
     longCbwTimeout: false,
     busyIothreads: false,
     flatBlock: false,
+    wideReads: false,
+    preallocate: false,
     zstd: false,
   });
+});
+
+Deno.test("featuresOf() looks for the preallocate driver", () => {
+  assertEquals(featuresOf(schemaOf({ preallocate: ["prealloc-size"] }), 7).preallocate, true);
 });
 
 Deno.test("featuresOf() wants on-cbw-error of the filter for fleecing", () => {
