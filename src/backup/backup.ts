@@ -81,13 +81,16 @@ export interface BackupContext {
 export async function backUp(request: BackupRequest, context: BackupContext): Promise<RunRecord> {
   const { deadline } = context;
   const run = newRun();
+  // Its version is asked for while the target is read and locked. A run that is refused before does not wait for it.
+  const qemuImg = requireQemuImg();
+  qemuImg.catch(() => {});
   const outline = await outlineTarget(deadline, request.target);
   await refuseForeign(deadline, outline);
   await refuseSharedOutline(deadline, outline, request.mode);
   const lastMonth = request.monthly ? await findLastMonth(deadline, request.target) : undefined;
   // A new month's folder is not there yet: that is neither a typing mistake nor a missing mount.
   if (!lastMonth && !await exists(deadline, request.target)) {
-    return await backUpToNew(run, request, context);
+    return await backUpToNew(run, request, context, qemuImg);
   }
   // The target is locked first: a run that holds it may also hold the VM's only socket.
   await using claimed = await claimTarget(deadline, request.target, run, request.mode);
@@ -103,7 +106,7 @@ export async function backUp(request: BackupRequest, context: BackupContext): Pr
     asked = { qemu: qmp.version, vm };
     // A dead run's files are removed only if we talk to the same VM: its QEMU may still write to them.
     refuseOtherVm(target, vm);
-    await refuseEarly(deadline, qmp, request);
+    await refuseEarly(deadline, qmp, request, qemuImg);
     return await backUpTo({ lockFile: claimed.lockFile, target, vm, qmp, run }, request, context);
   };
   let record: RunRecord;
@@ -131,11 +134,12 @@ async function backUpToNew(
   run: Holder,
   request: BackupRequest,
   context: BackupContext,
+  qemuImg: Promise<void>,
 ): Promise<RunRecord> {
   const { deadline } = context;
   await using qmp = await connectVm(deadline, context.socket, context.qmpOptions);
   await using _named = await nameHolder(deadline, context.socket, run);
-  await refuseEarly(deadline, qmp, request);
+  await refuseEarly(deadline, qmp, request, qemuImg);
   const vm = await queryIdentity(qmp);
   await using claimed = await claimTarget(deadline, request.target, run, request.mode);
   const target = await readTarget(deadline, request.target);
@@ -255,11 +259,16 @@ function knownVm({ vm, disks, tpms }: Plan, devices: Device[], { socket }: Backu
   };
 }
 
-/** What can be refused before anything is written or cleaned up. */
+/**
+ * What can be refused before anything is written or cleaned up.
+ *
+ * @param qemuImg Whether there is one that will do.
+ */
 export async function refuseEarly(
   deadline: Deadline,
   qmp: QmpClient,
   request: Pick<BackupRequest, "fleeceDir" | "mode" | "symlink" | "timestamp">,
+  qemuImg = requireQemuImg(),
 ): Promise<void> {
   refuseOld(qmp.version);
   if (request.fleeceDir !== null && !await exists(deadline, request.fleeceDir)) {
@@ -268,7 +277,7 @@ export async function refuseEarly(
   if (request.fleeceDir !== null) {
     await refuseSharedFolder(deadline, request.fleeceDir, request.mode);
   }
-  await requireQemuImg();
+  await qemuImg;
   if (request.symlink && !request.timestamp) await requireSymlinks();
 }
 

@@ -44,8 +44,7 @@ export class DirectCopy implements DiskCopy {
 
   async openImage(): Promise<void> {
     const { file, target } = this.disk.nodes;
-    await this.file.create(() => this.#work.refuseOpen(file, target));
-    await this.file.format();
+    await this.file.createImage(() => this.#work.refuseOpen(file, target));
     // The guest's writes would fail where the target is full.
     await this.file.reserve();
     await openImageNode(this.#work, this.file);

@@ -50,8 +50,7 @@ export class FleecedCopy implements DiskCopy {
 
   async openImage(): Promise<void> {
     const { file, target } = this.disk.nodes;
-    await this.file.create(() => this.#work.refuseOpen(file, target));
-    await this.file.format();
+    await this.file.createImage(() => this.#work.refuseOpen(file, target));
     await openImageNode(this.#work, this.file);
   }
 

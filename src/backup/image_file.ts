@@ -17,6 +17,7 @@ import { type Fingerprint, isFault, lookAtImage, sealImage } from "../repo/finge
 import { backingLink, partialName, REPLACED_SUFFIX } from "../repo/layout.ts";
 import { createFolder } from "../repo/repository.ts";
 import { Failure, messageOf } from "../errors.ts";
+import { emptyQcow2 } from "../qcow2/empty.ts";
 import { checkImage, createQcow2 } from "../qemu_img/qemu_img.ts";
 import { giveBack, reserve } from "../qemu_img/reserve.ts";
 import type { DiskPlan, Plan } from "../plan/plan.ts";
@@ -56,24 +57,32 @@ export class ImageFile {
   }
 
   /**
-   * Makes the empty file ourselves: QEMU's tools would let everybody read it, and would follow any link.
+   * Makes the file ourselves: QEMU's tools would let everybody read it, and would follow any link.
    *
    * @param refuseOpen Throws while QEMU has the file open: then it is not removed.
+   * @param contents An image; nothing where `qemu-img` makes one in the file.
    */
-  async create(refuseOpen: () => Promise<void>): Promise<void> {
+  async create(refuseOpen: () => Promise<void>, contents?: Uint8Array): Promise<void> {
     const { target, mode } = this.plan.request;
     await createFolder(this.deadline, target, this.disk.folder, mode);
-    await createFile(this.deadline, this.partial, mode);
+    try {
+      await createFile(this.deadline, this.partial, mode, contents);
+    } catch (error) {
+      if (error instanceof Failure) throw error;
+      throw new Failure(`"${this.partial}" can't be made: ${messageOf(error)}`, { cause: error });
+    }
     this.undo.push(`remove "${this.partial}"`, async () => {
       await refuseOpen();
       await removeFile(this.deadline, this.partial);
     });
   }
 
-  /** Makes the empty file an image for QEMU to write to. */
-  async format(): Promise<void> {
-    const { keyFile } = this.plan.request;
-    await createQcow2(this.deadline, this.partial, this.options, { keyFile });
+  /** As `create()`: an empty image, for QEMU to write to. */
+  async createImage(refuseOpen: () => Promise<void>): Promise<void> {
+    const { deadline, partial, plan: { request: { keyFile } } } = this;
+    await this.create(refuseOpen, keyFile === null ? emptyQcow2(this.options) : undefined);
+    if (keyFile === null) await syncPath(deadline, partial);
+    else await createQcow2(deadline, partial, this.options, { keyFile });
   }
 
   async flush(): Promise<void> {
@@ -108,7 +117,6 @@ export class ImageFile {
     const { keyFile } = this.plan.request;
     await checkImage(this.deadline, this.partial, { sizeBytes: await this.#sizeBytes(), keyFile });
     await sealImage(this.deadline, this.partial);
-    await this.flush();
   }
 
   /**

@@ -40,6 +40,7 @@ import { keepMigrationAway } from "./keep_migration_away.ts";
 import { takePointInTime } from "./point_in_time.ts";
 import { configText, draftRecord, failAll } from "./run_record.ts";
 import { type RunningDisk, RunningDisks } from "./running_disks.ts";
+import { sideBySide } from "./side_by_side.ts";
 import { checkSpace } from "./space.ts";
 import { UndoStack } from "./undo.ts";
 import { watchGuest } from "./watch_guest.ts";
@@ -147,11 +148,12 @@ class Run {
   async #takePointInTime(): Promise<void> {
     const { plan, context: { qmp, signal, agent, startWatchdog } } = this;
     const disks = new RunningDisks(qmp, signal, this.#disks);
+    // One after another: a first one that QEMU may not open leaves no folders of the others, which would be closed to it.
     for (const { copy } of this.#disks) {
       signal.throwIfAborted();
       await copy.openImage();
     }
-    await disks.each(async ({ copy, row }) => {
+    await disks.atOnce(async ({ copy, row }) => {
       row.sentinel = await copy.prepare(this.#warn);
     });
     signal.throwIfAborted();
@@ -230,15 +232,8 @@ class Run {
   async #publish(): Promise<void> {
     const { deadline, signal } = this.context;
     const { target, mode, save } = this.plan.request;
-    for (const { copy, row } of this.#disks) {
-      if (row.result === "failed") continue;
-      row.fingerprint = await copy.file.finish();
-      const warning = await copy.file.publish();
-      const unrecorded = await copy.file.recordDigests(row.fingerprint);
-      for (const sentence of [warning, unrecorded]) if (sentence !== null) this.#warn(sentence);
-      await writeBeside(deadline, target, copy.disk.configFile, configText(copy.disk), mode);
-      row.result = "done";
-    }
+    const copied = this.#disks.filter(({ row }) => row.result !== "failed");
+    await sideBySide(copied.map((disk) => this.#publishDisk(disk)));
     const { disks } = this.#record;
     const inChain = disks.some(({ result, level }) => result === "done" && level !== "copy");
     if (inChain && !await exists(deadline, join(target, UUID_FILE))) {
@@ -250,6 +245,17 @@ class Run {
     this.#record.state = disks.some(({ result }) => result === "failed") ? "failed" : "done";
     this.#record.finished = new Date().toISOString();
     await writeRun(deadline, target, this.#record);
+  }
+
+  async #publishDisk({ copy, row }: RunningDisk): Promise<void> {
+    const { target, mode } = this.plan.request;
+    row.fingerprint = await copy.file.finish();
+    const warning = await copy.file.publish();
+    const unrecorded = await copy.file.recordDigests(row.fingerprint);
+    for (const sentence of [warning, unrecorded]) if (sentence !== null) this.#warn(sentence);
+    const { disk } = copy;
+    await writeBeside(this.context.deadline, target, disk.configFile, configText(disk), mode);
+    row.result = "done";
   }
 
   /** The record stands: what it names stays, and what could not be taken away is named in it. */

@@ -50,6 +50,18 @@ export class RunningDisks {
     }
   }
 
+  /** As `each()`, with all disks side by side. */
+  async atOnce(step: (disk: RunningDisk) => Promise<unknown>): Promise<void> {
+    this.signal.throwIfAborted();
+    const disks = this.#running;
+    const ends = await Promise.allSettled(disks.map(step));
+    for (const [index, disk] of disks.entries()) {
+      const end = ends[index];
+      if (end?.status !== "rejected") continue;
+      this.#fail(disk, await explainUse(this.qmp, disk.copy.disk.disk, end.reason));
+    }
+  }
+
   /**
    * Takes one step for all disks, which QEMU does or refuses as a whole. If it refuses, each disk is tried alone:
    * those that are refused leave, and the others are tried together again.

@@ -25,7 +25,9 @@ export async function createFleece(work: DiskWork): Promise<void> {
   const { disk: { disk, nodes, fleeceFile }, plan: { request, features } } = work;
   // Its folder may be the disk's, and its owner's: nobody but QEMU opens it by its name, who has no more
   // rights there than before.
-  const empty = emptyQcow2(disk.virtualSizeBytes, fleeceClusterBytes(disk, features));
+  const { virtualSizeBytes } = disk;
+  const clusterSizeBytes = fleeceClusterBytes(disk, features);
+  const empty = emptyQcow2({ virtualSizeBytes, clusterSizeBytes });
   await createFile(work.deadline, fleeceFile, request.mode, empty);
   work.guest.push(`remove "${fleeceFile}"`, async () => {
     await work.refuseOpen(nodes.fleece, nodes.filter);

@@ -47,7 +47,7 @@ export async function digestFile(
   options: ReadOptions = {},
 ): Promise<PartDigests> {
   using file = await openRegular(deadline, path);
-  const { size: sizeBytes } = await deadline.run(path, () => file.stat());
+  const { size: sizeBytes } = await deadline.ask(path, () => file.stat());
   const size = { sizeBytes, partBytes: partBytesFor(sizeBytes) };
   const parts: string[] = [];
   while (parts.length * size.partBytes < sizeBytes) {

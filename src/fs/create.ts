@@ -42,13 +42,13 @@ export async function createFile(
     () => Deno.open(path, { write: true, createNew: true, mode }),
   );
   try {
-    const { mode: given, dev, ino } = await deadline.run(path, () => file.stat());
+    const { mode: given, dev, ino } = await deadline.ask(path, () => file.stat());
     if (given !== null && (given & 0o7777) !== mode) {
       await deadline.run(path, () => changeMode(path, mode, { dev, ino }));
     }
     const bytes = typeof contents === "string" ? new TextEncoder().encode(contents) : contents;
     for (let done = 0; done < bytes.length;) {
-      done += await deadline.run(path, () => file.write(bytes.subarray(done)));
+      done += await deadline.ask(path, () => file.write(bytes.subarray(done)));
     }
   } catch (error) {
     await remove(deadline, path).catch(() => {});
@@ -91,7 +91,7 @@ export async function makeFolder(
 /** What is there, without following a link; null where there is nothing. */
 export async function lookAt(deadline: Deadline, path: string): Promise<Deno.FileInfo | null> {
   try {
-    return await deadline.run(path, () => Deno.lstat(path));
+    return await deadline.ask(path, () => Deno.lstat(path));
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
       return null;
@@ -139,7 +139,7 @@ export async function makeReadOnly(deadline: Deadline, path: string): Promise<vo
  * @throws {Failure} If we may not write to it all the same, with what to do.
  */
 export async function makeWritable(deadline: Deadline, path: string): Promise<number> {
-  const { mode, uid } = await deadline.run(path, () => Deno.lstat(path));
+  const { mode, uid } = await deadline.ask(path, () => Deno.lstat(path));
   await tryMode(deadline, path, ((mode ?? 0) | OWNER_WRITE) & 0o7777);
   try {
     (await deadline.run(path, () => Deno.open(path, { write: true }))).close();
@@ -164,6 +164,6 @@ export async function tryMode(deadline: Deadline, path: string, mode: number) {
 }
 
 async function modeOf(deadline: Deadline, path: string): Promise<number> {
-  const { mode } = await deadline.run(path, () => Deno.lstat(path));
+  const { mode } = await deadline.ask(path, () => Deno.lstat(path));
   return (mode ?? 0) & 0o7777;
 }

@@ -27,7 +27,7 @@ export async function createFileOf(
     using file = await openItself(deadline, path, "a copy", { write: true });
     await produce(async (bytes) => {
       for (let done = 0; done < bytes.length;) {
-        done += await deadline.run(path, () => file.write(bytes.subarray(done)));
+        done += await deadline.ask(path, () => file.write(bytes.subarray(done)));
       }
       sizeBytes += bytes.length;
     });

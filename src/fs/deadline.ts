@@ -5,7 +5,6 @@
  * @module
  */
 
-import { delay } from "@std/async/delay";
 import { dirname, join } from "@std/path";
 import { Failure } from "../errors.ts";
 
@@ -41,6 +40,15 @@ export class Deadline {
    */
   async run<T>(path: string, operate: () => Promise<T>): Promise<T> {
     await this.probe(path);
+    return await this.#limited(path, operate());
+  }
+
+  /**
+   * As `run()`, but the file system is not asked first whether it answers: for what may as well happen late (to
+   * look, to read, to write to a new file of ours), and what Deno 2.4, too, does in a thread of its own. That
+   * is all but opening, temporary files, and asking for free space.
+   */
+  async ask<T>(path: string, operate: () => Promise<T>): Promise<T> {
     return await this.#limited(path, operate());
   }
 
@@ -132,12 +140,15 @@ export class Deadline {
   }
 }
 
+/** A timer that is to take longer ends at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
 /** Waits for something, but not longer. Returns whether it ended, well or not. */
 export async function endsWithin(work: Promise<unknown>, limitMs: number): Promise<boolean> {
-  const pause = new AbortController();
-  const tooLong = delay(limitMs, { signal: pause.signal }).then(() => false, () => true);
+  const { promise: tooLong, resolve } = Promise.withResolvers<boolean>();
+  const timer = setTimeout(() => resolve(false), Math.min(limitMs, LONGEST_TIMER_MS));
   const isOver = await Promise.race([work.then(() => true, () => true), tooLong]);
-  pause.abort();
+  clearTimeout(timer);
   return isOver;
 }
 

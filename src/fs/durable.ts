@@ -81,11 +81,26 @@ export async function createInside(
   await refuseLink(deadline, path);
   const present = await lookAt(deadline, path);
   if (present === null) {
-    await makeFolder(deadline, path, fileMode);
-    made.push(path);
+    if (await tryToMakeFolder(deadline, path, fileMode)) made.push(path);
   } else if (!present.isDirectory) throw new Failure(`"${path}" is not a folder made by qmpbackup`);
   // One that is there may have been made by a run that died before it came to this.
   await syncPath(deadline, dirname(path));
+}
+
+/** Makes a folder, unless another disk of the same run has just made it. Returns whether it was made here. */
+async function tryToMakeFolder(
+  deadline: Deadline,
+  path: string,
+  fileMode: number,
+): Promise<boolean> {
+  try {
+    await makeFolder(deadline, path, fileMode);
+    return true;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+    if ((await lookAt(deadline, path))?.isDirectory) return false;
+    throw error;
+  }
 }
 
 /**

@@ -9,7 +9,7 @@ import type { Deadline } from "./deadline.ts";
 
 /** What a path leads to, through links. */
 export async function stat(deadline: Deadline, path: string): Promise<Deno.FileInfo> {
-  return await deadline.run(path, () => Deno.stat(path));
+  return await deadline.ask(path, () => Deno.stat(path));
 }
 
 /** What a file takes on its file system; blocks are of 512 bytes (stat(2)). */
@@ -20,17 +20,17 @@ export async function allocatedBytes(deadline: Deadline, path: string): Promise<
 
 /** Where a path leads to: the same without links. */
 export async function realPath(deadline: Deadline, path: string): Promise<string> {
-  return await deadline.run(path, () => Deno.realPath(path));
+  return await deadline.ask(path, () => Deno.realPath(path));
 }
 
 /** What a symbolic link says. */
 export async function readLink(deadline: Deadline, path: string): Promise<string> {
-  return await deadline.run(path, () => Deno.readLink(path));
+  return await deadline.ask(path, () => Deno.readLink(path));
 }
 
 /** What a folder holds. */
 export async function listFolder(deadline: Deadline, path: string): Promise<Deno.DirEntry[]> {
-  return await deadline.run(path, () => Array.fromAsync(Deno.readDir(path)));
+  return await deadline.ask(path, () => Array.fromAsync(Deno.readDir(path)));
 }
 
 /** Renames; an existing `to` is replaced. Nothing is flushed: see `renameDurably()`. */

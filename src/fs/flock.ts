@@ -73,7 +73,7 @@ const openLock = (deadline: Deadline, path: string) =>
 /** Whether a file is still what its name leads to: a run that was refused removes the lock it made. */
 async function isStill(deadline: Deadline, path: string, file: Deno.FsFile): Promise<boolean> {
   const [opened, present] = [
-    await deadline.run(path, () => file.stat()),
+    await deadline.ask(path, () => file.stat()),
     await lookAt(deadline, path),
   ];
   return opened.dev === present?.dev && opened.ino === present.ino;

@@ -77,8 +77,7 @@ export async function findSharedFolder(
     problemOfFolder(folder, info, { users, fileMode });
   const known = new Map<number, number | null>();
   // The last one first: there we are going to make files anyway, so that is where we ask who we are.
-  for (const folder of (await foldersTo(deadline, path)).toReversed()) {
-    const info = await lookAtAllowed(deadline, folder);
+  for (const [folder, info] of (await foldersTo(deadline, path)).toReversed()) {
     if (!info?.isDirectory || problemFor(folder, info, [ROOT]) === null) continue;
     // No matter who we are, this can't be ours alone.
     const hopeless = problemFor(folder, info, [ROOT, info.uid ?? ROOT, info.gid ?? ROOT]);
@@ -102,7 +101,7 @@ async function userThere(deadline: Deadline, folder: string): Promise<number | n
       path,
       () => Deno.open(path, { write: true, createNew: true, mode: OWNER_ONLY }),
     );
-    const { uid } = await deadline.run(path, () => file.stat());
+    const { uid } = await deadline.ask(path, () => file.stat());
     await remove(deadline, path);
     return uid;
   } catch (error) {
@@ -114,22 +113,30 @@ async function userThere(deadline: Deadline, folder: string): Promise<number | n
 /** As the kernel does: more links than this are a circle. */
 const MAX_LINKS = 40;
 
-/** The folders that are looked into on the way to a path, and the path itself, the topmost first. */
-async function foldersTo(deadline: Deadline, path: string): Promise<string[]> {
-  const folders: string[] = [];
+/**
+ * The folders that are looked into on the way to a path, and the path itself, the topmost first, each with what
+ * was seen of it.
+ */
+async function foldersTo(
+  deadline: Deadline,
+  path: string,
+): Promise<[string, Deno.FileInfo | null][]> {
+  const folders = new Map([["/", await lookAtAllowed(deadline, "/")]]);
   const rest = resolve(path).split("/").filter((name) => name !== "");
   let folder = "/";
   for (let links = 0; rest.length > 0;) {
-    folders.push(folder);
     const next = join(folder, rest.shift() as string);
-    const info = await lookAtAllowed(deadline, next);
+    const info = folders.get(next) ?? await lookAtAllowed(deadline, next);
     if (info?.isSymlink && links++ < MAX_LINKS) {
       const to = resolve(dirname(next), await readLink(deadline, next));
       rest.unshift(...to.split("/").filter((name) => name !== ""));
       folder = "/";
-    } else folder = next;
+    } else {
+      folder = next;
+      folders.set(folder, info);
+    }
   }
-  return [...new Set([...folders, folder])];
+  return [...folders];
 }
 
 async function lookAtAllowed(deadline: Deadline, path: string): Promise<Deno.FileInfo | null> {

@@ -24,7 +24,7 @@ export async function openItself(
   options: Deno.OpenOptions,
 ): Promise<Deno.FsFile> {
   await refuseLink(deadline, path);
-  const seen = await deadline.run(path, () => Deno.lstat(path));
+  const seen = await deadline.ask(path, () => Deno.lstat(path));
   if (!seen.isFile) throw new Failure(`"${path}" is in the place of ${what}: move it away`);
   return await openSame(deadline, path, seen, options, ({ nlink }) => {
     if (nlink !== null && nlink > 1) {
@@ -50,7 +50,7 @@ export async function openSame(
 ): Promise<Deno.FsFile> {
   const file = await deadline.run(path, () => Deno.open(path, options));
   try {
-    const opened = await deadline.run(path, () => file.stat());
+    const opened = await deadline.ask(path, () => file.stat());
     if (opened.dev !== seen.dev || opened.ino !== seen.ino) {
       throw new Failure(`"${path}" was replaced while it was opened: run again`);
     }
@@ -140,7 +140,7 @@ export async function readBytesUpTo(
   path: string,
   maxBytes: number,
 ): Promise<Uint8Array | null> {
-  const info = await deadline.run(path, () => Deno.stat(path));
+  const info = await deadline.ask(path, () => Deno.stat(path));
   if (!info.isFile || info.size > maxBytes) return null;
   const contents = await deadline.runLong(path, info.size, () => Deno.readFile(path));
   return contents.length > maxBytes ? null : contents;

@@ -27,7 +27,7 @@ export interface ReadOptions {
  * @throws {Deno.errors.NotFound} If there is nothing.
  */
 export async function openRegular(deadline: Deadline, path: string): Promise<Deno.FsFile> {
-  const seen = await deadline.run(path, () => Deno.lstat(path));
+  const seen = await deadline.ask(path, () => Deno.lstat(path));
   if (!seen.isFile) {
     throw new Failure(`"${path}" is not a regular file (a link, a folder, a pipe)`);
   }

@@ -50,24 +50,27 @@ const Memory = v.object({
 async function describe(qmp: QmpClient, vm: KnownVm): Promise<Machine> {
   const ask = async <S extends v.GenericSchema>(command: string, schema: S) =>
     decodeAnswer(command, schema, await qmp.execute(command));
-  const { arch } = await ask("query-target", v.object({ arch: v.string() }));
   const cpus = await ask("query-cpus-fast", Cpus);
-  const memory = await ask("query-memory-size-summary", Memory);
-  const type = await qomProperty(qmp, "/machine", "type");
-  const nics: Nic[] = [];
-  for (const device of vm.devices) nics.push(...await nicAt(qmp, device));
-  const disks: DiskDevice[] = [];
-  for (const disk of vm.disks) disks.push(await diskAt(qmp, disk, vm.devices));
+  // While two programs read of the process, QEMU is asked the rest.
+  const process = readProcess(cpus[0]?.["thread-id"] ?? null, vm);
+  const [{ arch }, memory, type, firmware, nics, disks] = await Promise.all([
+    ask("query-target", v.object({ arch: v.string() })),
+    ask("query-memory-size-summary", Memory),
+    qomProperty(qmp, "/machine", "type"),
+    qomProperty(qmp, "/machine", "firmware"),
+    Promise.all(vm.devices.map((device) => nicAt(qmp, device))),
+    Promise.all(vm.disks.map((disk) => diskAt(qmp, disk, vm.devices))),
+  ]);
   return {
     arch,
     type: text(type).replace(/-machine$/, ""),
-    firmware: text(await qomProperty(qmp, "/machine", "firmware")),
+    firmware: text(firmware),
     memoryBytes: memory["base-memory"] + memory["plugged-memory"],
     processors: cpus.length,
     disks,
-    nics,
+    nics: nics.flat(),
     tpms: vm.tpms,
-    ...await readProcess(cpus[0]?.["thread-id"] ?? null, vm),
+    ...await process,
   };
 }
 
@@ -91,14 +94,17 @@ async function diskAt(
   devices: Device[],
 ): Promise<DiskDevice> {
   const path = id.replace(/\/virtio-backend$/, "");
+  const [bus, serial, bootIndex] = await Promise.all(
+    ["parent_bus", "serial", "bootindex"].map((property) => qomProperty(qmp, path, property)),
+  );
   return {
     disk: name,
     path,
     driver: devices.find((device) => device.path === path)?.type ??
       text(await qomProperty(qmp, path, "type")),
-    bus: text(await qomProperty(qmp, path, "parent_bus")),
-    serial: text(await qomProperty(qmp, path, "serial")),
-    bootIndex: place(await qomProperty(qmp, path, "bootindex")),
+    bus: text(bus),
+    serial: text(serial),
+    bootIndex: place(bootIndex),
   };
 }
 

@@ -32,12 +32,15 @@ export async function readProcess(
   if (threadId === null) return none;
   try {
     await refusePrompt();
-    const argv = splitCommandLine(await outputOf("cat", [`/proc/${threadId}/cmdline`]) ?? "");
+    const [line, folder] = await Promise.all([
+      outputOf("cat", [`/proc/${threadId}/cmdline`]),
+      outputOf("readlink", [`/proc/${threadId}/cwd`]),
+    ]);
+    const argv = splitCommandLine(line ?? "");
     if (argv === null || !isOfVm(argv, vm)) return none;
-    const folder = await outputOf("readlink", [`/proc/${threadId}/cwd`]) ?? "";
     return {
       commandLine: commandLineWithoutSecrets(argv),
-      workingFolder: folder.replace(/\n$/, "") || null,
+      workingFolder: folder?.replace(/\n$/, "") || null,
     };
   } catch (error) {
     log.debug("QEMU's command line can't be read: {words}", { words: messageOf(error) });

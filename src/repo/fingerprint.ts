@@ -187,7 +187,7 @@ async function readPiece(
 }
 
 /**
- * Seals a finished image. What is not a qcow2 image of version 3 has no place for a seal.
+ * Seals a finished image, and flushes it. What is not a qcow2 image of version 3 has no place for a seal.
  *
  * @throws {Failure} If something else is in its place.
  */

@@ -29,7 +29,7 @@ export function incrementBytes(
   },
   { cluster, clusters, value }: Increment,
 ): Uint8Array {
-  const empty = emptyQcow2(virtualSizeBytes, clusterSizeBytes);
+  const empty = emptyQcow2({ virtualSizeBytes, clusterSizeBytes });
   const bytes = new Uint8Array(empty.length + (1 + clusters) * clusterSizeBytes);
   bytes.set(empty);
   const view = new DataView(bytes.buffer);

@@ -186,7 +186,7 @@ function* callsAround(text: string, index: number): Generator<string> {
 
 Deno.test("no file call can wait for ever: each is given to what waits only so long", () => {
   // What `ask` does is a deadline's, or part of what has one as a whole (`src/fs/open.ts`).
-  const WAITS_ONLY_SO_LONG = ["deadline.run", "deadline.runLong", "ask"];
+  const WAITS_ONLY_SO_LONG = ["deadline.run", "deadline.ask", "deadline.runLong", "ask"];
   const unbounded = sources.filter(({ path }) => roomOf(path) === "fs").flatMap(({ path, text }) =>
     [...text.matchAll(new RegExp(FILE_CALL, "g"))].filter(({ index }) =>
       !callsAround(text, index).some((name) => WAITS_ONLY_SO_LONG.includes(name))
@@ -196,6 +196,17 @@ Deno.test("no file call can wait for ever: each is given to what waits only so l
     // It asks whether a file system answers, and is waited for in the same way.
     "src/fs/deadline.ts: Deno.lstat(",
   ]);
+});
+
+Deno.test("no file is opened by way of `Deadline.ask()`: Deno 2.4 opens files where no time-out runs", () => {
+  const opening =
+    /\bDeno\.(open|create|read(Text)?File|write(Text)?File|makeTemp(File|Dir)|copyFile)\(|\bstatfs\(/g;
+  const found = sources.flatMap(({ path, text }) =>
+    [...text.matchAll(opening)].filter(({ index }) =>
+      [...callsAround(text, index)].includes("deadline.ask")
+    ).map(([call]) => `${path}: ${call}`)
+  );
+  assertEquals(found, []);
 });
 
 Deno.test("the test files that tasks name are there", async () => {
