@@ -7,10 +7,12 @@
  * @module
  */
 
+import { assertAttached, attachPoint, detachAll, detachOne } from "./attachments.ts";
 import { backUp } from "./backups.ts";
 import { pruneTarget } from "./prunes.ts";
 import { restoreInPlace, restoreMany, restoreOne, verifyTarget } from "./restores.ts";
 import { type Step, stepsOf } from "./steps.ts";
+import type { Target } from "./target.ts";
 import { pick, type Tally, World } from "./world.ts";
 
 /** How often a few points are looked at; at the end it is all. */
@@ -35,11 +37,13 @@ export async function live(seed: number, count: number): Promise<Tally> {
       if (tally.steps % STEPS_BETWEEN_LOOKS === 0) {
         await world.assertShadow();
         await restoreMany(world, POINTS_AT_A_LOOK);
+        await assertAttached(world);
       }
     }
     world.tell("the end: all points are compared");
     await world.assertShadow();
     await restoreMany(world);
+    await assertAttached(world);
     for (const target of world.targets) await verifyTarget(world, target);
     return tally;
   } catch (error) {
@@ -69,6 +73,10 @@ async function take(world: World, step: Step): Promise<void> {
       return await makeRoom(world);
     case "prune":
       return await pruneTarget(world, step);
+    case "attach":
+      return await attachPoint(world, step);
+    case "detach":
+      return await detachOne(world, step);
     case "restore in place":
       return await restoreInPlace(world, step);
     case "restore merge":
@@ -81,7 +89,7 @@ async function take(world: World, step: Step): Promise<void> {
     case "add disk":
       return await world.addDisk(step.clusterBytes, step.size);
     case "new target":
-      return await world.replace(pick(world.targets, step.target));
+      return await replace(world, pick(world.targets, step.target));
     case "recover":
       return await world.recover(pick(world.targets, step.target));
     case "remove bitmaps":
@@ -94,5 +102,10 @@ async function makeRoom(world: World) {
   if (world.room.freeBytes() > LITTLE_ROOM_BYTES) return;
   world.tell("both targets are full: all is compared, and they are begun anew");
   await restoreMany(world);
-  for (const target of world.targets) await world.replace(target);
+  for (const target of world.targets) await replace(world, target);
+}
+
+async function replace(world: World, target: Target) {
+  await detachAll(world, target);
+  await world.replace(target);
 }

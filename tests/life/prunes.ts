@@ -7,6 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { StoppedError } from "../../src/errors.ts";
 import { ended, startTool, succeed, tool, type ToolResult } from "../support/tool.ts";
+import { assertAttached, isAttached } from "./attachments.ts";
 import { restoreMany } from "./restores.ts";
 import type { PruneStep } from "./steps.ts";
 import { pick, type World } from "./world.ts";
@@ -45,6 +46,7 @@ export async function pruneTarget(world: World, step: PruneStep): Promise<void> 
     assert(id !== saved, `${id} is protected`);
     assert(id !== newest.get(row.id), `${id} is the newest of ${row.id}`);
   }
+  assert(!isAttached(world, target, gone.map(([, row]) => row)), "What is attached is a point");
   target.forget(gone);
   target.assertPoints();
   if (code === 0 && !stderr.includes("stay as they are")) {
@@ -59,6 +61,7 @@ export async function pruneTarget(world: World, step: PruneStep): Promise<void> 
   }
   if (saved !== null) world.protected.add(saved);
   await restoreMany(world, COMPARED);
+  await assertAttached(world);
 }
 
 async function run(args: string[], { stopAfterMs, kill }: PruneStep): Promise<ToolResult> {

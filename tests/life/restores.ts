@@ -8,6 +8,7 @@ import { assert, assertEquals } from "@std/assert";
 import { join } from "@std/path";
 import { StoppedError } from "../../src/errors.ts";
 import { tool } from "../support/tool.ts";
+import { assertAttached, isAttached } from "./attachments.ts";
 import type { InPlaceStep, Share } from "./steps.ts";
 import type { Row, Run, Target } from "./target.ts";
 import { pick, type World } from "./world.ts";
@@ -67,18 +68,22 @@ export async function restoreInPlace(world: World, step: InPlaceStep): Promise<v
 
   world.tell(`restore ${step.way} up to ${target.path}/${row.file} → ${code}`);
   world.count(`restore ${step.way} → ${code}`);
-  const codes = chain.length < 2 ? [2] : step.stopAfterMs === null ? [0] : [0, 130];
+  const isOpen = isAttached(world, target, chain);
+  const done = isOpen ? 1 : 0;
+  const codes = chain.length < 2 ? [2] : step.stopAfterMs === null ? [done] : [done, 130];
   if (step.way !== "rebase" && isBranched(target, chain)) codes.push(1);
   assert(codes.includes(code), `It ended with ${code}: ${stderr}`);
   await target.read();
   const left = new Set(target.points().map(([{ id }, other]) => `${id} ${other.id}`));
   const gone = mayGo.filter(([{ id }, other]) => !left.has(`${id} ${other.id}`));
   if (code === 0) assertEquals(gone.length, mayGo.length, "All that was committed over is gone");
+  if (isOpen) assertEquals(gone, []);
   target.forget(gone);
   target.assertPoints();
   const now = target.points().find(([{ id }, other]) => id === run.id && other.id === row.id);
   assert(now, "The point that was restored in place is one still");
   await verify(world, target, ...now);
+  await assertAttached(world);
 }
 
 /**

@@ -64,6 +64,24 @@ export interface InPlaceStep {
   stopAfterMs: number | null;
 }
 
+export interface AttachStep {
+  kind: "attach";
+  target: Share;
+  point: Share;
+  /** Read-only, by a server. */
+  nbd: boolean;
+  /** What is written into an overlay. */
+  at: Share;
+  value: number;
+  stopAfterMs: number | null;
+}
+
+export interface DetachStep {
+  kind: "detach";
+  which: Share;
+  byHand: boolean;
+}
+
 /** Of a qcow2 image; null is a raw disk. */
 export type ClusterBytes = number | null;
 
@@ -72,6 +90,8 @@ export type Step =
   | BackupStep
   | InPlaceStep
   | PruneStep
+  | AttachStep
+  | DetachStep
   | { kind: "restore merge"; target: Share; point: Share }
   | { kind: "restore verify"; target: Share }
   | { kind: "restart QEMU"; cleanly: boolean }
@@ -147,6 +167,22 @@ const prune: fc.Arbitrary<PruneStep> = fc.record({
   kill: fc.boolean(),
 });
 
+const attach: fc.Arbitrary<AttachStep> = fc.record({
+  kind: fc.constant("attach" as const),
+  target: share.map((x) => x ** 2),
+  point: share,
+  nbd: fc.boolean(),
+  at: share,
+  value: fc.integer({ min: 1, max: 255 }),
+  stopAfterMs: rarely(fc.nat({ max: 300 })),
+});
+
+const detach: fc.Arbitrary<DetachStep> = fc.record({
+  kind: fc.constant("detach" as const),
+  which: share,
+  byHand: seldom,
+});
+
 const clusterBytes = oneOfValues([1, 4096], [1, 65536], [2, 512 << 10], [1, null]);
 
 const step: fc.Arbitrary<Step> = oneOf<Step>(
@@ -154,6 +190,8 @@ const step: fc.Arbitrary<Step> = oneOf<Step>(
   [50, backup],
   [6, inPlace],
   [6, prune],
+  [4, attach],
+  [6, detach],
   [8, fc.record({ kind: fc.constant("restore merge"), target: share, point: share })],
   [6, fc.record({ kind: fc.constant("restore verify"), target: share })],
   [

@@ -8,7 +8,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { join } from "@std/path";
 import { succeed, tool } from "../support/tool.ts";
-import { type Moments, readSectors } from "./shadow.ts";
+import { type Moments, readSectors, type Sectors } from "./shadow.ts";
 
 /** A disk of a run, as `info --show backups` tells. */
 export interface Row {
@@ -130,12 +130,20 @@ export class Target {
       ...["--targetfile", out, "--until", row.file.split("/").at(-1) ?? ""],
     ]);
     try {
-      this.#points.get(keyOf(run, row))?.narrow(row.id, await readSectors(out));
+      this.narrow(run, row, await readSectors(out));
+    } finally {
+      await Deno.remove(out);
+    }
+  }
+
+  /** Compares what a point was found to hold with what it must hold. */
+  narrow(run: Run, row: Row, found: Sectors): void {
+    try {
+      this.#points.get(keyOf(run, row))?.narrow(row.id, found);
     } catch (error) {
       const words = error instanceof Error ? error.message : String(error);
       throw new Error(`${row.file} of the run ${run.id} is not what ${row.id} held. ${words}`);
     }
-    await Deno.remove(out);
   }
 }
 

@@ -21,6 +21,7 @@ import {
   withDisk,
 } from "./shadow.ts";
 import type { ChangeStep, ClusterBytes, Share } from "./steps.ts";
+import type { Attached } from "./attachments.ts";
 import { Target } from "./target.ts";
 
 const MIB = 1 << 20;
@@ -55,6 +56,7 @@ export class World implements AsyncDisposable {
   now: Shadow = new Map();
   /** Runs that no prune may remove. */
   readonly protected = new Set<string>();
+  attached: Attached[] = [];
   /** What was done, for whoever has to find out why a life failed. */
   readonly story: string[] = [];
   readonly tally: Tally = { steps: 0, runs: new Map(), taken: 0, compared: 0 };
@@ -82,6 +84,10 @@ export class World implements AsyncDisposable {
     await world.addDisk(65536, 0.5);
     await world.addDisk(null, 0.2);
     return world;
+  }
+
+  onEnd(cleanUp: () => Promise<void>): void {
+    this.cleanup.defer(cleanUp);
   }
 
   tell(words: string): void {
