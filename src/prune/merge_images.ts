@@ -34,7 +34,7 @@ import {
   type RunOptions,
 } from "../qemu_img/qemu_img.ts";
 import { LUKS_HEADER_BYTES, NEW_LUKS } from "../qemu_img/key.ts";
-import { chainSource } from "../qemu_img/chain_source.ts";
+import { chainSource, linkedSource } from "../qemu_img/chain_source.ts";
 import { requireImage } from "../restore/require_image.ts";
 
 /** Images that can't be merged; all that was kept of them can be restored as before. */
@@ -84,7 +84,6 @@ export async function mergeImages(
   const facts = await factsOf(layers, context);
   const folder = join(target, dirname(last.file), PRUNE_FOLDER);
   const file = join(folder, basename(last.file));
-  const place = { file, parent: parent && join(target, parent.file) };
   const sources = { paths, facts, isCompressed: await areCompressed(paths, context) };
   await refuseFull(paths, dirname(folder), context);
   await using made = new AsyncDisposableStack();
@@ -93,12 +92,13 @@ export async function mergeImages(
   made.defer(() => removeFolders(deadline, [folder]));
   await removeFile(deadline, file);
   made.defer(() => removeFile(deadline, file));
-  if (parent === null) await convertAll(sources, place, context);
-  else await commitAll(sources, place, context);
+  const parentPath = parent && join(target, parent.file);
+  if (parentPath === null) await convertAll(sources, file, context);
+  else await commitAll(sources, file, parentPath, context);
   await checkImage(deadline, file, { signal, keyFile, sizeBytes: present?.size ?? 0 });
   await refuseDifferent(paths, file, context);
-  if (place.parent !== null) {
-    await link(deadline, file, place.parent, dirname(folder), { signal, keyFile });
+  if (parentPath !== null) {
+    await link(deadline, file, parentPath, dirname(folder), { signal, keyFile });
   }
   await sealImage(deadline, file);
   await tryMode(deadline, file, (present?.mode ?? OWNER_ONLY) & 0o777);
@@ -120,11 +120,6 @@ interface Sources {
   paths: string[];
   facts: ImageFacts[];
   isCompressed: boolean;
-}
-
-interface Place {
-  file: string;
-  parent: string | null;
 }
 
 /** Looks whether the images are those that were recorded, and sound. */
@@ -200,7 +195,7 @@ function qcow2Options(clusterBytes: number, facts: ImageFacts[], keyFile: string
 /** A full backup with increments: all that a guest would read. */
 async function convertAll(
   { paths, facts, isCompressed }: Sources,
-  { file }: Place,
+  file: string,
   context: MergeContext,
 ) {
   await createFile(context.deadline, file, OWNER_ONLY);
@@ -221,10 +216,14 @@ async function convertAll(
 /**
  * Increments: just what they hold, and the zeroes that hide what lies below. `convert` can't tell those from what
  * is not there; `commit` can. An empty image below gets all, and one on top keeps them from being written to.
+ *
+ * Below that, for as long as it takes, is something that never reads as zeroes: from 11.1 on, `commit` leaves zeroes
+ * out where they would change nothing.
  */
 async function commitAll(
   { paths, facts, isCompressed }: Sources,
-  { file, parent }: Place,
+  file: string,
+  parent: string,
   context: MergeContext,
 ) {
   const { deadline, signal, keyFile } = context;
@@ -238,6 +237,7 @@ async function commitAll(
     );
   }
   const virtualSizeBytes = facts.at(-1)?.virtualSizeBytes ?? 0;
+  const backingFormat = "null-co" as const;
   await using made = new AsyncDisposableStack();
   const [top, whole] = [`${file}.top`, `${file}.whole`];
   const below = isCompressed ? whole : file;
@@ -245,13 +245,14 @@ async function commitAll(
     await removeFile(deadline, path);
     await createFile(deadline, path, OWNER_ONLY);
     if (path !== file) made.defer(() => removeFile(deadline, path));
+    const parts = path === below ? { backing: notZeroes(virtualSizeBytes), backingFormat } : {};
     // In the one on top there is never anything.
     const how = { signal, keyFile: path === top ? null : keyFile };
-    await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes }, how);
+    await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes, ...parts }, how);
   }
   const argv = ["commit", "-q", "-d", ...limitOf(context), "-b", below];
   const encrypted = new Set(keyFile === null ? [] : [below, ...paths]);
-  await run([...argv, chainSource([below, ...paths, top], encrypted)], file, context);
+  await run([...argv, linkedSource([below, ...paths, top], encrypted)], file, context);
   if (!isCompressed) return;
   // With a parent, only what the image itself holds is copied.
   await createFile(deadline, file, OWNER_ONLY);
@@ -259,14 +260,19 @@ async function commitAll(
     "-o",
     `${qcow2Options(clusterSizeBytes, facts, null)},backing_fmt=qcow2`,
     "-B",
-    parent ?? "",
+    parent,
   ];
-  const source = chainSource([parent ?? "", whole]);
+  const source = chainSource([parent, whole]);
   await run(
     ["convert", "-c", ...limitOf(context), "-O", "qcow2", ...options, source, file],
     file,
     context,
   );
+}
+
+/** Data that nobody reads; QEMU does not take it for zeroes. */
+function notZeroes(size: number): string {
+  return `json:${JSON.stringify({ driver: "null-co", size, "read-zeroes": false })}`;
 }
 
 async function run(argv: string[], file: string, { deadline, signal, keyFile }: MergeContext) {

@@ -14,19 +14,28 @@ interface ImageOptions {
   driver: "qcow2";
   encrypt?: typeof LUKS.encrypt;
   file: { driver: "file"; filename: string };
-  backing: ImageOptions | null;
+  backing: ImageOptions | null | undefined;
 }
 
 /** `json:{…}` of a chain, whose links in the headers don't matter then. */
 export function chainSource(layers: string[], encrypted = NONE): string {
-  const options = layers.reduce<ImageOptions | null>(
+  return sourceOf(layers, null, encrypted);
+}
+
+/** As `chainSource()`, but what lies below the first image is told by its own header. */
+export function linkedSource(layers: string[], encrypted = NONE): string {
+  return sourceOf(layers, undefined, encrypted);
+}
+
+function sourceOf(layers: string[], below: null | undefined, encrypted: Encrypted): string {
+  const options = layers.reduce<ImageOptions | null | undefined>(
     (backing, filename) => ({
       driver: "qcow2",
       ...(encrypted.has(filename) ? LUKS : {}),
       file: { driver: "file", filename },
       backing,
     }),
-    null,
+    below,
   );
   return `json:${JSON.stringify(options)}`;
 }

@@ -171,7 +171,7 @@ export interface CreateOptions {
    */
   backing?: string | null;
   /** Of the parent; qcow2 unless it is said. */
-  backingFormat?: "raw" | "qcow2";
+  backingFormat?: "raw" | "qcow2" | "null-co";
 }
 
 /**
