@@ -9,7 +9,7 @@
  */
 
 import { basename, dirname, join } from "@std/path";
-import { images, type Point, twinsOf } from "../repo/chains.ts";
+import { images, type Point, twinFinder } from "../repo/chains.ts";
 import { imageName, parseImageName } from "../repo/layout.ts";
 import type { DiskRecord, RunRecord } from "../repo/record.ts";
 
@@ -50,11 +50,12 @@ export function nextStep(
 ): Step | null {
   const all = images(runs);
   const byFile = new Map(all.map((point) => [point.disk.file, point]));
+  const twinsOf = twinFinder(all);
   const parentOf = ({ disk }: Point) => disk.parent === null ? undefined : byFile.get(disk.parent);
   const open = withThoseBelow(all.filter(({ disk }) => inUse.has(disk.file)), byFile);
   for (const child of all.filter((point) => !open.has(point))) {
     const parent = parentOf(child);
-    const twin = parent && twinsOf(all, parent).find(({ disk }) => disk.result === "done");
+    const twin = parent && twinsOf(parent).find(({ disk }) => disk.result === "done");
     if (parent?.disk.result === "superseded" && twin) {
       return { kind: "relink", child, parent: twin.disk };
     }

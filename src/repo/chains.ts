@@ -51,29 +51,37 @@ export function lastInChain(points: Point[], diskId: string): Point | undefined 
  * @throws {ChainError} If a link leads nowhere or in a circle.
  */
 export function chainOf(all: Point[], file: string): Point[] {
+  return chainFinder(all)(file);
+}
+
+/** As `chainOf()`, for many points of one target. */
+export function chainFinder(all: Point[]): (file: string) => Point[] {
   const byFile = new Map(all.map((point) => [point.disk.file, point]));
-  // The newest first.
-  const chain = new Set<Point>();
-  for (let next: string | null = file; next !== null;) {
-    const point = byFile.get(next);
-    if (!point) throw new ChainError(`No record of "${next}", which "${file}" builds on`);
-    if (chain.has(point)) throw new ChainError(`The chain of "${file}" runs in a circle`);
-    chain.add(point);
-    next = point.disk.parent;
-  }
-  const ordered = [...chain].reverse();
-  if (ordered[0]?.disk.level === "inc") {
-    throw new ChainError(`The chain of "${file}" does not start with a full backup`);
-  }
-  return ordered;
+  return (file) => {
+    // The newest first.
+    const chain = new Set<Point>();
+    for (let next: string | null = file; next !== null;) {
+      const point = byFile.get(next);
+      if (!point) throw new ChainError(`No record of "${next}", which "${file}" builds on`);
+      if (chain.has(point)) throw new ChainError(`The chain of "${file}" runs in a circle`);
+      chain.add(point);
+      next = point.disk.parent;
+    }
+    const ordered = [...chain].reverse();
+    if (ordered[0]?.disk.level === "inc") {
+      throw new ChainError(`The chain of "${file}" does not start with a full backup`);
+    }
+    return ordered;
+  };
 }
 
 /**
- * Other images of the same disk and run, which hold the same: what a prune that was killed has made of one, or is
- * about to put in its place.
+ * Finds other images of the same disk and run, which hold the same: what a prune that was killed has made of one, or
+ * is about to put in its place.
  */
-export function twinsOf(all: Point[], { run, disk }: Point): Point[] {
-  return all.filter((other) =>
-    other.run === run && other.disk.id === disk.id && other.disk.file !== disk.file
-  );
+export function twinFinder(all: Point[]): (point: Point) => Point[] {
+  const idOf = ({ run, disk }: Point) => `${run.id} ${disk.id}`;
+  const alike = Map.groupBy(all, idOf);
+  return (point) =>
+    (alike.get(idOf(point)) ?? []).filter(({ disk }) => disk.file !== point.disk.file);
 }

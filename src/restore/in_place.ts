@@ -10,7 +10,7 @@
 
 import { basename, dirname, join, relative } from "@std/path";
 import { backingLink, NEWEST_LINK, parseImageName } from "../repo/layout.ts";
-import type { Layer } from "./points.ts";
+import type { Layer, RestorePoint } from "./points.ts";
 
 export type Step =
   | { kind: "link"; path: string; parent: string }
@@ -62,6 +62,19 @@ export function planCommit(
   });
   const links = planRebase(layers).filter(({ kind }) => kind === "link");
   return [...links, ...snapshot(FULL_SNAPSHOT), ...commits, symlink(base)];
+}
+
+/** The chains of the points that no other point builds on: those of the others are parts of these. */
+export function wholeChains(points: RestorePoint[]): Layer[][] {
+  const seen = new Set<string>();
+  const chains: Layer[][] = [];
+  for (const point of points.toReversed()) {
+    if (seen.has(point.path)) continue;
+    const layers = point.layers();
+    chains.push(layers);
+    for (const { path } of layers) seen.add(path);
+  }
+  return chains.reverse();
 }
 
 /**

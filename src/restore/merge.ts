@@ -7,17 +7,15 @@
 import type { Deadline } from "../fs/deadline.ts";
 import { getLogger } from "@logtape/logtape";
 import { dirname, resolve } from "@std/path";
-import { lookAt, OWNER_ONLY } from "../fs/create.ts";
+import { OWNER_ONLY } from "../fs/create.ts";
 import { createFolders, exists, removeFolders } from "../fs/durable.ts";
 import { stat } from "../fs/files.ts";
-import type { ImageLook } from "../repo/fingerprint.ts";
 import { PARTIAL_SUFFIX } from "../repo/layout.ts";
 import { refuseSharedFolder } from "../repo/repository.ts";
 import { Failure, messageOf, UsageError } from "../errors.ts";
-import { checkImage, type ImageFacts, imageFacts, requireQemuImg } from "../qemu_img/qemu_img.ts";
+import { type CheckedImage, checkImages, requireRawImage } from "./check_images.ts";
 import { convertToDevice, convertToFile, refuseLeftover, refuseManyPasses } from "./convert.ts";
 import { requireDevice } from "./device.ts";
-import { requireKeyOf } from "./encryption.ts";
 import { requireRoom } from "./room.ts";
 import { requireImage } from "./require_image.ts";
 import type { Layer, RestorePoint } from "./points.ts";
@@ -189,58 +187,6 @@ async function makeFolder(
       cause: error,
     });
   }
-}
-
-/**
- * Looks whether the images of a chain are there and sound.
- *
- * @returns What each says of itself.
- * @throws {Failure} If one is missing or damaged, or keeps its data in another file.
- */
-export async function checkImages(
-  layers: Layer[],
-  { skipCheck, keyFile, deadline, signal }: Pick<
-    MergeOptions,
-    "skipCheck" | "keyFile" | "deadline" | "signal"
-  >,
-): Promise<CheckedImage[]> {
-  await requireQemuImg();
-  await requireKeyOf(deadline, layers, keyFile, signal);
-  const images: CheckedImage[] = [];
-  for (const { path, isRaw, isEncrypted, fingerprint } of layers) {
-    if (isRaw) {
-      images.push({
-        virtualSizeBytes: (await requireRawImage(deadline, path)).size,
-        backing: null,
-      });
-      continue;
-    }
-    const seen = await requireImage(deadline, path, fingerprint);
-    const { virtualSizeBytes, backing } = await imageFacts(deadline, path, { signal });
-    if (!skipCheck) {
-      await checkImage(deadline, path, { signal, keyFile: isEncrypted ? keyFile : null });
-    }
-    // What was checked was not another one, put in its place for a moment.
-    await requireImage(deadline, path, seen.fingerprint);
-    images.push({ virtualSizeBytes, backing, seen });
-  }
-  return images;
-}
-
-/** What an image's header says, and by what it is told later; a raw one is not. */
-export type CheckedImage = Pick<ImageFacts, "virtualSizeBytes" | "backing"> & {
-  seen?: ImageLook;
-};
-
-/** @throws {Failure} If it is missing, or not a regular file. */
-export async function requireRawImage(deadline: Deadline, path: string): Promise<Deno.FileInfo> {
-  const info = await lookAt(deadline, path);
-  if (info?.isFile) return info;
-  throw new Failure(
-    info === null
-      ? `The image "${path}" is missing: it can't be restored`
-      : `"${path}" is not a regular file (a link, a folder, a pipe): put the image itself in its place`,
-  );
 }
 
 /**

@@ -8,7 +8,14 @@
 import type { Deadline } from "../fs/deadline.ts";
 import { basename, dirname, join, resolve } from "@std/path";
 import * as v from "valibot";
-import { ChainError, chainOf, images, type Point, restorePoints, twinsOf } from "../repo/chains.ts";
+import {
+  ChainError,
+  chainFinder,
+  images,
+  type Point,
+  restorePoints,
+  twinFinder,
+} from "../repo/chains.ts";
 import { exists } from "../fs/durable.ts";
 import { listFolder, realPath } from "../fs/files.ts";
 import { type Fingerprint, isFault, lookAtImages } from "../repo/fingerprint.ts";
@@ -49,6 +56,8 @@ export interface Layer {
 export interface RestorePoint {
   /** The newest image's name. */
   name: string;
+  /** Of that image; absolute. */
+  path: string;
   folder: string;
   /** What the disk is called: its folder, or its name where the disks have none. */
   disk: string;
@@ -159,6 +168,8 @@ export async function pointsOfTarget(deadline: Deadline, target: Target): Promis
     await refusePartials(deadline, join(target.path, folder), ours);
   }
   const all = images(target.runs);
+  const chainOf = chainFinder(all);
+  const twinsOf = twinFinder(all);
   const layersNow = async ({ folder, file }: DiskRecord) => {
     const now = await pointsOfTarget(deadline, await readTarget(deadline, target.path));
     const isIt = (point: RestorePoint) => point.folder === folder && point.name === basename(file);
@@ -167,6 +178,7 @@ export async function pointsOfTarget(deadline: Deadline, target: Target): Promis
   return points.map(({ run, disk }) => ({
     layersNow: () => layersNow(disk),
     name: basename(disk.file),
+    path: join(target.path, disk.file),
     folder: disk.folder,
     disk: disk.folder === "." ? disk.name : disk.folder,
     timeMs: timeOf(run),
@@ -175,9 +187,9 @@ export async function pointsOfTarget(deadline: Deadline, target: Target): Promis
     runId: run.id,
     target: target.path,
     layers: () =>
-      chainOf(all, disk.file).map(
+      chainOf(disk.file).map(
         ({ run, disk: { file, parent, fingerprint, encrypted } }, i, chain) => {
-          const twins = i === 0 ? [] : twinsOf(all, chain[i - 1] as Point);
+          const twins = i === 0 ? [] : twinsOf(chain[i - 1] as Point);
           return {
             path: join(target.path, file),
             parent: parent && join(target.path, parent),
@@ -230,6 +242,7 @@ export function pointsOfNames(
     chains.set(name, layers);
     return {
       name,
+      path: layer.path,
       folder: basename(dir),
       disk: basename(dir),
       timeMs,

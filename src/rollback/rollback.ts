@@ -32,7 +32,7 @@ import type { RunRecord } from "../repo/record.ts";
 import { claimTarget, readTarget, refuseLinks, refuseShared } from "../repo/repository.ts";
 import type { Target } from "../repo/repository.ts";
 import { NO_MARK, writeMark } from "../repo/run_mark.ts";
-import { checkImages } from "../restore/merge.ts";
+import { checkImages } from "../restore/check_images.ts";
 import { StopEvents } from "../vm/io_error.ts";
 import { lockVm, vmHolder } from "../vm/lock.ts";
 import { queryObjects } from "../vm/marks.ts";

@@ -17,8 +17,15 @@ import { writeRestoreFile } from "../../repo/restore_file.ts";
 import { Failure, UsageError } from "../../errors.ts";
 import { imageFacts } from "../../qemu_img/qemu_img.ts";
 import { applySteps, removeGivenUp, writtenBy } from "../../restore/apply.ts";
-import { besideOf, commandOf, planCommit, planRebase, type Step } from "../../restore/in_place.ts";
-import { type CheckedImage, checkImages } from "../../restore/merge.ts";
+import {
+  besideOf,
+  commandOf,
+  planCommit,
+  planRebase,
+  type Step,
+  wholeChains,
+} from "../../restore/in_place.ts";
+import { type CheckedImage, checkImages } from "../../restore/check_images.ts";
 import {
   type Layer,
   pickPoint,
@@ -140,19 +147,22 @@ async function unknownChild(
   layers: Layer[],
 ): Promise<{ path: string } | undefined> {
   const dir = dirname((layers[0] as Layer).path);
+  const known = new Set(points.map(({ name }) => name));
+  const ours = new Set(layers.map(({ path }) => path));
   for (const { name, isFile } of await listFolder(deadline, dir)) {
-    if (!isFile || points.some((point) => point.name === name)) continue;
+    if (!isFile || known.has(name)) continue;
     const path = join(dir, name);
     const backing = await imageFacts(deadline, path).then(({ backing }) => backing, () => null);
     const parent = backing === null ? null : resolve(dir, backing);
-    if (layers.some(({ path }) => path === parent)) return { path };
+    if (parent !== null && ours.has(parent)) return { path };
   }
 }
 
 /** Writing through a link would change an image outside of the folder. */
 async function refuseLinkedImages(deadline: Deadline, layers: Layer[], steps: Step[]) {
   const written = steps.filter(({ kind }) => kind !== "symlink");
-  for (const { path } of [...layers, ...written]) await refuseLink(deadline, path);
+  const paths = new Set([...layers, ...written].map(({ path }) => path));
+  for (const path of paths) await refuseLink(deadline, path);
 }
 
 /**
@@ -195,7 +205,8 @@ async function planSteps(
   layers: Layer[],
 ): Promise<Step[]> {
   if (way === "rebase") return planRebase(layers);
-  const beside = besideOf(points.map((point) => point.layers()), layers) ??
+  const chains = wholeChains(points);
+  const beside = besideOf(chains, layers) ??
     await unknownChild(deadline, points, layers);
   if (beside) {
     throw new Failure(
@@ -204,7 +215,7 @@ async function planSteps(
     );
   }
   const last = layers.at(-1)?.path;
-  const following = points.flatMap((point) => point.layers())
+  const following = chains.flat()
     .filter(({ parent }) => parent === last).map(({ path }) => path);
   const full = layers[0] as Layer;
   const snapshots = way === "commit" ? null : (await imageFacts(deadline, full.path)).snapshots;

@@ -33,6 +33,7 @@ function choose(runs: RunRecord[], choice: Partial<RunChoice> = {}) {
   const known = restorePoints(runs);
   const points = known.map(({ run, disk }): RestorePoint => ({
     name: disk.file.split("/")[1] ?? "",
+    path: `/backup/${disk.file}`,
     folder: disk.folder,
     disk: disk.name,
     timeMs: Date.parse(run.started),

@@ -79,6 +79,7 @@ Deno.test("pointsOfNames() refuses a folder without images", () => {
 function aPoint(name: string, timeMs: number, runId: string | null = null): RestorePoint {
   return {
     name,
+    path: `/backup/disk0/${name}`,
     folder: "disk0",
     disk: "disk0",
     timeMs,
