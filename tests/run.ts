@@ -20,21 +20,21 @@ import { command } from "./support/tmpfs.ts";
 
 /** Those that take longest begin first: else the last one would run alone at the end. */
 const LONGEST = [
-  "cuts_test.ts",
   "storage_test.ts",
+  "cuts_test.ts",
   "restore_in_place_test.ts",
-  "recovery_test.ts",
-  "prune_test.ts",
-  "rollback_test.ts",
-  "lost_write_test.ts",
   "life_test.ts",
+  "prune_test.ts",
   "world_test.ts",
+  "recovery_test.ts",
+  "run_state_test.ts",
+  "lost_write_test.ts",
   "hostile_test.ts",
   "failure_test.ts",
-  "changed_image_test.ts",
-  "one_storage_test.ts",
-  "run_state_test.ts",
   "cli_test.ts",
+  "one_storage_test.ts",
+  "changed_image_test.ts",
+  "rights_test.ts",
   "direct_test.ts",
 ];
 

@@ -46,7 +46,7 @@ const SCENARIOS: Scenario[] = [
 ];
 
 /** A sample tries every so many-th message: a prime, so that it finds commands as well as answers. */
-const SAMPLE_STRIDE = 59;
+const SAMPLE_STRIDE = 97;
 const SAMPLE_SHIFT = 5;
 /** The chain must not grow without end: after so many points all are restored, and a new VM starts. */
 const POINTS_PER_TARGET = 20;

@@ -97,7 +97,7 @@ Deno.test("a run that fails midway has the reason in its record, as each of its 
   await using s = await scene();
   await succeed(s.backupArgs("full"));
   for (const id of ["vd0", "vd1"]) await s.vm.write(id, 0x41, 0, 8 * MIB);
-  const run = startTool(s.backupArgs("inc", "--speed-limit", String(MIB)));
+  const run = startTool(s.backupArgs("inc", "--speed-limit", "1"));
   await untilSwitched(s.vm);
   run.kill("SIGINT");
   assertEquals((await ended(run)).code, 130);

@@ -378,7 +378,7 @@ Deno.test("a run that was killed is cleaned up behind whatever its disks are cal
   await h.remember("full");
   const before = await surroundings(h.dir, target);
   for (const { id } of h.disks) await h.vm.write(id, 0x42, 0, DISK_BYTES);
-  const child = startTool(backupArgs(h, target, "full", "--speed-limit", String(MIB)));
+  const child = startTool(backupArgs(h, target, "full", "--speed-limit", "1"));
   await until(async () => (await h.vm.execute("query-jobs") as unknown[]).length > 0);
   child.kill("SIGKILL");
   await ended(child);

@@ -93,14 +93,14 @@ async function proveNothingLost(
 }
 
 Deno.test("backup loses no write of a guest that never rests, between its increments", async () => {
-  await proveNothingLost({ level: "inc", backups: 8, slots: SLOTS, idleDisks: 0 });
+  await proveNothingLost({ level: "inc", backups: 6, slots: SLOTS, idleDisks: 0 });
 });
 
 Deno.test("backup takes many disks at one moment, of a guest that never rests", async () => {
-  await proveNothingLost({ level: "auto", backups: 6, slots: 64, idleDisks: 8 });
+  await proveNothingLost({ level: "auto", backups: 5, slots: 64, idleDisks: 8 });
 });
 
 Deno.test("backup loses no write where each disk has an iothread", async () => {
   // Before QEMU 9 the guest has to stand still for a filter to go in: else QEMU ends.
-  await proveNothingLost({ level: "inc", backups: 8, slots: SLOTS, idleDisks: 0, iothreads: true });
+  await proveNothingLost({ level: "inc", backups: 6, slots: SLOTS, idleDisks: 0, iothreads: true });
 });

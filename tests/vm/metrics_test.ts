@@ -89,7 +89,7 @@ Deno.test("--metrics-file tells of each run, done, failed or refused", async () 
 
   // Refused while another run is on, which then fails.
   for (const id of ["vd0", "vd1"]) await s.vm.write(id, 0x41, 0, 8 << 20);
-  const failing = tool(s.backupArgs("inc", ...metrics, "--speed-limit", "1048576"));
+  const failing = tool(s.backupArgs("inc", ...metrics, "--speed-limit", "1"));
   await untilSwitched(s.vm);
   const args = ["run", "-A", "main.ts", ...s.backupArgs("inc", ...metrics)];
   args[args.indexOf("--socket") + 1] = s.secondSocket;

@@ -248,7 +248,7 @@ Deno.test("--no-timestamp keeps the last backup when the new one fails", async (
   await s.vm.write("vd0", 0x46, MIB, MIB);
   const stop = new AbortController();
   const run = tool(
-    s.backupArgs("full", "--no-timestamp", "--speed-limit", String(MIB)),
+    s.backupArgs("full", "--no-timestamp", "--speed-limit", "1"),
     stop.signal,
   );
   await untilSwitched(s.vm);
