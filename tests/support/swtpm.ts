@@ -33,7 +33,8 @@ function command(tag: string, code: string, rest: string): Uint8Array<ArrayBuffe
 /** Makes a folder with the state of a TPM that keeps 8 characters. */
 export async function makeTpmState(folder: string, word: string): Promise<void> {
   await Deno.mkdir(folder);
-  const socket = join(folder, "socket");
+  // Its end removes the socket: the next one has another.
+  const socket = join(folder, "first");
   await startSwtpm(folder, ["--server", `type=unixio,path=${socket}`, "--flags", "not-need-init"]);
   using conn = await Deno.connect({ transport: "unix", path: socket });
   const data = hexOf(new TextEncoder().encode(word));
