@@ -17,6 +17,7 @@ import { refuseSharedFolder } from "../repo/repository.ts";
 import { requireRawImage } from "../restore/check_images.ts";
 import { refuseChanged, refuseOtherLink } from "../restore/merge.ts";
 import type { Layer, RestorePoint } from "../restore/points.ts";
+import { requireKeyOf } from "../restore/encryption.ts";
 import { requireImage } from "../restore/require_image.ts";
 import { undo } from "./detach.ts";
 import { nbdUri, refuseLongSockets, startServer } from "./nbd.ts";
@@ -34,6 +35,8 @@ export interface AttachOptions {
   keepsFiles?: boolean;
   /** This host's name. */
   host: string;
+  /** The file with the key of encrypted images; null where none is given. */
+  keyFile: string | null;
   deadline: Deadline;
   signal: AbortSignal;
 }
@@ -63,10 +66,11 @@ export function placeOf({ target, layers }: RestorePoint): string {
  */
 export async function attach(
   points: readonly RestorePoint[],
-  { kind, folder, mode = OWNER_ONLY, keepsFiles = false, host, deadline, signal }: AttachOptions,
+  { kind, folder, mode = OWNER_ONLY, keepsFiles = false, host, keyFile, deadline, signal }:
+    AttachOptions,
 ): Promise<Attachment> {
   await requireQemuImg();
-  refuseEncrypted(points);
+  for (const point of points) await requireKeyOf(deadline, point.layers(), keyFile, signal);
   const place = placeOf(points[0] as RestorePoint);
   const name = crypto.randomUUID().slice(0, 8);
   const nameOf = (disk: string) => kind === "overlay" ? disk : `${name}-${disk}`;
@@ -111,7 +115,10 @@ export async function attach(
   try {
     for (const chain of chains) await makeFiles(deadline, chain, mode, signal);
     // Not stopped half way: what has gone into the background by then could not be found any more.
-    if (isServed(kind) && sockets) await startServer(chains.map(servedOf), sockets);
+    if (isServed(kind) && sockets) {
+      const hasKey = chains.some(({ layers }) => layers.some(({ isEncrypted }) => isEncrypted));
+      await startServer(chains.map(servedOf), sockets, hasKey ? keyFile : null);
+    }
     signal.throwIfAborted();
     // A prune or a commit that began before the record was there.
     for (const { point, layers } of chains) await refuseChanged(point, layers);
@@ -124,14 +131,6 @@ export async function attach(
     throw error;
   }
   return attachment;
-}
-
-function refuseEncrypted(points: readonly RestorePoint[]) {
-  const encrypted = points.flatMap((point) => point.layers()).find((layer) => layer.isEncrypted);
-  if (!encrypted) return;
-  throw new UsageError(
-    `"${encrypted.path}" is encrypted, and can't be opened in place: use "restore merge" or "restore vm"`,
-  );
 }
 
 /** What is over when the command is: a prune on another host is all that could disturb it. */
@@ -169,7 +168,8 @@ async function lookAtChain(
     const seen = await requireImage(deadline, layer.path, layer.fingerprint);
     refuseOtherLink(layers.slice(0, i), layer, seen.backing, point.target !== null);
     const link = seen.backing === null ? null : resolve(dirname(layer.path), seen.backing);
-    isLinked &&= link === layer.parent;
+    // What stands in a header of the backup does not name the key.
+    isLinked &&= link === layer.parent && !layer.isEncrypted;
     virtualSizeBytes = seen.virtualSizeBytes;
   }
   // An NBD server opens an image that is linked by itself.

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { keyObject } from "../qemu_img/key.ts";
 import { shellText } from "../shell.ts";
 
 /** A command, and what it is for. */
@@ -23,14 +24,23 @@ const VM = [
 
 const MOUNT_POINT = "/mnt";
 
-/** What can be done with overlays, by their paths. */
-export function overlayInstructions(files: readonly string[]): Instruction[] {
+/**
+ * What can be done with overlays, by their paths.
+ *
+ * @param keyFile Of encrypted images; null where none is. guestfish can't be told of a key.
+ */
+export function overlayInstructions(
+  files: readonly string[],
+  keyFile: string | null = null,
+): Instruction[] {
   const first = files[0] as string;
+  const key = (option: string) => keyFile === null ? [] : [option, keyObject(keyFile)];
   return [
     {
       does: "Start a VM on it, without a network; what it writes goes into the overlay",
       line: shellText([
         ...VM,
+        ...key("-object"),
         ...files.flatMap((file) => ["-drive", drive({ file, format: "qcow2", if: "virtio" })]),
       ]),
     },
@@ -38,7 +48,9 @@ export function overlayInstructions(files: readonly string[]): Instruction[] {
       does: "Mount its first partition, as root",
       line: [
         shellText(["modprobe", "nbd", "max_part=16"]),
-        shellText(["qemu-nbd", "--connect=/dev/nbd0", "--format=qcow2", first]),
+        shellText([
+          ...["qemu-nbd", ...key("--object"), "--connect=/dev/nbd0", "--format=qcow2", first],
+        ]),
         shellText(["mount", "/dev/nbd0p1", MOUNT_POINT]),
       ].join(" && "),
     },
@@ -46,19 +58,24 @@ export function overlayInstructions(files: readonly string[]): Instruction[] {
       does: "Undo that",
       line: `umount ${MOUNT_POINT} && qemu-nbd --disconnect /dev/nbd0`,
     },
-    {
-      does: "Copy a folder out of it, without root",
-      line: shellText([
-        ...["guestfish", "--ro", "--format=qcow2", "--add", first],
-        ...["--inspector", "copy-out", "/etc", "."],
-      ]),
-    },
+    ...(keyFile === null ? [copyByGuestfish(first)] : []),
     {
       does: "Copy the whole disk into a new file",
-      line: shellText(["qemu-img", "convert", "-p", "-f", "qcow2", "-O", "raw", first, "disk.raw"]),
+      line: shellText([
+        ...["qemu-img", "convert", ...key("--object"), "-p", "-f", "qcow2", "-O", "raw"],
+        ...[first, "disk.raw"],
+      ]),
     },
   ];
 }
+
+const copyByGuestfish = (file: string): Instruction => ({
+  does: "Copy a folder out of it, without root",
+  line: shellText([
+    ...["guestfish", "--ro", "--format=qcow2", "--add", file],
+    ...["--inspector", "copy-out", "/etc", "."],
+  ]),
+});
 
 /** What can be done with the exports of an NBD server, by their URIs. */
 export function nbdInstructions(uris: readonly string[]): Instruction[] {

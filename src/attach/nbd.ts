@@ -10,6 +10,7 @@
 
 import { brief, Failure } from "../errors.ts";
 import { runProgram } from "../process/run.ts";
+import { keyObject } from "../qemu_img/key.ts";
 import { QmpClient } from "../qmp/client.ts";
 import { BusyError, connect, ConnectionError } from "../wire/address.ts";
 
@@ -51,9 +52,18 @@ function exportOf(index: number, name: string, file: string | undefined) {
     : { type: "fuse", ...common, mountpoint: file };
 }
 
-/** The server's arguments. Pure. */
-export function serverArgs(disks: readonly ServedDisk[], { nbd, qmp }: Sockets): string[] {
+/**
+ * The server's arguments. Pure.
+ *
+ * @param keyFile The file with the key of encrypted images; null where none is.
+ */
+export function serverArgs(
+  disks: readonly ServedDisk[],
+  { nbd, qmp }: Sockets,
+  keyFile: string | null = null,
+): string[] {
   return [
+    ...(keyFile === null ? [] : ["--object", keyObject(keyFile)]),
     ...disks.flatMap(({ path, format, file }, i) => [
       "--blockdev",
       JSON.stringify({
@@ -85,8 +95,9 @@ export function nbdUri(socket: string, disk: string): string {
 export async function startServer(
   disks: readonly ServedDisk[],
   sockets: Sockets,
+  keyFile: string | null = null,
 ): Promise<void> {
-  const args = serverArgs(disks, sockets);
+  const args = serverArgs(disks, sockets, keyFile);
   const { code, stderr } = await runProgram(PROGRAM, args, { install: INSTALL });
   if (code === 0) return;
   const words = brief(stderr.trim().replace(/^qemu-storage-daemon: /gm, "")) || `exit code ${code}`;

@@ -1,6 +1,6 @@
 /**
  * Thin images over a chain. The images of the backup are only read, and need no links to each other: what
- * has none is spelled out in the overlays. Pure.
+ * has none is spelled out in the overlays, and so is what is encrypted, since the name of its key has to be said. Pure.
  *
  * A name in a qcow2 header ends at 1023 bytes, so a long chain takes several overlays, one on the other.
  * That is also quicker than one that names all: QEMU's time to open what is spelled out grows with the
@@ -10,6 +10,7 @@
  */
 
 import { Failure } from "../errors.ts";
+import { KEY_ID } from "../qemu_img/key.ts";
 import type { Layer } from "../restore/points.ts";
 
 /** QEMU takes no longer name (docs/interop/qcow2.txt, "backing_file_size"). */
@@ -41,26 +42,28 @@ export function planOverlays(
     if (bytesOf(newest.path) > MAX_BACKING_BYTES) throw tooLong(newest.path);
     return [{ path: nameOf(0), backing: newest.path, backingFormat }];
   }
-  const groups: string[][] = [[]];
+  const groups: Layer[][] = [[]];
   // How many there will be is known in the end only: a name of any of them takes no more than this.
   const longest = nameOf(layers.length);
-  for (const { path } of layers) {
+  for (const layer of layers) {
     const group = groups.at(-1) ?? [];
     const below = groups.length > 1 ? longest : null;
-    if (bytesOf(spelledOut(below, [...group, path])) <= MAX_BACKING_BYTES) group.push(path);
-    else if (bytesOf(spelledOut(longest, [path])) <= MAX_BACKING_BYTES) groups.push([path]);
-    else throw tooLong(path);
+    if (bytesOf(spelledOut(below, [...group, layer])) <= MAX_BACKING_BYTES) group.push(layer);
+    else if (bytesOf(spelledOut(longest, [layer])) <= MAX_BACKING_BYTES) groups.push([layer]);
+    else throw tooLong(layer.path);
   }
   const pathOf = (index: number) => nameOf(groups.length - 1 - index);
-  return groups.map((paths, index) => ({
+  return groups.map((group, index) => ({
     path: pathOf(index),
-    backing: spelledOut(index === 0 ? null : pathOf(index - 1), paths),
+    backing: spelledOut(index === 0 ? null : pathOf(index - 1), group),
     backingFormat: "qcow2",
   }));
 }
 
 interface ImageOptions {
   driver: "qcow2";
+  "encrypt.format"?: "luks";
+  "encrypt.key-secret"?: string;
   "file.filename": string;
   backing?: ImageOptions | null;
 }
@@ -70,12 +73,18 @@ interface ImageOptions {
  *
  * @param below Opened by what stands in its header.
  */
-function spelledOut(below: string | null, paths: readonly string[]): string {
+function spelledOut(below: string | null, layers: readonly Layer[]): string {
   const lowest: ImageOptions | null = below === null
     ? null
     : { driver: "qcow2", "file.filename": below };
-  const options = paths.reduce<ImageOptions | null>(
-    (backing, path) => ({ driver: "qcow2", "file.filename": path, backing }),
+  const key = { "encrypt.format": "luks", "encrypt.key-secret": KEY_ID } as const;
+  const options = layers.reduce<ImageOptions | null>(
+    (backing, { path, isEncrypted }) => ({
+      driver: "qcow2",
+      ...(isEncrypted ? key : {}),
+      "file.filename": path,
+      backing,
+    }),
     lowest,
   );
   return `json:${JSON.stringify(options)}`;

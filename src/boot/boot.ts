@@ -73,11 +73,14 @@ export async function boot(
     // QEMU removes them where it ends as it should.
     for (const path of Object.values(sockets)) await removeFile(deadline, path);
   });
-  const attachment = await attach(points, { kind: "test", folder, deadline, host, signal });
+  const attachment = await attach(points, {
+    ...{ kind: "test", folder, deadline, host, signal, keyFile: request.keyFile },
+  });
   stack.defer(() => undo(deadline, placeOf(points[0] as RestorePoint), attachment));
   const qmpSocket = attachment.sockets?.qmp ?? "";
   const { programs, args, needs } = bootCommand({
     ...request,
+    keyFile: points.some(isEncrypted) ? request.keyFile : null,
     disks: attachment.disks.map(({ open }, i) => ({ name: diskNames[i] ?? "", path: open })),
     sockets: { ...sockets, qmp: qmpSocket },
   });
@@ -103,6 +106,8 @@ export async function boot(
     screenshot: picture,
   };
 }
+
+const isEncrypted = (point: RestorePoint) => point.layers().some((layer) => layer.isEncrypted);
 
 async function requireFiles(deadline: Deadline, paths: readonly string[]) {
   for (const path of paths) {

@@ -9,6 +9,7 @@
 
 import { joinOption, jsonOf, splitOption } from "../machine/command_line.ts";
 import type { Machine } from "../machine/machine.ts";
+import { keyObject } from "../qemu_img/key.ts";
 
 /** One disk of it. */
 export interface BootDisk {
@@ -27,6 +28,8 @@ export interface BootOptions {
   memoryBytes: number | null;
   /** Null tries KVM, and then TCG. */
   accel: "kvm" | "tcg" | null;
+  /** The file with the key of encrypted images; null where none is. */
+  keyFile: string | null;
   sockets: BootSockets;
 }
 
@@ -91,6 +94,7 @@ export function bootCommand(options: BootOptions): BootCommand {
       ...["-chardev", socket("agent", sockets.agent), "-device", "virtio-serial-pci"],
       "-device",
       `virtserialport,id=${AGENT_PORT},chardev=agent,name=org.qemu.guest_agent.0`,
+      ...(options.keyFile === null ? [] : ["-object", keyObject(options.keyFile)]),
       ...diskArgs(options.disks, machine),
     ],
   };

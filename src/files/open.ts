@@ -39,15 +39,25 @@ export interface OpenPoint extends AsyncDisposable {
 
 const QMP_TIMEOUT_MS = 30_000;
 
-/** @param host This host's name. */
+/**
+ * @param host This host's name.
+ * @param keyFile The file with the key of encrypted images; null where none is given.
+ */
 export async function openPoint(
   point: RestorePoint,
-  { deadline, host, signal }: { deadline: Deadline; host: string; signal: AbortSignal },
+  { deadline, host, keyFile, signal }: {
+    deadline: Deadline;
+    host: string;
+    keyFile: string | null;
+    signal: AbortSignal;
+  },
 ): Promise<OpenPoint> {
   await using stack = new AsyncDisposableStack();
   const folder = await makeTempFolder(deadline, "/tmp");
   stack.defer(() => removeFolders(deadline, [folder]));
-  const attachment = await attach([point], { kind: "files", folder, deadline, host, signal });
+  const attachment = await attach([point], {
+    ...{ kind: "files", folder, deadline, host, keyFile, signal },
+  });
   stack.defer(() => undo(deadline, placeOf(point), attachment));
   const [disk] = attachment.disks;
   const { sockets, files } = attachment;

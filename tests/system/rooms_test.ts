@@ -80,7 +80,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   attach: ["wire", "process", "fs", "qmp", "qemu_img", "repo", "restore"],
   prune: ["fs", "qemu_img", "repo", "digest", "restore", "attach"],
   rollback: ["wire", "fs", "qmp", "repo", "vm", "plan", "recovery", "backup", "restore"],
-  boot: ["wire", "process", "fs", "qmp", "qga", "machine", "repo", "restore", "attach"],
+  boot: ["wire", "process", "fs", "qmp", "qga", "qemu_img", "machine", "repo", "restore", "attach"],
   files: ["process", "fs", "qmp", "restore", "attach"],
   cli: [
     ...["wire", "process", "fs", "qmp", "qga", "qemu_img", "repo", "vm", "machine"],

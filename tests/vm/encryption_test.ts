@@ -170,11 +170,50 @@ Deno.test("encrypted backups are restored by us and by plain qemu-img, verified 
     await compare(s.dir.join("third.vd0.raw"), "raw", join(out, "disk0.qcow2"), "qcow2");
   });
 
+  await t.step(
+    "a point is opened in place with its key, by overlays, by NBD and by a VM",
+    async () => {
+      const raw = s.dir.join("third.vd0.raw");
+      const object = `secret,id=backup-key,file=${keyFile}`;
+      const attach = ["restore", "attach", "--dir", s.target, ...key];
+      const tried = s.dir.join("tried");
+      const { stdout } = await succeed([...attach, "--target-dir", tried]);
+      assertStringIncludes(stdout, `-object ${object}`);
+      const overlay = join(tried, "disk0.qcow2");
+      await qemuImg(["compare", "--object", object, "-f", "raw", "-F", "qcow2", raw, overlay]);
+      await succeed([...attach, "--nbd", "--target-dir", s.dir.join("nbd"), "--json"])
+        .then(async ({ stdout }) => {
+          const { disks: [disk] } = JSON.parse(stdout);
+          await qemuImg(["compare", "-f", "raw", "-F", "raw", raw, disk.open]);
+        });
+      await succeed(["restore", "attach", "--dir", s.target, "--detach", "all"]);
+      const parts = await succeed(["restore", "files", "--dir", folder, "--list", ...key]);
+      assertStringIncludes(parts.stdout, "64 MiB");
+      // Nothing on the disk boots: QEMU has opened it, and that is all.
+      const boot = ["restore", "test", "--dir", s.target, "--accel", "tcg", "--timeout", "1"];
+      const { stdout: booted, stderr } = await tool([...boot, ...key, "--json"]);
+      assertEquals(JSON.parse(booted).state, "failed", stderr);
+      assertNoKey(await textsIn(s.target), "the target");
+    },
+  );
+
+  await t.step("a whole VM is restored with the key", async () => {
+    const out = s.dir.join("vm");
+    await succeed(["restore", "vm", "--dir", s.target, "--target-dir", out, ...key]);
+    await compare(s.dir.join("third.vd0.raw"), "raw", join(out, "disk0.qcow2"), "qcow2");
+  });
+
   await t.step("verify finds no damage, and what opens an image in place refuses it", async () => {
     await succeed(["restore", "verify", "--dir", s.target, ...key]);
-    for (const command of ["attach", "test", "files", "rebase", "commit", "snapshotrebase"]) {
-      const more = command === "files" ? ["--list"] : command === "attach" ? ["--nbd"] : [];
-      const { code, stderr } = await tool(["restore", command, "--dir", folder, ...more]);
+    for (
+      const [command, ...more] of [
+        ...[["attach", "--nbd"], ["test"], ["files", "--list"], ["rebase"], ["commit"]],
+        ...[["snapshotrebase"], ["vm", "--instant", "--target-dir", s.dir.join("never")]],
+      ]
+    ) {
+      const dir = command === "vm" ? s.target : folder;
+      const args = ["restore", command as string, "--dir", dir, ...more];
+      const { code, stderr } = await tool(args);
       assertEquals(code, 2, stderr);
       assertStringIncludes(stderr, "encrypted");
     }

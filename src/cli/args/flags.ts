@@ -557,7 +557,7 @@ export const COMMANDS = {
     required: ["dir"],
     optional: [
       ...["target-dir", "nbd", "until", "filter", "allow-missing", "mode"] as const,
-      ...["list", "detach", "strict"] as const,
+      ...["list", "detach", "strict", "key-file"] as const,
     ],
     says: {
       dir: "the backup directory, or one disk's folder",
@@ -599,7 +599,7 @@ export const COMMANDS = {
     required: ["dir"],
     optional: [
       ...["expect", "wait-for", "timeout", "screenshot", "firmware", "memory", "accel"] as const,
-      ...["until", "filter", "allow-missing", "metrics-file"] as const,
+      ...["until", "filter", "allow-missing", "metrics-file", "key-file"] as const,
     ],
     says: {
       dir: "the backup directory, or one disk's folder",
@@ -621,7 +621,7 @@ export const COMMANDS = {
   "restore files": {
     summary: "List and copy single files of a point in time, without root",
     required: ["dir"],
-    optional: ["list", "copy", "target-dir", "until", "filter", "mode", "strict"],
+    optional: ["list", "copy", "target-dir", "until", "filter", "mode", "strict", "key-file"],
     says: {
       ...ONE_DISK,
       list: "list a folder, such as /1/etc: 1 is the partition (/ lists the partitions)",
@@ -644,7 +644,7 @@ export const COMMANDS = {
     required: ["dir", "target-dir"],
     optional: [
       ...["until", "allow-missing", "instant", "rate-limit", "skip-check", "mode"] as const,
-      ...["strict"] as const,
+      ...["strict", "key-file"] as const,
     ],
     says: {
       dir: "the backup directory",

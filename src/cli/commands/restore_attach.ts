@@ -11,6 +11,7 @@ import type { Values } from "../args/parse.ts";
 import { attachedJson, attachedListText, attachedText } from "../output/attached.ts";
 import { jsonLine } from "../output/report.ts";
 import type { CommandContext } from "./context.ts";
+import { keyFileOf } from "./key_file.ts";
 
 const log = getLogger(["qmpbackup", "attach"]);
 
@@ -50,16 +51,21 @@ async function attachPoints({ values, io, deadline, signal }: CommandContext): P
   const choice = { until, allowMissing: values["allow-missing"] ?? false };
   const { points, warnings } = await choosePoints(deadline, dir, choice, filter);
   for (const warning of warnings) log.warn("{warning}", { warning });
+  const keyFile = await keyFileOf(deadline, values);
   const attachment = await attach(points, {
     kind: nbd ? "nbd" : "overlay",
     folder: resolve(targetDir ?? SOCKET_FOLDER),
     mode: fileMode(values.mode),
     host: Deno.hostname(),
+    keyFile,
     deadline,
     signal,
   });
+  const key = points.some((point) => point.layers().some(({ isEncrypted }) => isEncrypted))
+    ? keyFile
+    : null;
   const opened = attachment.disks.map(({ open }) => open);
-  const commands = nbd ? nbdInstructions(opened) : overlayInstructions(opened);
+  const commands = nbd ? nbdInstructions(opened) : overlayInstructions(opened, key);
   io.stdout(
     json
       ? jsonLine("summary", { state: "attached", ...attachedJson(attachment), commands, warnings })

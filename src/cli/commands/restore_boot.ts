@@ -14,6 +14,7 @@ import { bootMetricsText, tryToWriteMetrics } from "../metrics.ts";
 import { bootedText } from "../output/booted.ts";
 import { jsonLine } from "../output/report.ts";
 import type { CommandContext } from "./context.ts";
+import { keyFileOf } from "./key_file.ts";
 import { timeoutMsOf } from "./qmp_target.ts";
 
 const log = getLogger(["qmpbackup", "boot"]);
@@ -48,6 +49,7 @@ export async function restoreTest(
     firmware: values.firmware === undefined ? null : resolve(values.firmware),
     memoryBytes: values.memory ?? null,
     accel: values.accel ?? null,
+    keyFile: await keyFileOf(deadline, values),
     waitFor,
     timeoutMs,
     screenshot: values.screenshot === undefined ? null : resolve(values.screenshot),

@@ -12,6 +12,7 @@ import { entriesText, partitionJson, partitionsText } from "../output/files.ts";
 import { jsonLine } from "../output/report.ts";
 import { size } from "../output/text.ts";
 import type { CommandContext } from "./context.ts";
+import { keyFileOf } from "./key_file.ts";
 
 const log = getLogger(["qmpbackup", "files"]);
 
@@ -31,7 +32,9 @@ export async function restoreFiles(context: CommandContext): Promise<number> {
   }
   const points = await pointsOfDisk(deadline, resolve(values.dir ?? "."), values.filter);
   const point = pickPoint(points, until, await runsOf(deadline, points));
-  await using open = await openPoint(point, { deadline, host: Deno.hostname(), signal });
+  await using open = await openPoint(point, {
+    ...{ deadline, host: Deno.hostname(), keyFile: await keyFileOf(deadline, values), signal },
+  });
   if (path === null) return showPartitions(context, open);
   const reader = await readerOf(open, path.number);
   return await (targetDir === undefined

@@ -66,6 +66,10 @@ export async function restoreVm(
   const isInstant = (row: DiskRecord) => values.instant === true && row.format === "qcow2";
   const taken = saved.flatMap(({ name }) => [name, savedName(name)]);
   const overlays = points.filter((_, i) => isInstant(rows[i] as DiskRecord));
+  for (const layer of overlays.flatMap((point) => point.layers())) {
+    if (!layer.isEncrypted) continue;
+    throw new UsageError(`"${layer.path}" is encrypted: restore it without --instant`);
+  }
   const names = [START_SCRIPT, TPM_FOLDER, ...taken, ...overlays.map(overlayName)];
   const disks = placeDisks(rows, names).map((disk, i) =>
     isInstant(disk.row) ? { ...disk, name: overlayName(points[i] as RestorePoint) } : disk
@@ -95,6 +99,7 @@ export async function restoreVm(
     const host = Deno.hostname();
     await attach(overlays, {
       ...{ kind: "overlay" as const, folder, mode, keepsFiles: true, host, deadline, signal },
+      keyFile: null,
     });
     notes.push(
       "The disks still need the backups: leave them where they are until all data is moved in. " +

@@ -70,3 +70,22 @@ Deno.test("`planOverlays()` says what to do where a name is too long", () => {
     assertThrows(() => planOverlays(layers, isLinked, nameOf), Failure, "mount --bind");
   }
 });
+
+Deno.test("planOverlays() names the key of each encrypted image, and of no other", () => {
+  const layers = [
+    { path: "/b/full", parent: null, timeMs: 0, isEncrypted: true as const },
+    { path: "/b/inc", parent: "/b/full", timeMs: 1 },
+  ];
+  const [overlay] = planOverlays(layers, false, () => "/o/disk0.qcow2");
+  assertEquals(JSON.parse((overlay?.backing ?? "").slice("json:".length)), {
+    driver: "qcow2",
+    "file.filename": "/b/inc",
+    backing: {
+      driver: "qcow2",
+      "encrypt.format": "luks",
+      "encrypt.key-secret": "backup-key",
+      "file.filename": "/b/full",
+      backing: null,
+    },
+  });
+});

@@ -35,6 +35,7 @@ function argsOf(change: Partial<BootOptions> = {}): string[] {
     firmware: null,
     memoryBytes: null,
     accel: null,
+    keyFile: null,
     sockets: { qmp: "/o/q,1", agent: "/o/agent", serial: "/o/serial" },
     ...change,
   }).args;
@@ -132,4 +133,10 @@ Deno.test("`directBoot()` takes over a kernel that QEMU loads", () => {
     files: ["/k", "/i"],
   });
   assertEquals(directBoot(["qemu", "-append", "quiet"]), { args: [], files: [] });
+});
+
+Deno.test("bootCommand() tells QEMU where the key of encrypted images is", () => {
+  assertEquals(valuesOf(argsOf(), "-object"), []);
+  const [object] = valuesOf(argsOf({ keyFile: "/k,1" }), "-object");
+  assertEquals(object, "secret,id=backup-key,file=/k,,1");
 });
