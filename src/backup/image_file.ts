@@ -21,7 +21,11 @@ import { emptyQcow2 } from "../qcow2/empty.ts";
 import { checkImage, createQcow2 } from "../qemu_img/qemu_img.ts";
 import { giveBack, reserve } from "../qemu_img/reserve.ts";
 import type { DiskPlan, Plan } from "../plan/plan.ts";
+import { dropFromCache } from "./drop_cache.ts";
 import type { UndoStack } from "./undo.ts";
+
+/** Less does not push much out of the page cache. */
+const DROPPED_FROM_BYTES = 64 << 20;
 
 export class ImageFile {
   /** Absolute. */
@@ -120,13 +124,16 @@ export class ImageFile {
   }
 
   /**
-   * Reads the sealed image for its digests: now much of it is still in the page cache.
+   * Reads the sealed image for its digests: now much of it may still be in the page cache, which it leaves then.
    *
    * @throws {Failure} If it can't be read back.
    */
   async digest(signal: AbortSignal): Promise<void> {
     if (this.plan.request.digest) {
       this.#digests = await digestFile(this.deadline, this.partial, { signal });
+    }
+    if (await this.#sizeBytes() >= DROPPED_FROM_BYTES) {
+      await dropFromCache(this.deadline, this.partial);
     }
   }
 

@@ -71,7 +71,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   plan: ["fs", "qmp", "repo", "vm", "python"],
   recovery: ["wire", "process", "fs", "qmp", "repo", "vm", "plan"],
   backup: [
-    ...["wire", "fs", "qcow2", "qmp", "qga", "qemu_img", "repo", "vm", "machine"],
+    ...["wire", "process", "fs", "qcow2", "qmp", "qga", "qemu_img", "repo", "vm", "machine"],
     ...["plan", "recovery", "prune", "digest"],
   ],
   verify: ["fs", "qemu_img", "repo", "digest", "python", "restore"],
