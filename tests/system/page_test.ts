@@ -91,6 +91,9 @@ Deno.test({
         await chromium.emulatePrint(name === "print");
         const widest = "document.documentElement.scrollWidth";
         assert(await chromium.evaluate<number>(widest) <= width);
+        // The newest night is seen without scrolling.
+        const newest = "document.querySelector('.timeline svg').getBoundingClientRect().right";
+        assert(await chromium.evaluate<number>(newest) <= width);
         const folder = Deno.env.get("QMPBACKUP_TEST_SCREENSHOTS");
         const picture = await chromium.screenshot();
         assert(picture.length > 10_000);

@@ -125,16 +125,19 @@ function section(page: VmPage, i: number): Html {
   const shown = nights.slice(-SHOWN);
   const failures = nights.filter((night) => stateOf(night).kind !== "ok").length;
   const last = nights.length > shown.length ? `, the last ${SHOWN}` : "";
+  const mostBytes = Math.max(0, ...shown.map(({ sizeBytes }) => sizeBytes));
   return html`
     <section id="vm${i}">
     <h2>${health.name}</h2>
     <p>The VM "${health.vm}" in ${health.path}: ${nights
-      .length} runs, ${failures} of them with something to look at. ${health.reason}</p>
-    ${nights.length === 0 ? [] : html`
+      .length} runs, ${failures} of them with something to look at. ${sentence(health.reason)}</p>
+    ${mostBytes === 0 ? [] : html`
       <figure
         class="wide"><figcaption>Size of each run${last} (the most: ${size(
-          Math.max(0, ...shown.map(({ sizeBytes }) => sizeBytes)),
+          mostBytes,
         )}; heights by the square root; grey is a full backup)</figcaption>${sizes(shown)}</figure>
+    `}
+    ${nights.length === 0 ? [] : html`
       <figure
         class="wide"><figcaption>Images that a restore reads${last} (the most: ${Math.max(
           0,
@@ -150,6 +153,11 @@ function section(page: VmPage, i: number): Html {
     ${runsTable(nights, depthOf)}
     </section>
   `;
+}
+
+/** A reason as a sentence of its own. */
+function sentence(reason: string): string {
+  return reason === "" ? "" : `${reason.charAt(0).toUpperCase()}${reason.slice(1)}.`;
 }
 
 function chainsTable(chains: ChainTotal[]): Html | [] {

@@ -22,6 +22,7 @@ th { font-weight: 600; }
 .runs td[data-title="Note"], .runs td[data-title="VM"], .runs td[data-title="Disk"] {
   white-space: normal; min-width: 10rem; }
 .timeline th { width: 12rem; min-width: 6rem; }
+.timeline th, .timeline td { vertical-align: middle; }
 svg { display: block; max-width: none; }
 .ok { fill: var(--good); color: var(--good); }
 .part { fill: var(--part); color: var(--part); }
@@ -38,7 +39,10 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .runs td[data-title]::before { content: attr(data-title) " "; color: var(--soft); }
   .runs td[data-title="Point in time"]::before, .runs td[data-title="State"]::before,
   .runs td[data-title="VM"]::before, .runs td[data-title="Note"]:empty::before { content: ""; }
-  .timeline th { width: 6rem; }
+  .timeline th { width: 6rem; position: sticky; left: 0; background: var(--paper); }
+  /* What does not fit is scrolled to, and the newest nights are seen first. */
+  .wide { direction: rtl; }
+  .wide > * { direction: ltr; margin-left: 0; margin-right: auto; }
 }
 @media print {
   :root { color-scheme: light; --ink: #000; --paper: #fff; --line: #999; --good: #2f7d4f; --part: #b26a00;
