@@ -3,7 +3,7 @@ import type { Deadline } from "../../fs/deadline.ts";
 import { runsOf, type VmBackups } from "../../overview/find.ts";
 import { healthOf, type VmHealth } from "../../overview/health.ts";
 import { nightsOf } from "../../overview/nights.ts";
-import { chainTotals } from "../../overview/totals.ts";
+import { type ChainTotal, chainTotals } from "../../overview/totals.ts";
 import { NO_MARK } from "../../repo/run_mark.ts";
 import { parseAge } from "../args/age.ts";
 import type { Values } from "../args/parse.ts";
@@ -46,76 +46,91 @@ export async function list(context: CommandContext): Promise<number> {
 /** A night, and some time for the run. */
 const DEFAULT_PLUGIN_AGE = "26h";
 
-async function listBackups({ values, io, deadline }: CommandContext): Promise<number> {
+async function listBackups(context: CommandContext): Promise<number> {
+  const { values, deadline } = context;
   const maxAgeMs = maxAgeOf(values);
   const { one, all } = await findBackups(deadline, values);
   const healths = one === null
     ? await judge(deadline, all, maxAgeMs)
-    : [await showOne(one, maxAgeMs)];
-  if (one === null) showAll(healths);
+    : [await showOne(context, one, maxAgeMs)];
+  if (one === null) showAll(context, healths);
   return maxAgeMs !== null && healths.some(isCritical) ? 1 : 0;
+}
 
-  function showAll(healths: VmHealth[]) {
-    for (const flag of ["all", "last", "disk"] as const) {
-      if (values[flag] === undefined) continue;
-      throw new UsageError(`--${flag} is for the backups of one VM: name its directory with --dir`);
-    }
-    if (!values.json) return io.stdout(fleetText(healths, io.width()));
-    for (const health of healths) io.stdout(jsonLine("vm", healthJson(health)));
-    io.stdout(jsonLine("summary", { vms: healths.length, ok: !healths.some(isCritical) }));
+function showAll({ values, io }: CommandContext, healths: VmHealth[]) {
+  for (const flag of ["all", "last", "disk"] as const) {
+    if (values[flag] === undefined) continue;
+    throw new UsageError(`--${flag} is for the backups of one VM: name its directory with --dir`);
   }
+  if (!values.json) return io.stdout(fleetText(healths, io.width()));
+  for (const health of healths) io.stdout(jsonLine("vm", healthJson(health)));
+  io.stdout(jsonLine("summary", { vms: healths.length, ok: !healths.some(isCritical) }));
+}
 
-  async function showOne(backups: VmBackups, maxAgeMs: number | null): Promise<VmHealth> {
-    const states = await allStates(deadline, backups);
-    const needed = neededStates(backups, states);
-    const health = healthOf(backups, needed, { nowMs: Date.now(), maxAgeMs });
-    const { disk = null } = values;
-    const runs = runsOf(backups);
-    refuseUnknownDisk(disk, backups);
-    const marks = await allMarks(deadline, backups);
-    const nights = nightsOf(runs, states, disk, marks);
-    const last = lastOf(values);
-    if (values.all && !values.json) {
-      const shown = nights.slice(last === null ? 0 : -last).map(({ run }) => run);
-      const chainId = backups.targets.length === 1 ? backups.targets[0]?.chainId : null;
-      io.stdout(imagesText({ chainId: chainId ?? null, runs: shown }, states, io.width()));
-      return health;
-    }
-    const chains = chainTotals(backups.targets, states)
-      .filter((chain) => disk === null || chain.disk === disk);
-    const outlook = await outlookFor(deadline, backups.path, nights);
-    const view = { health, nights, last, chains, outlook };
-    const verifications = await verificationsOf(deadline, backups);
-    const boots = await bootsOf(deadline, backups);
-    if (!values.json) {
-      io.stdout(
-        backupsText(view, io.width()) + verificationsText(verifications) + lastBootText(boots),
-      );
-      return health;
-    }
-    const shown = nights.slice(last === null ? 0 : -last);
-    for (const { run, gapMs, notes } of shown) {
-      const { isProtected, note } = marks.get(run.id) ?? NO_MARK;
-      const said = { protected: isProtected, note };
-      io.stdout(jsonLine("run", { ...runJson(run, states), gapMs, notes, ...said }));
-    }
-    io.stdout(jsonLine("summary", {
-      chain: backups.targets.at(-1)?.chainId ?? null,
-      runs: shown.length,
-      ...healthJson(health),
-      chains: chains.map(({ sinceMs, untilMs, ...chain }) => ({
-        ...chain,
-        since: new Date(sinceMs).toISOString(),
-        until: new Date(untilMs).toISOString(),
-      })),
-      freeBytes: outlook?.freeBytes ?? null,
-      nightBytes: outlook?.nightBytes ?? null,
-      nightsLeft: outlook?.nights ?? null,
-      ...verificationsJson(verifications),
-      booted: boots[0] ?? null,
-    }));
+/** Shows one VM's backups as the flags say, and returns its health. */
+async function showOne(
+  { values, io, deadline }: CommandContext,
+  backups: VmBackups,
+  maxAgeMs: number | null,
+): Promise<VmHealth> {
+  const states = await allStates(deadline, backups);
+  const needed = neededStates(backups, states);
+  const health = healthOf(backups, needed, { nowMs: Date.now(), maxAgeMs });
+  const { disk = null } = values;
+  refuseUnknownDisk(disk, backups);
+  const marks = await allMarks(deadline, backups);
+  const nights = nightsOf(runsOf(backups), states, disk, marks);
+  const last = lastOf(values);
+  const shown = nights.slice(last === null ? 0 : -last);
+  if (values.all && !values.json) {
+    const chainId = backups.targets.length === 1 ? backups.targets[0]?.chainId : null;
+    const runs = shown.map(({ run }) => run);
+    io.stdout(imagesText({ chainId: chainId ?? null, runs }, states, io.width()));
     return health;
   }
+  const chains = chainTotals(backups.targets, states)
+    .filter((chain) => disk === null || chain.disk === disk);
+  const outlook = await outlookFor(deadline, backups.path, nights);
+  const verifications = await verificationsOf(deadline, backups);
+  const boots = await bootsOf(deadline, backups);
+  if (!values.json) {
+    const view = { health, nights, last, chains, outlook };
+    io.stdout(
+      backupsText(view, io.width()) + verificationsText(verifications) + lastBootText(boots),
+    );
+    return health;
+  }
+  for (const { run, gapMs, notes } of shown) {
+    const { isProtected, note } = marks.get(run.id) ?? NO_MARK;
+    const said = { protected: isProtected, note };
+    io.stdout(jsonLine("run", { ...runJson(run, states), gapMs, notes, ...said }));
+  }
+  io.stdout(jsonLine("summary", {
+    chain: backups.targets.at(-1)?.chainId ?? null,
+    runs: shown.length,
+    ...healthJson(health),
+    chains: chains.map(chainJson),
+    ...outlookJson(outlook),
+    ...verificationsJson(verifications),
+    booted: boots[0] ?? null,
+  }));
+  return health;
+}
+
+function chainJson({ sinceMs, untilMs, ...chain }: ChainTotal) {
+  return {
+    ...chain,
+    since: new Date(sinceMs).toISOString(),
+    until: new Date(untilMs).toISOString(),
+  };
+}
+
+function outlookJson(outlook: Awaited<ReturnType<typeof outlookFor>>) {
+  return {
+    freeBytes: outlook?.freeBytes ?? null,
+    nightBytes: outlook?.nightBytes ?? null,
+    nightsLeft: outlook?.nights ?? null,
+  };
 }
 
 /** What booting its points gave, the newest first. */
