@@ -34,7 +34,8 @@ import {
   type RunOptions,
 } from "../qemu_img/qemu_img.ts";
 import { LUKS_HEADER_BYTES, NEW_LUKS } from "../qemu_img/key.ts";
-import { chainSource, linkedSource } from "../qemu_img/chain_source.ts";
+import { chainSource, linkedSource, notZeroes } from "../qemu_img/chain_source.ts";
+import { LEAST_CLUSTER_BYTES } from "../restore/groups.ts";
 import { requireImage } from "../restore/require_image.ts";
 
 /** Images that can't be merged; all that was kept of them can be restored as before. */
@@ -60,9 +61,6 @@ export interface MergedImage extends AsyncDisposable {
   /** Gives it its name, in the place of an image that has it. */
   publish(path: string): Promise<void>;
 }
-
-/** A QEMU that commits marks at least so many bytes as one, and would copy what lies beside them. */
-const LEAST_CLUSTER_BYTES = 4096;
 
 /**
  * Merges images.
@@ -268,11 +266,6 @@ async function commitAll(
     file,
     context,
   );
-}
-
-/** Data that nobody reads; QEMU does not take it for zeroes. */
-function notZeroes(size: number): string {
-  return `json:${JSON.stringify({ driver: "null-co", size, "read-zeroes": false })}`;
 }
 
 async function run(argv: string[], file: string, { deadline, signal, keyFile }: MergeContext) {

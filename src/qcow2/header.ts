@@ -21,6 +21,7 @@ const DATA_FILE = 4;
 export interface Qcow2Header {
   version: number;
   virtualSizeBytes: number;
+  clusterSizeBytes: number;
   /** Where the name of its parent stands; length 0 where there is none. */
   backing: { offset: number; length: number };
   l1: { offset: number; entries: number };
@@ -45,6 +46,7 @@ export function parseHeader(bytes: Uint8Array): Qcow2Header | null {
   return {
     version,
     virtualSizeBytes: offset(24),
+    clusterSizeBytes: 2 ** view.getUint32(20),
     backing: { offset: backingOffset, length: backingOffset === 0 ? 0 : view.getUint32(16) },
     l1: { offset: offset(40), entries: view.getUint32(36) },
     refcountTableOffset: offset(48),

@@ -39,3 +39,8 @@ function sourceOf(layers: string[], below: null | undefined, encrypted: Encrypte
   );
   return `json:${JSON.stringify(options)}`;
 }
+
+/** The source of data that nobody reads, and that QEMU does not take for zeroes. */
+export function notZeroes(size: number): string {
+  return `json:${JSON.stringify({ driver: "null-co", size, "read-zeroes": false })}`;
+}

@@ -47,6 +47,7 @@ export interface ImageLook {
   /** The times at which it was written and changed last: another one in its place, even for a while, shows. */
   stamp: string;
   virtualSizeBytes: number;
+  clusterSizeBytes: number;
   /** The parent as it stands in the header, or null. */
   backing: string | null;
   isEncrypted: boolean;
@@ -134,6 +135,7 @@ async function look(
     fingerprint: { sizeBytes: size, digest },
     stamp: `${info.mtime?.getTime()} ${info.ctime?.getTime()}`,
     virtualSizeBytes: header.virtualSizeBytes,
+    clusterSizeBytes: header.clusterSizeBytes,
     isEncrypted: header.isEncrypted,
     backing: length === 0 ? null : new TextDecoder().decode(name),
   };

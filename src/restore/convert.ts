@@ -13,6 +13,8 @@ import { link } from "../fs/files.ts";
 import { qemuImg } from "../qemu_img/qemu_img.ts";
 import { PARTIAL_SUFFIX } from "../repo/layout.ts";
 import { encryptedOf } from "./encryption.ts";
+import { mergeGroups } from "./groups.ts";
+import { refuseLeftover } from "./leftover.ts";
 import { LIMITS, type Pass, planPasses, rawSource } from "./passes.ts";
 import type { Layer } from "./points.ts";
 
@@ -62,9 +64,10 @@ export async function convertToFile(
 ): Promise<void> {
   const { mode = OWNER_ONLY, keyFile = null, deadline, signal } = options;
   const partial = targetFile + PARTIAL_SUFFIX;
-  const passes = passesOf(layers, targetFile);
   const folders = [...new Set([targetFile, ...layers.map(({ path }) => path)].map(dirname))];
   await using made = new AsyncDisposableStack();
+  const [fewer, onRest] = await mergeGroups(layers, targetFile, options, onPercent, made);
+  const passes = passesOf(fewer, targetFile);
   for (const [index, { source, isLast }] of passes.entries()) {
     const output = isLast ? partial : between(targetFile, index + 1);
     await refuseLeftover(deadline, output);
@@ -73,7 +76,7 @@ export async function convertToFile(
     const how = isLast ? lastPass(options) : ["-O", "qcow2"];
     await qemuImg(deadline, folders, [...convertArgs(options), ...how, source, output], {
       ...{ signal, keyFile },
-      onPercent: (percent) => onPercent((index * 100 + percent) / passes.length),
+      onPercent: (percent) => onRest((index * 100 + percent) / passes.length),
     });
     // What was between the passes is of no use any more, and as large as the disk.
     await removeFile(deadline, between(targetFile, index));
@@ -121,11 +124,6 @@ function lastPass({ format, compress, preallocation }: OutputOptions): string[] 
     ...(preallocation ? ["-o", `preallocation=${preallocation}`] : []),
     ...["-O", format],
   ];
-}
-
-export async function refuseLeftover(deadline: Deadline, path: string) {
-  if (!await exists(deadline, path)) return;
-  throw new UsageError(`"${path}" was left by a restore that did not end: remove it`);
 }
 
 /** A hard link fails where the name is taken; a rename would overwrite. */

@@ -448,7 +448,7 @@ Deno.test("`merge()` restores a chain too long for one pass", async (t) => {
   });
 
   await t.step("without touching a file that has the name of one between", async () => {
-    const between = "out.pass1.partial";
+    const between = "out.group1.partial";
     await Deno.writeTextFile(dir.join(between), "mine");
     const attempt = () => restore(folder, dir.join("out"), { skipCheck: true });
     await assertRejects(attempt, UsageError, dir.join(between));

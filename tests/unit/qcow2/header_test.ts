@@ -24,6 +24,7 @@ Deno.test("parseHeader() reads where the tables are, and what an image builds on
   assertEquals(header, {
     version: 3,
     virtualSizeBytes: 32 << 20,
+    clusterSizeBytes: 65536,
     backing: { offset: 0x1f0, length: 9 },
     l1: { offset: 0x30000, entries: 1 },
     refcountTableOffset: 0x10000,

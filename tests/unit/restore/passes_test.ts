@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { chainSource } from "../../../src/qemu_img/chain_source.ts";
-import { LIMITS, planPasses } from "../../../src/restore/passes.ts";
+import { GROUP_LIMITS, LIMITS, planGroups, planPasses } from "../../../src/restore/passes.ts";
 
 const between = (pass: number) => `/r/between${pass}`;
 const layersOf = (count: number) => Array.from({ length: count }, (_, i) => `/b/${i}.qcow2`);
@@ -81,4 +81,35 @@ Deno.test("planPasses() keeps the arguments of qemu-img short enough", () => {
 Deno.test("planPasses() ends where two layers are longer than allowed", () => {
   const passes = filesOfPasses(layersOf(4), { layers: 100, bytes: 1 });
   assertEquals(passes.map((files) => files.length), [2, 2, 2]);
+});
+
+const few = { ...LIMITS, layers: 4 };
+
+for (
+  const [count, groups] of [
+    [1, []],
+    [4, []],
+    [5, ["1 2", "3 4"]],
+    [6, ["1 2", "3 4", "5"]],
+    [7, ["1 2", "3 4", "5 6"]],
+  ] as const
+) {
+  Deno.test(`planGroups() of ${count} images where 4 fit makes ${groups.length} groups`, () => {
+    const planned = planGroups(layersOf(count), undefined, few, { ...GROUP_LIMITS, layers: 2 });
+    assertEquals(planned, groups.map((text) => text.split(" ").map((i) => `/b/${i}.qcow2`)));
+  });
+}
+
+Deno.test("planGroups() leaves so few images of a thousand that one pass takes them", () => {
+  const groups = planGroups(layersOf(1001));
+  assertEquals(groups.flat(), layersOf(1001).slice(1));
+  assert(groups.length + 1 <= LIMITS.layers);
+});
+
+Deno.test("planGroups() ends where two names are longer than allowed", () => {
+  const groups = planGroups(layersOf(4), undefined, { layers: 100, bytes: 1 }, {
+    layers: 50,
+    bytes: 1,
+  });
+  assertEquals(groups.map(({ length }) => length), [2, 1]);
 });
