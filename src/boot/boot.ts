@@ -15,18 +15,22 @@ import { exists, removeFile, removeFolders } from "../fs/durable.ts";
 import { makeTempFolder } from "../fs/files.ts";
 import { MissingProgramError, runProgram } from "../process/run.ts";
 import { QmpClient } from "../qmp/client.ts";
+import type { TpmState } from "../repo/tpm_state.ts";
 import type { RestorePoint } from "../restore/points.ts";
-import { bootCommand, type BootOptions } from "./command.ts";
+import { bootCommand, type BootOptions, hasIsa } from "./command.ts";
 import { takeScreenshot } from "./screenshot.ts";
 import { openSerial } from "./serial.ts";
+import { startTpm } from "./tpm.ts";
 import { type SignOfLife, waitForLife } from "./wait.ts";
 
 const log = getLogger(["qmpbackup", "boot"]);
 
-export interface BootRequest extends Omit<BootOptions, "disks" | "sockets"> {
+export interface BootRequest extends Omit<BootOptions, "disks" | "sockets" | "tpm"> {
   points: readonly RestorePoint[];
   /** What the record calls each of their disks. */
   diskNames: readonly string[];
+  /** What was saved of its TPM. */
+  tpmState: TpmState | null;
   waitFor: SignOfLife;
   timeoutMs: number;
   /** Where a picture of the screen goes. */
@@ -64,26 +68,42 @@ export async function boot(
   request: BootRequest,
   signal: AbortSignal,
 ): Promise<Booted> {
-  const { points, diskNames, host, screenshot } = request;
+  const { points, diskNames, machine, host, screenshot } = request;
   await using stack = new AsyncDisposableStack();
   const folder = await makeTempFolder(deadline, OVERLAY_FOLDER);
   stack.defer(() => removeFolders(deadline, [folder]));
-  const sockets = { agent: join(folder, "agent"), serial: join(folder, "serial") };
+  const sockets = {
+    agent: join(folder, "agent"),
+    serial: join(folder, "serial"),
+    exit: join(folder, "exit"),
+  };
   stack.defer(async () => {
     // QEMU removes them where it ends as it should.
     for (const path of Object.values(sockets)) await removeFile(deadline, path);
   });
+  const tpm = machine === null || machine.tpms.length === 0
+    ? null
+    : await startTpm(deadline, folder, request.tpmState);
+  if (tpm) stack.use(tpm);
   const attachment = await attach(points, {
     ...{ kind: "test", folder, deadline, host, signal, keyFile: request.keyFile },
   });
   stack.defer(() => undo(deadline, placeOf(points[0] as RestorePoint), attachment));
   const qmpSocket = attachment.sockets?.qmp ?? "";
-  const { programs, args, needs } = bootCommand({
+  const { programs, args, needs, leftOut } = bootCommand({
     ...request,
     keyFile: points.some(isEncrypted) ? request.keyFile : null,
     disks: attachment.disks.map(({ open }, i) => ({ name: diskNames[i] ?? "", path: open })),
     sockets: { ...sockets, qmp: qmpSocket },
+    tpm: tpm?.folder ?? null,
   });
+  for (const name of leftOut) {
+    log.warn(
+      'The UEFI variables "{name}" are left out: the firmware is not known, or has variables of its own. ' +
+        "Name the code of UEFI with --firmware (OVMF_CODE…)",
+      { name },
+    );
+  }
   await requireFiles(deadline, needs);
   await start(programs, args);
   signal.throwIfAborted();
@@ -92,7 +112,9 @@ export async function boot(
   });
   await using serial = await openSerial(sockets.serial);
   const started = performance.now();
-  const life = waitForLife(qmp, serial, sockets.agent, request, signal);
+  await using exit = hasIsa(machine?.arch ?? "x86_64") ? await openSerial(sockets.exit) : null;
+  const lines = { serial, exit, agentSocket: sockets.agent };
+  const life = waitForLife(qmp, lines, request, signal);
   await qmp.execute("cont");
   const reason = await life;
   const seconds = Math.round((performance.now() - started) / 100) / 10;

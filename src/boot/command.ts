@@ -8,7 +8,8 @@
  */
 
 import { joinOption, jsonOf, splitOption } from "../machine/command_line.ts";
-import type { Machine } from "../machine/machine.ts";
+import type { DiskDevice, Machine } from "../machine/machine.ts";
+import { tpmArgs, type TpmFolder } from "../machine/tpm.ts";
 import { keyObject } from "../qemu_img/key.ts";
 
 /** One disk of it. */
@@ -30,6 +31,8 @@ export interface BootOptions {
   accel: "kvm" | "tcg" | null;
   /** The file with the key of encrypted images; null where none is. */
   keyFile: string | null;
+  /** The swtpm that plays its TPM; null if it gets none. */
+  tpm: TpmFolder | null;
   sockets: BootSockets;
 }
 
@@ -37,6 +40,8 @@ export interface BootSockets {
   qmp: string;
   agent: string;
   serial: string;
+  /** Gets what the guest writes to the port of {@linkcode EXIT_PORT}. */
+  exit: string;
 }
 
 export interface BootCommand {
@@ -45,11 +50,19 @@ export interface BootCommand {
   args: string[];
   /** Files of this host that it needs, besides the disks. */
   needs: string[];
+  /** Disks with UEFI variables that this firmware has no use for. */
+  leftOut: string[];
 }
 
 /** A test should not take the memory of those who live. */
 const MAX_MEMORY_BYTES = 2 ** 31;
 const MAX_PROCESSORS = 2;
+
+/**
+ * Where guests that test something write a byte when they are done: the port at which kernels' tests have
+ * QEMU's `isa-debug-exit`. That device would end QEMU with an exit status, which in the background is lost.
+ */
+export const EXIT_PORT = "0xf4";
 
 /** The id of the agent's port, which QEMU's events name. */
 export const AGENT_PORT = "agent";
@@ -71,6 +84,9 @@ export function bootCommand(options: BootOptions): BootCommand {
     ]);
   return {
     programs: programsOf(arch),
+    leftOut: isCode(firmware) ? [] : options.disks
+      .filter(({ name }) => flashUnitOf(deviceOf(machine, name)) !== undefined)
+      .map(({ name }) => name),
     needs: [...(firmware === null ? [] : [firmware]), ...direct.files],
     args: [
       ...[
@@ -86,7 +102,7 @@ export function bootCommand(options: BootOptions): BootCommand {
       ...["-machine", family, ...(accel === "tcg" ? [] : ["-accel", "kvm"])],
       ...(accel === "kvm" ? [] : ["-accel", "tcg"]),
       ...["-cpu", "max", "-smp", String(processors), "-m", `${Math.ceil(memory / 2 ** 20)}M`],
-      ...(arch === "x86_64" || arch === "i386" ? ["-vga", "std"] : ["-device", "virtio-gpu-pci"]),
+      ...(hasIsa(arch) ? ["-vga", "std"] : ["-device", "virtio-gpu-pci"]),
       ...(firmware === null ? [] : firmwareArgs(firmware)),
       ...direct.args,
       ...["-chardev", socket("qmp", sockets.qmp), "-mon", "chardev=qmp,mode=control"],
@@ -95,9 +111,23 @@ export function bootCommand(options: BootOptions): BootCommand {
       "-device",
       `virtserialport,id=${AGENT_PORT},chardev=agent,name=org.qemu.guest_agent.0`,
       ...(options.keyFile === null ? [] : ["-object", keyObject(options.keyFile)]),
-      ...diskArgs(options.disks, machine),
+      ...(hasIsa(arch) ? ["-chardev", socket("exit", sockets.exit)] : []),
+      ...(hasIsa(arch) ? ["-device", `isa-debugcon,iobase=${EXIT_PORT},chardev=exit`] : []),
+      ...(options.tpm === null ? [] : tpmArgs(options.tpm, arch, tpmModelOf(machine))),
+      ...diskArgs(options.disks, machine, firmware),
     ],
   };
+}
+
+/** Whether machines of this kind have ports. */
+export const hasIsa = (arch: string) => arch === "x86_64" || arch === "i386";
+
+/** What the TPM was: guests take one kind for the other's. */
+function tpmModelOf(machine: Machine | null): string | null {
+  const device = machine?.commandLine?.find((arg, i, all) =>
+    all[i - 1] === "-device" && /^tpm-/.test(arg)
+  );
+  return device === undefined ? null : splitOption(device)[0]?.value ?? null;
 }
 
 function programsOf(arch: string): string[] {
@@ -139,9 +169,11 @@ function filesIn(arg: string): string[] {
   );
 }
 
+const isCode = (firmware: string | null) => /code/i.test(firmware ?? "");
+
 function firmwareArgs(path: string): string[] {
   // Of UEFI that keeps its settings in a file of their own this is the code alone: it starts without any.
-  if (!/code/i.test(path)) return ["-bios", path];
+  if (!isCode(path)) return ["-bios", path];
   const parts = { if: "pflash", unit: "0", format: "raw", readonly: "on", file: path };
   return ["-drive", joinOption(Object.entries(parts).map(([key, value]) => ({ key, value })))];
 }
@@ -165,9 +197,20 @@ function valueAfter(commandLine: readonly string[], option: string): string | nu
   return at < 0 ? null : commandLine[at + 1] ?? null;
 }
 
+const deviceOf = (machine: Machine | null, name: string) =>
+  machine?.disks.find(({ disk }) => disk === name);
+
+/** The place of UEFI variables: firmware is unit 0. */
+const flashUnitOf = (device: DiskDevice | undefined) =>
+  /\.flash(\d+)$/.exec(device?.path ?? "")?.[1];
+
 /** Each disk on a bus of the kind that it had, so that the guest finds its drivers. */
-function diskArgs(disks: readonly BootDisk[], machine: Machine | null): string[] {
-  const devices = disks.map(({ name }) => machine?.disks.find(({ disk }) => disk === name));
+function diskArgs(
+  disks: readonly BootDisk[],
+  machine: Machine | null,
+  firmware: string | null,
+): string[] {
+  const devices = disks.map(({ name }) => deviceOf(machine, name));
   const kinds = devices.map((device) => kindOf(device?.driver ?? ""));
   const option = (parts: Record<string, string>, first: string | null = null) =>
     joinOption([
@@ -180,7 +223,10 @@ function diskArgs(disks: readonly BootDisk[], machine: Machine | null): string[]
     ...disks.flatMap(({ path }, i) => {
       const kind = kinds[i] ?? "virtio-blk-pci";
       const file = { file: path, format: "qcow2", cache: "unsafe" };
-      if (kind === "pflash") return ["-drive", option({ if: "pflash", unit: String(i), ...file })];
+      const unit = flashUnitOf(devices[i]);
+      if (unit !== undefined) {
+        return isCode(firmware) ? ["-drive", option({ if: "pflash", unit, ...file })] : [];
+      }
       const { bootIndex = null, serial = "" } = devices[i] ?? {};
       const id = `disk${i}`;
       return [
@@ -199,6 +245,5 @@ function diskArgs(disks: readonly BootDisk[], machine: Machine | null): string[]
 function kindOf(driver: string): string {
   if (/^scsi-/.test(driver)) return "scsi-hd";
   if (/^ide-/.test(driver)) return "ide-hd";
-  if (/^cfi\.pflash/.test(driver)) return "pflash";
   return ["nvme", "usb-storage"].find((kind) => kind === driver) ?? "virtio-blk-pci";
 }

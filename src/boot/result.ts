@@ -24,7 +24,7 @@ const BootResult = v.object({
   images: v.array(v.string()),
   booted: v.boolean(),
   /** What was waited for. */
-  waitedFor: v.picklist(["agent", "text", "shutdown"]),
+  waitedFor: v.picklist(["agent", "text", "shutdown", "exit"]),
   seconds: v.pipe(v.number(), v.minValue(0)),
   /** Why it did not; null if it did. */
   reason: v.nullable(v.string()),

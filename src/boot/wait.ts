@@ -14,14 +14,23 @@ import type { QmpClient, QmpEvent } from "../qmp/client.ts";
 import { AGENT_PORT } from "./command.ts";
 import type { Serial } from "./serial.ts";
 
-/** A text on the serial console, the agent's answer, or that the guest shuts down. */
+/** A text on the serial console, the agent's answer, that the guest shuts down, or says how it went. */
 export type SignOfLife =
   | { kind: "text"; text: string }
   | { kind: "agent" }
-  | { kind: "shutdown" };
+  | { kind: "shutdown" }
+  | { kind: "exit" };
 
 /** An agent that has just opened its port may not answer at once. */
 const AGENT_TIMEOUT_MS = 10_000;
+
+/** What the VM is heard by. */
+export interface Lines {
+  serial: Serial;
+  /** What the guest writes to the port; null where the machine has none. */
+  exit: Serial | null;
+  agentSocket: string;
+}
 
 /**
  * Waits for it.
@@ -31,8 +40,7 @@ const AGENT_TIMEOUT_MS = 10_000;
  */
 export async function waitForLife(
   qmp: QmpClient,
-  serial: Serial,
-  agentSocket: string,
+  { serial, exit, agentSocket }: Lines,
   { waitFor, timeoutMs }: { waitFor: SignOfLife; timeoutMs: number },
   signal: AbortSignal,
 ): Promise<string | null> {
@@ -50,11 +58,13 @@ export async function waitForLife(
   const endedThen = ended.then(async (reason) =>
     printed !== null && await endsWithin(printed, PRINTED_GRACE_MS) ? null : reason
   );
-  const sign = async (): Promise<null> => {
+  const sign = async (): Promise<string | null> => {
     if (printed !== null) await printed;
     else if (waitFor.kind === "agent") {
       await portOpen;
       await agentAnswers(agentSocket, stop);
+    } else if (waitFor.kind === "exit" && exit !== null) {
+      return reasonOfExit(await exit.firstByte());
     } else await new Promise(() => {});
     return null;
   };
@@ -77,7 +87,13 @@ const WANTED = {
   text: "The text on the serial console",
   agent: "The guest agent's answer",
   shutdown: "The guest's shutdown",
+  exit: "The guest's exit",
 } as const;
+
+/** Why an exit is not a good one; null if it is. Pure. */
+export function reasonOfExit(value: number): string | null {
+  return value === 0 ? null : `The guest exited with ${value}`;
+}
 
 /** Why a shutdown is not what was waited for; null if it is. Pure. */
 export function reasonOfShutdown(

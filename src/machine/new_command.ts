@@ -38,7 +38,7 @@ export function newCommand(
     ...nics.flatMap(({ driver, mac }, i) => [
       ...["-netdev", `user,id=net${i}`, "-device", `${driver},netdev=net${i},mac=${mac}`],
     ]),
-    ...(tpm === null ? [] : tpmArgs(tpm, arch)),
+    ...(tpm === null ? [] : tpmArgs(tpm, arch, null)),
   ];
   return {
     argv,

@@ -47,12 +47,16 @@ export function withTpmAt(commandLine: string[], tpm: TpmFolder): string[] | nul
   return commandLine.with(at, chardevOf(chardev, tpm));
 }
 
-/** The arguments of a TPM, for a machine that had one of a kind that is not known. */
-export function tpmArgs(tpm: TpmFolder, arch: string): string[] {
+/**
+ * The arguments of a TPM.
+ *
+ * @param model Null if it is not known.
+ */
+export function tpmArgs(tpm: TpmFolder, arch: string, model: string | null): string[] {
   const isPc = arch === "x86_64" || arch === "i386";
   return [
     ...["-chardev", chardevOf("swtpm", tpm), "-tpmdev", "emulator,id=tpm0,chardev=swtpm"],
-    ...["-device", `${isPc ? "tpm-tis" : "tpm-tis-device"},tpmdev=tpm0`],
+    ...["-device", `${model ?? (isPc ? "tpm-tis" : "tpm-tis-device")},tpmdev=tpm0`],
   ];
 }
 

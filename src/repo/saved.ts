@@ -18,7 +18,7 @@ import { diskFileName, RECORDS_FOLDER } from "./layout.ts";
 const SAVED_FOLDER = `${RECORDS_FOLDER}/saved`;
 
 /** They are held in memory: what is larger belongs on a disk. */
-export const MAX_TOTAL_BYTES = 64 << 20;
+const MAX_TOTAL_BYTES = 64 << 20;
 
 export interface SavedFile {
   name: string;
@@ -84,6 +84,30 @@ async function archiveOf(
     files.push({ name, contents });
   }
   return makeTar(files);
+}
+
+/**
+ * Reads what was saved with a run.
+ *
+ * @throws {UsageError} If a file can't be read.
+ */
+export async function readSavedFiles(
+  deadline: Deadline,
+  target: string,
+  { id, saved = [] }: { id: string; saved?: { name: string }[] | undefined },
+): Promise<SavedFile[]> {
+  const folder = savedFolder(target, id);
+  return await Promise.all(saved.map(async ({ name }) => {
+    const contents = await readBytesUpTo(deadline, join(folder, name), MAX_TOTAL_BYTES).catch(() =>
+      null
+    );
+    if (contents !== null) return { name, contents };
+    throw new UsageError(
+      `"${
+        join(folder, name)
+      }", which was saved with the run ${id}, can't be read: put it back from a copy`,
+    );
+  }));
 }
 
 /** Two files may have one name. Pure. */

@@ -22,10 +22,13 @@ function bytesOf(hex: string): number[] {
   return hex.replaceAll(" ", "").match(/../g)?.map((byte) => parseInt(byte, 16)) ?? [];
 }
 
-/** The disk that prints this. */
-export function bootDisk(text: string): Uint8Array {
+/** Instead of switching off: write a byte to port 0xf4. */
+const EXIT = (value: number) => `b0${value.toString(16).padStart(2, "0")} e6f4 9090 90`;
+
+/** The disk that prints this, and says in the end how it went, if it is to. */
+export function bootDisk(text: string, exit: number | null = null): Uint8Array {
   const disk = new Uint8Array(BOOT_DISK_BYTES);
-  disk.set(bytesOf(CODE));
+  disk.set(bytesOf(exit === null ? CODE : CODE.replace("ba0406 b80020 ef", EXIT(exit))));
   disk.set(bytesOf(PACKET), 0x40);
   disk.set([0x55, 0xaa], 510);
   disk.set(new TextEncoder().encode(text), TEXT_AT);

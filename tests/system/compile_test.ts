@@ -44,6 +44,7 @@ Deno.test("the binary has the rights it needs baked in, and nothing from npm", a
       "qemu-storage-daemon",
       "debugfs",
       "/usr/sbin/debugfs",
+      "swtpm",
       "7z",
       "qemu-system-x86_64",
       "qemu-system-aarch64",

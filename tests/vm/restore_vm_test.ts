@@ -155,6 +155,13 @@ Deno.test("restore vm brings a UEFI guest back, and the printed command starts i
   for (const path of [boot, data, vars, script, serial]) await Deno.remove(path);
   await Deno.remove(tpm, { recursive: true });
 
+  await t.step("restore test boots it with its variables and its TPM", async () => {
+    const test = ["restore", "test", "--dir", target, "--accel", "tcg", "--expect", TPM_ANSWER];
+    const { stdout } = await succeed([...test, "--timeout", String(BOOT_SECONDS), "--json"]);
+    const { state, serialTail } = JSON.parse(stdout);
+    assertEquals(state, "booted");
+    assertStringIncludes(serialTail.join("\n"), "- qmpbackup - 0008 Bytes");
+  });
   const { stdout } = await succeed(["restore", "vm", "--dir", target, "--target-dir", out]);
   const command = commandIn(stdout);
   assertEquals(command, `sh ${join(out, "start.sh")}`);

@@ -303,8 +303,10 @@ export const FLAGS = {
   },
   "wait-for": {
     kind: "choice",
-    choices: ["agent", "shutdown"],
-    help: "the sign of life: the guest agent answers, or the guest shuts down (agent)",
+    choices: ["agent", "shutdown", "exit"],
+    help:
+      "the sign of life: the guest agent answers, the guest shuts down, or it writes 0 to the port " +
+      "0xf4 (agent)",
   },
   screenshot: {
     kind: "text",

@@ -1,11 +1,14 @@
 import { getLogger } from "@logtape/logtape";
 import { basename, join, relative, resolve } from "@std/path";
 import { placeOf } from "../../attach/attach.ts";
+import { hasIsa } from "../../boot/command.ts";
 import { boot, type Booted } from "../../boot/boot.ts";
 import { BOOT_HEAD, type BootResult, writeBootResult } from "../../boot/result.ts";
 import type { SignOfLife } from "../../boot/wait.ts";
 import { messageOf, UsageError } from "../../errors.ts";
 import type { Deadline } from "../../fs/deadline.ts";
+import { readSavedFiles } from "../../repo/saved.ts";
+import { type TpmState, tpmStateIn } from "../../repo/tpm_state.ts";
 import type { DiskRecord, RunRecord } from "../../repo/record.ts";
 import { choosePoints } from "../../restore/choose_points.ts";
 import { type RestorePoint, runsOf } from "../../restore/points.ts";
@@ -41,12 +44,16 @@ export async function restoreTest(
         "(--firmware and --memory change that)",
     );
   }
+  if (waitFor.kind === "exit" && !hasIsa(run?.machine?.arch ?? "x86_64")) {
+    throw new UsageError("A VM of this kind has no ports: use --expect instead of --wait-for exit");
+  }
   const started = new Date();
   const booted = await boot(deadline, {
     points,
     diskNames: points.map((point) => rowOf(run, point)?.name ?? point.disk),
     machine: run?.machine ?? null,
     firmware: values.firmware === undefined ? null : resolve(values.firmware),
+    tpmState: await tpmStateOf(deadline, first, run),
     memoryBytes: values.memory ?? null,
     accel: values.accel ?? null,
     keyFile: await keyFileOf(deadline, values),
@@ -78,6 +85,16 @@ export async function restoreTest(
       : bootedText(result, booted),
   );
   return result.booted ? 0 : 1;
+}
+
+/** What was saved of the VM's TPM; null where it had none, or nothing was saved. */
+async function tpmStateOf(
+  deadline: Deadline,
+  { target }: RestorePoint,
+  run: RunRecord | undefined,
+): Promise<TpmState | null> {
+  if (target === null || !run?.machine?.tpms.length) return null;
+  return tpmStateIn(await readSavedFiles(deadline, target, run));
 }
 
 function signOfLife({ expect, "wait-for": waitFor }: Values): SignOfLife {

@@ -5,14 +5,13 @@ import { UsageError, WARNED } from "../../errors.ts";
 import type { Deadline } from "../../fs/deadline.ts";
 import { createFile, makeFolder } from "../../fs/create.ts";
 import { exists, syncPath } from "../../fs/durable.ts";
-import { readBytesUpTo } from "../../fs/open.ts";
 import { domainXml, isDomainXml } from "../../machine/domain_xml.ts";
 import { newCommand } from "../../machine/new_command.ts";
 import { type RestoredDisk, startCommand } from "../../machine/start_command.ts";
 import { neededPaths, startScript } from "../../machine/start_script.ts";
 import type { DiskRecord, RunRecord } from "../../repo/record.ts";
 import { readTarget } from "../../repo/repository.ts";
-import { MAX_TOTAL_BYTES, savedFolder } from "../../repo/saved.ts";
+import { readSavedFiles } from "../../repo/saved.ts";
 import { tpmStateIn } from "../../repo/tpm_state.ts";
 import { pointsOfChosenRun } from "../../restore/choose_points.ts";
 import { merge } from "../../restore/merge.ts";
@@ -61,7 +60,7 @@ export async function restoreVm(
     allowMissing: values["allow-missing"] ?? false,
   });
   const { target, run } = await runOf(deadline, points);
-  const saved = await readSaved(deadline, target, run);
+  const saved = await readSavedFiles(deadline, target, run);
   const rows = rowsOf(run, points);
   const isInstant = (row: DiskRecord) => values.instant === true && row.format === "qcow2";
   const taken = saved.flatMap(({ name }) => [name, savedName(name)]);
@@ -155,21 +154,6 @@ function rowsOf(run: RunRecord, points: RestorePoint[]) {
 async function refuseExisting(deadline: Deadline, path: string) {
   if (!await exists(deadline, path)) return;
   throw new UsageError(`"${path}" exists already, and is not overwritten: name an empty folder`);
-}
-
-async function readSaved(deadline: Deadline, target: string, { id, saved = [] }: RunRecord) {
-  const folder = savedFolder(target, id);
-  return await Promise.all(saved.map(async ({ name }) => {
-    const contents = await readBytesUpTo(deadline, join(folder, name), MAX_TOTAL_BYTES).catch(() =>
-      null
-    );
-    if (contents !== null) return { name, contents };
-    throw new UsageError(
-      `"${
-        join(folder, name)
-      }", which was saved with the run ${id}, can't be read: put it back from a copy`,
-    );
-  }));
 }
 
 /** What is to be written besides the disks. Nothing is written yet. */

@@ -13,6 +13,7 @@ const CAME = {
   text: "the text came on the serial console",
   agent: "the guest agent answered",
   shutdown: "the guest shut down",
+  exit: "the guest exited with 0",
 } as const;
 
 /** The result of one boot. */

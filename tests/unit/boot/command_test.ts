@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import {
+  type BootCommand,
   bootCommand,
   type BootOptions,
   directBoot,
@@ -28,7 +29,9 @@ function aDevice(disk: string, driver: string, bootIndex: number | null = null) 
   return { disk, driver, path: `/machine/peripheral/${disk}`, bus: "", serial: "", bootIndex };
 }
 
-function argsOf(change: Partial<BootOptions> = {}): string[] {
+const argsOf = (change: Partial<BootOptions> = {}): string[] => commandOf(change).args;
+
+function commandOf(change: Partial<BootOptions> = {}): BootCommand {
   return bootCommand({
     disks: [{ name: "disk0", path: "/o/a,b.qcow2" }],
     machine: null,
@@ -36,9 +39,10 @@ function argsOf(change: Partial<BootOptions> = {}): string[] {
     memoryBytes: null,
     accel: null,
     keyFile: null,
-    sockets: { qmp: "/o/q,1", agent: "/o/agent", serial: "/o/serial" },
+    sockets: { qmp: "/o/q,1", agent: "/o/agent", serial: "/o/serial", exit: "/o/exit" },
+    tpm: null,
     ...change,
-  }).args;
+  });
 }
 
 /** The values of an option, in order. */
@@ -69,7 +73,7 @@ Deno.test("`bootCommand()` puts each disk on a bus of its kind, in the boot orde
   const kinds = ["virtio-blk-pci", "scsi-hd", "ide-hd", "nvme", "usb-storage", "strange"];
   const machine = aMachine({ disks: kinds.map((kind, i) => aDevice(`d${i}`, kind, i || null)) });
   const disks = kinds.map((_, i) => ({ name: `d${i}`, path: `/o/${i}` }));
-  assertEquals(valuesOf(argsOf({ machine, disks }), "-device").slice(2), [
+  assertEquals(valuesOf(argsOf({ machine, disks }), "-device").slice(3), [
     "virtio-scsi-pci,id=scsi",
     "qemu-xhci,id=usb",
     "virtio-blk-pci,drive=disk0",
@@ -124,6 +128,34 @@ Deno.test("`bootCommand()` gives UEFI's code as a flash, and other firmware as -
     "if=pflash,unit=0,format=raw,readonly=on,file=/u/OVMF_CODE,,4M.fd",
   );
   assertEquals(valuesOf(argsOf({ firmware: "/u/OVMF.fd" }), "-bios"), ["/u/OVMF.fd"]);
+});
+
+Deno.test("`bootCommand()` gives UEFI its variables, wherever they stand among the disks", () => {
+  const vars = { ...aDevice("vars", "cfi.pflash01"), path: "/machine/system.flash1" };
+  const machine = aMachine({ disks: [vars, aDevice("boot", "scsi-hd")] });
+  const disks = [{ name: "vars", path: "/o/vars" }, { name: "boot", path: "/o/boot" }];
+  const drives = (firmware: string | null) =>
+    valuesOf(argsOf({ machine, disks, firmware }), "-drive");
+  const boot = "if=none,id=disk1,file=/o/boot,format=qcow2,cache=unsafe";
+  assertEquals(drives("/u/OVMF_CODE.fd"), [
+    "if=pflash,unit=0,format=raw,readonly=on,file=/u/OVMF_CODE.fd",
+    "if=pflash,unit=1,file=/o/vars,format=qcow2,cache=unsafe",
+    boot,
+  ]);
+  // There is no place for them.
+  assertEquals(drives("/u/OVMF.fd"), [boot]);
+  assertEquals(drives(null), [boot]);
+  assertEquals(commandOf({ machine, disks }).leftOut, ["vars"]);
+  assertEquals(commandOf({ machine, disks, firmware: "/u/OVMF_CODE.fd" }).leftOut, []);
+});
+
+Deno.test("`bootCommand()` has the TPM that the VM had", () => {
+  const tpm = { path: "/o/swtpm", socket: "/o/swtpm/socket", version: "2.0" } as const;
+  const devices = (machine: Machine | null) =>
+    valuesOf(argsOf({ machine, tpm }), "-device").filter((arg) => arg.startsWith("tpm"));
+  const commandLine = ["qemu", "-device", "tpm-crb,tpmdev=old"];
+  assertEquals(devices(aMachine({ commandLine })), ["tpm-crb,tpmdev=tpm0"]);
+  assertEquals(devices(null), ["tpm-tis,tpmdev=tpm0"]);
 });
 
 Deno.test("`directBoot()` takes over a kernel that QEMU loads", () => {
