@@ -23,6 +23,7 @@ const LONGEST = [
   "storage_test.ts",
   "cuts_test.ts",
   "restore_in_place_test.ts",
+  "restore_vm_test.ts",
   "life_test.ts",
   "prune_test.ts",
   "world_test.ts",
