@@ -41,6 +41,8 @@ export interface Facts {
   newFingerprints: ReadonlyMap<string, Fingerprint>;
   /** The files in the target that the VM uses as disks or as their backing files, relative to the target. */
   inUse: string[];
+  /** The images that are attached, by their paths in the target, each with the attachment's name. */
+  attached: ReadonlyMap<string, string>;
   /** The folder beside each disk for its fleece, by the disk's id; null if there is none that can be used. */
   besideDisk: Map<string, string | null>;
   startedAt: Date;

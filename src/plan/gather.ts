@@ -20,6 +20,7 @@ import { queryFeatures } from "../qmp/schema.ts";
 import { type Device, queryDevices } from "../vm/devices.ts";
 import { type Disk, queryDisks } from "../vm/disks.ts";
 import { queryOutside } from "../vm/outside.ts";
+import { attachedImages } from "../attach/detach.ts";
 import { adoptChains } from "../python/adopt.ts";
 import { bitmapsOf, lastBackup } from "./last_backup.ts";
 import type { Facts } from "./facts.ts";
@@ -38,7 +39,7 @@ export async function gatherFacts(
   deadline: Deadline,
   qmp: QmpClient,
   target: Target,
-  { monthly, level, save }: BackupRequest,
+  { monthly, level, save, timestamp }: BackupRequest,
   { tag, startedAt, vm, objects, graph }: Known,
 ): Promise<Omit<Facts, "targetSpeed">> {
   const features = await queryFeatures(qmp);
@@ -79,6 +80,8 @@ export async function gatherFacts(
     files,
     ...looks,
     inUse: await filesInUse(deadline, target.path, disks),
+    // Only an image of the same name is replaced.
+    attached: timestamp ? new Map() : await attachedImages(deadline, target.path, Deno.hostname()),
     besideDisk: new Map(
       await Promise.all(
         disks.map(async (disk) => [disk.id, await folderBeside(deadline, disk)] as const),

@@ -63,6 +63,15 @@ export function imageOf(
     const path = join(facts.target.path, child);
     throw new Failure(`"${path}" builds on "${file}", which would be replaced: ${remedy}`);
   }
+  const attachment = facts.attached.get(file);
+  if (attachment !== undefined && request.level === "auto") return timed;
+  if (attachment !== undefined) {
+    const path = join(facts.target.path, file);
+    throw new Failure(
+      `"${path}" is attached as "${attachment}", and would be replaced: detach it first ` +
+        `(qmpbackup restore attach --dir ${facts.target.path} --detach ${attachment}), or leave out --no-timestamp`,
+    );
+  }
   const other = otherDisks(facts, disk, file);
   if (other) {
     throw new Failure(

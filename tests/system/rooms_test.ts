@@ -68,7 +68,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   repo: ["fs", "qcow2", "vm", "machine"],
   digest: ["fs", "repo"],
   python: ["fs", "qmp", "qemu_img", "repo", "vm"],
-  plan: ["fs", "qmp", "repo", "vm", "python"],
+  plan: ["fs", "qmp", "repo", "vm", "python", "attach"],
   recovery: ["wire", "process", "fs", "qmp", "repo", "vm", "plan"],
   backup: [
     ...["wire", "process", "fs", "qcow2", "qmp", "qga", "qemu_img", "repo", "vm", "machine"],

@@ -182,6 +182,7 @@ export function someFacts(disks: Disk[] = [aDisk()], change: Partial<Facts> = {}
     pastBitmaps: [],
     pastRuns: [],
     inUse: [],
+    attached: new Map(),
     imageFaults: new Map(),
     newFingerprints: new Map(),
     files: new Map(),

@@ -185,6 +185,13 @@ Deno.test("--no-timestamp names full backups as the disk, with a link, and repla
   ]);
   assertEquals(await Deno.readLink(`${s.target}/disk0/FULL-disk0.qcow2`), "disk0.qcow2");
   await s.assertRestores("second");
+  const attach = ["restore", "attach", "--dir", s.target];
+  await succeed([...attach, "--target-dir", s.dir.join("try")]);
+  const refused = await tool(s.backupArgs("full", "--no-timestamp"));
+  assertEquals(refused.code, 1);
+  assertMatch(refused.stderr, /disk0.qcow2" is attached as .*would be replaced: detach it first/);
+  await s.assertRestores("second");
+  await succeed([...attach, "--detach", "all"]);
   await s.vm.write("vd0", 0x47, 2 * MIB, MIB);
   await s.remember("inc");
   await succeed(s.backupArgs("inc", "--no-timestamp"));
