@@ -28,11 +28,11 @@ const log = getLogger(["qmpbackup", "backup"]);
  */
 export async function measureTarget(
   deadline: Deadline,
-  { target, mode, directTarget }: BackupRequest,
+  { target, mode, directTarget, digest }: BackupRequest,
   disks: readonly Disk[],
 ): Promise<TargetSpeed | null> {
   const allocated = disks.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0);
-  if (directTarget !== null || allocated < MEASURED_FROM_BYTES) return null;
+  if (directTarget !== null || digest || allocated < MEASURED_FROM_BYTES) return null;
   try {
     const known = await readSpeed(deadline, target);
     if (known) return known;

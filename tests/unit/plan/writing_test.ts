@@ -44,7 +44,7 @@ const SPEEDS: [what: string, speed: TargetSpeed | null, direct: boolean, reason:
 ];
 for (const [what, measured, direct, reason] of SPEEDS) {
   Deno.test(`chooseWriting() goes ${direct ? "past" : "through"} the page cache where the target ${what}`, () => {
-    const writing = chooseWriting(aRequest(), QEMU, MUCH, measured);
+    const writing = chooseWriting(aRequest({ digest: false }), QEMU, MUCH, measured);
     const preallocBytes = direct ? 128 << 20 : 0;
     assertEquals(writing, { direct, preallocBytes, aio: null, reason });
   });
@@ -64,11 +64,17 @@ Deno.test("chooseWriting() does as it is asked, whatever was measured", () => {
 
 Deno.test("chooseWriting() writes little, compressed, and what guests wait for through the page cache", () => {
   const reasonOf = (change: Parameters<typeof aRequest>[0], qemu = QEMU, bytes = MUCH) => {
-    const { direct, reason } = chooseWriting(aRequest(change), qemu, bytes, FAST);
+    const { direct, reason } = chooseWriting(
+      aRequest({ digest: false, ...change }),
+      qemu,
+      bytes,
+      FAST,
+    );
     return direct ? "direct" : reason;
   };
   assertEquals(reasonOf({}), "direct");
   assertEquals(reasonOf({}, QEMU, 1 << 20), "it is little");
+  assertEquals(reasonOf({ digest: true }), "its digests are read from there");
   assertEquals(reasonOf({ compress: "zstd" }), "the image is compressed");
   assertEquals(reasonOf({}, { ...QEMU, fleecing: false }), "guest writes wait for the target");
 });
