@@ -688,12 +688,12 @@ export const COMMANDS = {
       {
         does: "See how much would be written",
         line: "qmpbackup restore rollback --dir /backup/vm1 --socket /run/vm1.qmp " +
-          '--until "2026-11-21 20:00" --dry-run',
+          "--until 2026-11-21 --dry-run",
       },
       {
         does: "Do it; the guest is reset",
         line: "qmpbackup restore rollback --dir /backup/vm1 --socket /run/vm1.qmp " +
-          '--until "2026-11-21 20:00" --reset',
+          "--until 2026-11-21 --reset",
       },
     ],
   },
