@@ -43,8 +43,8 @@ Deno.test("the binary has the rights it needs baked in, and nothing from npm", a
       "qemu-img",
       "qemu-storage-daemon",
       "debugfs",
-      "/usr/sbin/debugfs",
       "swtpm",
+      "/usr/sbin/debugfs",
       "7z",
       "qemu-system-x86_64",
       "qemu-system-aarch64",
@@ -54,7 +54,7 @@ Deno.test("the binary has the rights it needs baked in, and nothing from npm", a
       "/proc/self/exe",
     ],
     allow_sys: ["hostname", "statfs"],
-    allow_env: null,
+    allow_env: ["CREDENTIALS_DIRECTORY"],
     allow_ffi: null,
     // Deno's own list, which can't be emptied; all of it is denied.
     allow_import: [
