@@ -12,14 +12,17 @@ import type { ToolResult } from "./tool.ts";
 
 const SERVICE = UNITS[0]?.text ?? "";
 
-/** The values of a setting of the service, in their order. */
-function settings(key: string): string[] {
-  return [...SERVICE.matchAll(new RegExp(`^${key}=(.*)$`, "gm"))].map(([, value = ""]) => value);
+/** The service that verifies, which is confined like the other one. */
+export const VERIFY_SERVICE = UNITS[3]?.text ?? "";
+
+/** The values of a setting of a service, in their order. */
+function settings(key: string, service = SERVICE): string[] {
+  return [...service.matchAll(new RegExp(`^${key}=(.*)$`, "gm"))].map(([, value = ""]) => value);
 }
 
 /** The words of `ExecStart=` as systemd.service(5) says: `${X}` is one word, `$X` is split at spaces. */
-export function unitCommand(environment: Record<string, string>): string[] {
-  return settings("ExecStart").join("").split(" ").flatMap((word) => {
+export function unitCommand(environment: Record<string, string>, service = SERVICE): string[] {
+  return settings("ExecStart", service).join("").split(" ").flatMap((word) => {
     const split = /^\$(\w+)$/.exec(word)?.[1];
     if (split !== undefined) return (environment[split] ?? "").split(/\s+/).filter(Boolean);
     return [word.replace(/\$\{(\w+)\}/g, (_, name) => environment[name] ?? "")];

@@ -25,10 +25,12 @@ Deno.test("manual: groff and mandoc have nothing to say against it", async () =>
 async function writtenUnits(root: string): Promise<string[]> {
   await succeed(["units", "--root", root]);
   const folder = `${root}/etc/systemd/system`;
-  const service = `${folder}/qmpbackup@.service`;
-  const text = await Deno.readTextFile(service);
-  await Deno.writeTextFile(service, text.replace("/usr/local/bin/qmpbackup", Deno.execPath()));
-  return [service, `${folder}/qmpbackup@.timer`];
+  const services = ["qmpbackup", "qmpbackup-verify"].map((name) => `${folder}/${name}@.service`);
+  for (const service of services) {
+    const text = await Deno.readTextFile(service);
+    await Deno.writeTextFile(service, text.replace("/usr/local/bin/qmpbackup", Deno.execPath()));
+  }
+  return [...services, ...services.map((service) => service.replace(/service$/, "timer"))];
 }
 
 Deno.test("units: systemd has nothing to say against them", async () => {
@@ -40,11 +42,12 @@ Deno.test("units: systemd has nothing to say against them", async () => {
 
 Deno.test("units: an instance that goes astray can do little", async () => {
   await using dir = await tempDir();
-  const [service = ""] = await writtenUnits(dir.path);
-  const args = ["security", "--offline=true", "--no-pager", "--threshold=26", service];
-  const { code, stdout, stderr } = await run("systemd-analyze", args);
-  assertEquals(code, 0, stderr + stdout);
-  assertMatch(stdout, /Overall exposure level .*: [12]\.\d/);
+  for (const service of (await writtenUnits(dir.path)).slice(0, 2)) {
+    const args = ["security", "--offline=true", "--no-pager", "--threshold=26", service];
+    const { code, stdout, stderr } = await run("systemd-analyze", args);
+    assertEquals(code, 0, stderr + stdout);
+    assertMatch(stdout, /Overall exposure level .*: [12]\.\d/);
+  }
 });
 
 Deno.test("units --root overwrites nothing, and then writes nothing", async () => {
@@ -64,7 +67,7 @@ Deno.test("units --root names what it wrote, which is what it prints without", a
   const { stdout } = await succeed(["units", "--root", dir.path]);
   const printed = (await succeed(["units"])).stdout;
   const paths = stdout.trim().split("\n");
-  assertEquals(paths.length, 3);
+  assertEquals(paths.length, 5);
   for (const path of paths) {
     assert(path.startsWith(dir.path));
     const text = `# ${path.slice(dir.path.length)}\n${await Deno.readTextFile(path)}`;

@@ -2,7 +2,7 @@ import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { fromFileUrl } from "@std/path";
 import { groupScene, NOGROUP } from "../support/group_scene.ts";
 import { assertNothingLeft, scene } from "../support/scene.ts";
-import { runAsUnit, unitCommand } from "../support/unit_sandbox.ts";
+import { runAsUnit, unitCommand, VERIFY_SERVICE } from "../support/unit_sandbox.ts";
 
 const MIB = 1 << 20;
 const ROOT = fromFileUrl(new URL("../../", import.meta.url));
@@ -34,6 +34,18 @@ Deno.test("the unit's command line backs up where only its folders can be writte
     await s.assertRestores(level);
     await assertNothingLeft(s.vm, 1);
   }
+  const metrics = `${s.target}/verify.prom`;
+  const options = {
+    ...environment,
+    QMPBACKUP_VERIFY_OPTIONS: `--subset 1/1 --metrics-file ${metrics}`,
+  };
+  const verify = fromSource(unitCommand(options, VERIFY_SERVICE));
+  const good = await runAsUnit(verify, [s.target], env);
+  assertEquals(good.code, 0, good.stderr);
+  assertMatch(good.stdout, /: ok\. 4 restore points, 4 images, .* \(1\/1 of the contents\)/);
+  // Both could be written: the result, and the metrics.
+  assertEquals(good.stderr.includes("could not be"), false, good.stderr);
+  assertStringIncludes(await Deno.readTextFile(metrics), "qmpbackup_verify_");
 });
 
 Deno.test("the unit's command line refuses a target of another user until what it says is done", async () => {

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { parse } from "../../../src/cli/args/parse.ts";
 import { UNITS, unitsText } from "../../../src/cli/systemd.ts";
+import { parseSubset, slotsOf } from "../../../src/verify/subset.ts";
 
 Deno.test("unitsText() has each file under its path", () => {
   const files = unitsText().split(/^(?=# \/etc\/)/m).map((part) => {
@@ -29,6 +30,28 @@ Deno.test("UNITS name a command line of ours", () => {
     const value = name === "QMPBACKUP_OPTIONS" ? "$" : ".";
     assert(new RegExp(`^${name}=${value}`, "m").test(environment), name);
   }
+});
+
+Deno.test("UNITS check a target as the example says, another share each Sunday", () => {
+  const textOf = (name: string) => UNITS.find(({ path }) => path.endsWith(name))?.text ?? "";
+  const service = textOf("/qmpbackup-verify@.service");
+  const options = /^QMPBACKUP_VERIFY_OPTIONS=(.*)$/m.exec(textOf(".env.example"))?.[1] ?? "";
+  const [program, ...words] = (/^ExecStart=(.*)$/m.exec(service)?.[1] ?? "")
+    .replace("$QMPBACKUP_VERIFY_OPTIONS", options).split(" ");
+  assertEquals(program, "/usr/local/bin/qmpbackup");
+  const { command, values } = parse(words);
+  assertEquals(command, "restore verify");
+  assertEquals(values.dir, "${QMPBACKUP_TARGET}");
+  const subset = parseSubset(values.subset ?? "");
+  const slots = [0, 7, 14, 21].flatMap((day) => slotsOf(subset, 20_000 + day));
+  assertEquals(slots.toSorted(), [0, 1, 2, 3]);
+  assertStringIncludes(textOf("/qmpbackup-verify@.timer"), "OnCalendar=Sun 04:00");
+});
+
+Deno.test("UNITS confine the check as the backup", () => {
+  const confined = (text = "") => text.slice(text.indexOf("\nPrivateTmp=")).trim();
+  assertStringIncludes(confined(UNITS[0]?.text), "NoNewPrivileges=yes");
+  assertEquals(confined(UNITS[3]?.text), confined(UNITS[0]?.text));
 });
 
 Deno.test("UNITS let be written what the example writes, and libvirt's disks", () => {
