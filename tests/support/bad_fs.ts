@@ -94,7 +94,18 @@ export async function mountThin(path: string, sizeBytes: number): Promise<ThinFs
   await command("truncate", "--size", String(sizeBytes * 4), image);
   await command("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard", image);
   await Deno.mkdir(path, { recursive: true });
-  const mount = () => command("mount", "-o", "loop,errors=remount-ro", image, path);
+  // On a new device each time: `mount -o loop` takes the one that failed again while a program holds it, such as
+  // one that has copied all mounts (unshare).
+  const mount = async () => {
+    const device = await command("losetup", "--find", "--show", image);
+    try {
+      await command("mount", "-o", "errors=remount-ro", device, path);
+    } finally {
+      // It goes with the mount.
+      await command("losetup", "--detach", device);
+    }
+  };
+  const deviceOf = () => command("findmnt", "-no", "SOURCE", path);
   const unmount = () => command("umount", "--lazy", path);
   await mount();
   stack.defer(async () => void await unmount());
@@ -104,11 +115,11 @@ export async function mountThin(path: string, sizeBytes: number): Promise<ThinFs
     freeBytes: storage.freeBytes,
     empty: storage.empty,
     async setReadOnly() {
-      const device = basename(await command("findmnt", "-no", "SOURCE", path));
-      await Deno.writeTextFile(`/sys/fs/ext4/${device}/trigger_fs_error`, "1");
+      await Deno.writeTextFile(`/sys/fs/ext4/${basename(await deviceOf())}/trigger_fs_error`, "1");
     },
     async comeBack() {
-      // Not lazily: mounted again while it is still in use, it would be the one that failed.
+      // The old device must have nothing left to write into what the new one changes.
+      await command("blockdev", "--flushbufs", await deviceOf());
       await retry(() => command("umount", path));
       await mount();
     },
