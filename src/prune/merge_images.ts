@@ -29,6 +29,7 @@ import {
   isCompressed,
   linkImage,
   measureChain,
+  nameInQemu,
   qemuImg,
   QemuImgError,
   type RunOptions,
@@ -248,8 +249,12 @@ async function commitAll(
     const how = { signal, keyFile: path === top ? null : keyFile };
     await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes, ...parts }, how);
   }
-  const argv = ["commit", "-q", "-d", ...limitOf(context), "-b", below];
   const encrypted = new Set(keyFile === null ? [] : [below, ...paths]);
+  // QEMU does not find an image by its path if it was told a key for it.
+  const name = keyFile === null
+    ? below
+    : await nameInQemu(deadline, below, linkedSource([below], encrypted), { signal, keyFile });
+  const argv = ["commit", "-q", "-d", ...limitOf(context), "-b", name];
   await run([...argv, linkedSource([below, ...paths, top], encrypted)], file, context);
   if (!isCompressed) return;
   // With a parent, only what the image itself holds is copied.

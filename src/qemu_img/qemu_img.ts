@@ -368,6 +368,20 @@ export async function imageFacts(
   return parseImageFacts(text);
 }
 
+const Named = v.object({ filename: v.string() });
+
+/** What QEMU calls an image that is opened by `json:{…}`, as `commit -b` compares it. */
+export async function nameInQemu(
+  deadline: Deadline,
+  path: string,
+  source: string,
+  options: RunOptions = {},
+): Promise<string> {
+  const args = ["info", "--output=json", source];
+  const text = await qemuImg(deadline, [path], args, { sizeBytes: 0, ...options });
+  return decoded("info", Named, text).filename;
+}
+
 /**
  * Decodes what `qemu-img info --output=json` prints.
  *
