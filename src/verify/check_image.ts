@@ -59,10 +59,10 @@ export async function checkOne(
   const damage = (reason: string, spoils = true): Damage => (
     { file: image, range: null, reason, spoils }
   );
-  const structure = layer.isRaw
-    ? await rawFault(deadline, layer.path)
+  const { faults, isHalfWay } = layer.isRaw
+    ? { faults: await rawFault(deadline, layer.path), isHalfWay: false }
     : await structureFaults(deadline, needed, options);
-  const damages = structure.map((reason) => damage(reason));
+  const damages = faults.map((reason) => damage(reason));
   if (!(await lookAt(deadline, layer.path))?.isFile) return { damages, isNew: false, warnings: [] };
   let digests: ImageDigests | null;
   try {
@@ -82,7 +82,7 @@ export async function checkOne(
   const { fingerprint } = layer;
   // Of an earlier state: a run that was killed has changed the image and recorded it, and not its digests.
   const isOld = fingerprint && digests && digests.fingerprint?.digest !== fingerprint.digest;
-  if (digests && !isOld) {
+  if (digests && !isOld && !isHalfWay) {
     damages.push(...await contentFaults(deadline, layer.path, image, digests, options));
     return { damages, isNew: false, warnings: [] };
   }
@@ -115,26 +115,37 @@ async function rawFault(deadline: Deadline, path: string): Promise<string[]> {
   }
 }
 
-/** What is wrong with an image beside its contents; each goes on from its name. */
+interface Structure {
+  /** Each goes on from the image's name. */
+  faults: string[];
+  /** A prune that was stopped has linked it to another image, and not recorded that: no digests are of this state. */
+  isHalfWay: boolean;
+}
+
+/** What is wrong with an image beside its contents. */
 async function structureFaults(
   deadline: Deadline,
-  { layer: { path, parent, fingerprint, isEncrypted }, earlier, isRecorded }: NeededImage,
+  { layer: { path, parent, twins = [], fingerprint, isEncrypted }, earlier, isRecorded }:
+    NeededImage,
   { signal, keyFile }: Pick<CheckOptions, "signal" | "keyFile">,
-): Promise<string[]> {
+): Promise<Structure> {
   const faults: string[] = [];
+  let isHalfWay = false;
   const seen = await lookAtImage(deadline, path, fingerprint);
   if (isFault(seen)) faults.push(seen.reason);
   // Nothing else is opened.
   if (isFault(seen) && (seen.state !== "changed" || !(await lookAt(deadline, path))?.isFile)) {
-    return faults;
+    return { faults, isHalfWay };
   }
   try {
     const { backing, dataFile } = await imageFacts(deadline, path, { signal });
     const link = backing === null ? null : resolve(dirname(path), backing);
-    // As in a restore: no link is as good as the right one, and a record outweighs one that leads further back,
-    // as an interrupted `restore commit` leaves it.
-    const isRight = link === null || link === parent || (isRecorded && earlier.includes(link));
-    if (!isRight) {
+    // As in a restore: no link is as good as the right one, and a record outweighs one that leads further back, or to
+    // an image that holds the same, as an interrupted `restore commit` or prune leaves it.
+    const isOther = link !== null && link !== parent;
+    const isKnown = link !== null && isRecorded && [...earlier, ...twins].includes(link);
+    isHalfWay = isOther && isKnown && fingerprint === undefined;
+    if (isOther && !isKnown) {
       faults.push(
         `is linked to "${link}", but ${parent ? `builds on "${parent}"` : "is a full backup"}`,
       );
@@ -147,7 +158,7 @@ async function structureFaults(
     if (!(error instanceof QemuImgError)) throw error;
     faults.push(`is damaged: ${error.message}`);
   }
-  return faults;
+  return { faults, isHalfWay };
 }
 
 /** Reads the parts that are wanted, and compares each with what was recorded. */

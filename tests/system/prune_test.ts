@@ -121,6 +121,17 @@ for (const [what, { options, flags, kept, files, base = null }] of Object.entrie
   });
 }
 
+Deno.test("a target whose prune was killed anywhere is not taken for a damaged one", async () => {
+  await using dir = await tempDir();
+  const target = dir.join("target");
+  await makeTarget(target, { ...SMALL_FULL, levels: ["full", "inc", "inc", "inc", "inc"] });
+  // The digests are recorded.
+  await succeed(["restore", "verify", "--dir", target]);
+  const args = ["cleanup", "--prune", "--target", target, "--keep-last", "2"];
+  const moments = await momentsOf(target, dir.join("moments"), () => succeed(args));
+  for (const moment of [...moments, target]) await succeed(["restore", "verify", "--dir", moment]);
+});
+
 const imagesOf = async (target: string) =>
   (await filesOf(target)).filter((name) => name !== "uuid");
 
