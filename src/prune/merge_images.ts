@@ -23,20 +23,18 @@ import { backingLink, PRUNE_FOLDER } from "../repo/layout.ts";
 import type { DiskRecord } from "../repo/record.ts";
 import {
   checkImage,
-  createQcow2,
   type ImageFacts,
   imageFacts,
   isCompressed,
   linkImage,
   measureChain,
-  nameInQemu,
   qemuImg,
   QemuImgError,
   type RunOptions,
 } from "../qemu_img/qemu_img.ts";
 import { LUKS_HEADER_BYTES, NEW_LUKS } from "../qemu_img/key.ts";
-import { chainSource, linkedSource, notZeroes } from "../qemu_img/chain_source.ts";
-import { LEAST_CLUSTER_BYTES } from "../restore/groups.ts";
+import { chainSource } from "../qemu_img/chain_source.ts";
+import { commitLayers, LEAST_CLUSTER_BYTES } from "../qemu_img/commit_layers.ts";
 import { requireImage } from "../restore/require_image.ts";
 
 /** Images that can't be merged; all that was kept of them can be restored as before. */
@@ -212,20 +210,14 @@ async function convertAll(
   );
 }
 
-/**
- * Increments: just what they hold, and the zeroes that hide what lies below. `convert` can't tell those from what
- * is not there; `commit` can. An empty image below gets all, and one on top keeps them from being written to.
- *
- * Below that, for as long as it takes, is something that never reads as zeroes: from 11.1 on, `commit` leaves zeroes
- * out where they would change nothing.
- */
+/** Increments: see `commit_layers.ts`. */
 async function commitAll(
   { paths, facts, isCompressed }: Sources,
   file: string,
   parent: string,
   context: MergeContext,
 ) {
-  const { deadline, signal, keyFile } = context;
+  const { deadline, signal, keyFile, rateLimitBytesPerSecond } = context;
   const clusterSizeBytes = Math.min(...facts.map((one) => one.clusterSizeBytes ?? 65536));
   if (clusterSizeBytes < LEAST_CLUSTER_BYTES) {
     throw new MergeError(
@@ -235,8 +227,6 @@ async function commitAll(
         "are, and can still be restored",
     );
   }
-  const virtualSizeBytes = facts.at(-1)?.virtualSizeBytes ?? 0;
-  const backingFormat = "null-co" as const;
   await using made = new AsyncDisposableStack();
   const [top, whole] = [`${file}.top`, `${file}.whole`];
   const below = isCompressed ? whole : file;
@@ -244,18 +234,12 @@ async function commitAll(
     await removeFile(deadline, path);
     await createFile(deadline, path, OWNER_ONLY);
     if (path !== file) made.defer(() => removeFile(deadline, path));
-    const parts = path === below ? { backing: notZeroes(virtualSizeBytes), backingFormat } : {};
-    // In the one on top there is never anything.
-    const how = { signal, keyFile: path === top ? null : keyFile };
-    await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes, ...parts }, how);
   }
-  const encrypted = new Set(keyFile === null ? [] : [below, ...paths]);
-  // QEMU does not find an image by its path if it was told a key for it.
-  const name = keyFile === null
-    ? below
-    : await nameInQemu(deadline, below, linkedSource([below], encrypted), { signal, keyFile });
-  const argv = ["commit", "-q", "-d", ...limitOf(context), "-b", name];
-  await run([...argv, linkedSource([below, ...paths, top], encrypted)], file, context);
+  await commitLayers(deadline, { file: below, top, layers: paths }, {
+    virtualSizeBytes: facts.at(-1)?.virtualSizeBytes ?? 0,
+    ...{ clusterSizeBytes, rateLimitBytesPerSecond, signal, keyFile },
+    encrypted: new Set(keyFile === null ? [] : [below, ...paths]),
+  });
   if (!isCompressed) return;
   // With a parent, only what the image itself holds is copied.
   await createFile(deadline, file, OWNER_ONLY);

@@ -4,12 +4,11 @@
  * @module
  */
 
-import { dirname } from "@std/path";
 import { createFile, OWNER_ONLY } from "../fs/create.ts";
 import type { Deadline } from "../fs/deadline.ts";
 import { removeFile } from "../fs/durable.ts";
-import { type Encrypted, linkedSource, notZeroes } from "../qemu_img/chain_source.ts";
-import { createQcow2, qemuImg } from "../qemu_img/qemu_img.ts";
+import type { Encrypted } from "../qemu_img/chain_source.ts";
+import { commitLayers, LEAST_CLUSTER_BYTES } from "../qemu_img/commit_layers.ts";
 import { PARTIAL_SUFFIX } from "../repo/layout.ts";
 import { refuseLeftover } from "./leftover.ts";
 import { encryptedOf } from "./encryption.ts";
@@ -28,13 +27,8 @@ export interface GroupOptions {
 
 type OnPercent = (percent: number) => void;
 
-/** A QEMU that commits marks at least so many bytes as one, and would copy what lies beside them. */
-export const LEAST_CLUSTER_BYTES = 4096;
-
 /**
- * Merges groups of increments beside the new file. `commit` keeps the zeroes that hide what lies below, and `convert`
- * does not: an empty image below gets all, and one on top keeps the increments from being written to. (What is below
- * all of these: see `commitAll()` of `prune/merge_images.ts`.)
+ * Merges groups of increments beside the new file: see `commit_layers.ts`.
  *
  * @param made Removes the new images.
  * @returns The chain to restore, and what gets the progress of that.
@@ -94,29 +88,20 @@ interface Group {
 async function mergeGroup(
   { paths, sizes, encrypted }: Group,
   file: string,
-  { deadline, signal, keyFile = null, rateLimitBytesPerSecond: limit }: GroupOptions,
+  { deadline, signal, keyFile = null, rateLimitBytesPerSecond }: GroupOptions,
   made: AsyncDisposableStack,
   onPercent: OnPercent,
 ): Promise<void> {
-  const virtualSizeBytes = sizes.at(-1)?.virtualSizeBytes ?? 0;
-  const clusterSizeBytes = Math.min(...sizes.map((one) => one.clusterSizeBytes));
   const top = `${file}.top`;
   for (const path of [file, top]) {
     await refuseLeftover(deadline, path);
     await createFile(deadline, path, OWNER_ONLY);
     made.defer(() => removeFile(deadline, path));
-    const below = path === file
-      ? { backing: notZeroes(virtualSizeBytes), backingFormat: "null-co" as const }
-      : {};
-    await createQcow2(deadline, path, { virtualSizeBytes, clusterSizeBytes, ...below }, { signal });
   }
-  const limited = limit > 0 ? ["-r", String(limit)] : [];
-  // What a crash leaves of it is of no use: nothing has to be flushed.
-  const argv = ["commit", "-p", "-d", "-t", "unsafe", ...limited, "-b", file];
-  const source = linkedSource([file, ...paths, top], encrypted);
-  await qemuImg(deadline, [file, ...new Set(paths.map(dirname))], [...argv, source], {
-    ...{ signal, keyFile },
-    onPercent,
+  await commitLayers(deadline, { file, top, layers: paths }, {
+    virtualSizeBytes: sizes.at(-1)?.virtualSizeBytes ?? 0,
+    clusterSizeBytes: Math.min(...sizes.map((one) => one.clusterSizeBytes)),
+    ...{ encrypted, rateLimitBytesPerSecond, signal, keyFile, onPercent, isTemporary: true },
   });
   await removeFile(deadline, top);
 }

@@ -11,7 +11,7 @@ import { markNames, readMark, removeMark, setMark } from "./marks.ts";
 import { MARKS } from "./names.ts";
 
 /**
- * Sets it, unless it is there.
+ * Sets it, in the place of one that is there.
  *
  * @param text Where the disks go back to.
  */
