@@ -21,6 +21,7 @@ import { ROWS } from "./bench/rows/all.ts";
 import { tableOf } from "./bench/table.ts";
 import { writeTopic } from "./bench/topic.ts";
 import { ensureQemu } from "./support/install_qemu.ts";
+import { runMain } from "./support/main.ts";
 
 const BUILD = fromFileUrl(new URL("../.build/bench", import.meta.url));
 
@@ -63,19 +64,8 @@ async function bench(stack: AsyncDisposableStack): Promise<void> {
 }
 
 if (import.meta.main) {
-  const stack = new AsyncDisposableStack();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    Deno.addSignalListener(signal, () => void stack.disposeAsync().finally(() => Deno.exit(1)));
-  }
-  let exitCode = 0;
-  try {
+  await runMain(async (made) => {
     await ensureQemu();
-    await bench(stack);
-  } catch (error) {
-    console.error(`Error: ${error instanceof Error ? error.message : error}`);
-    exitCode = 1;
-  } finally {
-    await stack.disposeAsync();
-  }
-  Deno.exit(exitCode);
+    await bench(made);
+  });
 }

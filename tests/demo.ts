@@ -9,6 +9,7 @@
 
 import { table } from "../src/cli/output/text.ts";
 import { ensureQemu } from "./support/install_qemu.ts";
+import { runMain } from "./support/main.ts";
 import { compare } from "./support/qemu_img.ts";
 import { tempDir } from "./support/temp_dir.ts";
 import { succeed } from "./support/tool.ts";
@@ -72,19 +73,8 @@ async function demo(stack: AsyncDisposableStack): Promise<boolean> {
 }
 
 if (import.meta.main) {
-  const stack = new AsyncDisposableStack();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    Deno.addSignalListener(signal, () => void stack.disposeAsync().finally(() => Deno.exit(1)));
-  }
-  let exitCode = 0;
-  try {
-    if (!await demo(stack)) throw new Error("A restored disk differs from what it held");
+  await runMain(async (made) => {
+    if (!await demo(made)) throw new Error("A restored disk differs from what it held");
     console.log("Every point in time was restored as it was. Nothing is left behind.");
-  } catch (error) {
-    console.error(`Error: ${error instanceof Error ? error.message : error}`);
-    exitCode = 1;
-  } finally {
-    await stack.disposeAsync();
-  }
-  Deno.exit(exitCode);
+  });
 }

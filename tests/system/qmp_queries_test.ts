@@ -7,13 +7,19 @@ import { answer, greet, Refusal } from "../support/fake_qmp.ts";
 import { serve } from "../support/fake_peer.ts";
 import { tempDir } from "../support/temp_dir.ts";
 
-async function tpmsOf(answers: Record<string, () => unknown>): Promise<string[]> {
+/** Talks with a QMP server of these answers. */
+async function withAnswers<T>(
+  answers: Record<string, (args: Record<string, unknown>) => unknown>,
+  talk: (qmp: QmpClient) => Promise<T>,
+): Promise<T> {
   await using dir = await tempDir();
   const path = dir.join("qmp");
   await using _peer = serve(path, (peer) => answer(peer, answers));
   await using qmp = await QmpClient.connect({ transport: "unix", path }, { timeoutMs: 60_000 });
-  return await queryTpms(qmp);
+  return await talk(qmp);
 }
+
+const tpmsOf = (answers: Record<string, () => unknown>) => withAnswers(answers, queryTpms);
 
 Deno.test("`queryTpms()` names the guest's TPMs, which no backup holds", async () => {
   const tpm = { id: "tpm0", model: "tpm-crb", options: { type: "emulator", data: {} } };
@@ -45,18 +51,6 @@ const gone = () => {
 const duplicate = () => {
   throw new Refusal("attempt to add duplicate property 'qmpbackup-lock' to object");
 };
-
-/** Talks with a QMP server of these answers. */
-async function withAnswers<T>(
-  answers: Record<string, (args: Record<string, unknown>) => unknown>,
-  talk: (qmp: QmpClient) => Promise<T>,
-): Promise<T> {
-  await using dir = await tempDir();
-  const path = dir.join("qmp");
-  await using _peer = serve(path, (peer) => answer(peer, answers));
-  await using qmp = await QmpClient.connect({ transport: "unix", path }, { timeoutMs: 60_000 });
-  return await talk(qmp);
-}
 
 Deno.test("`qomText()` finds nothing in an object that goes between the look and the question", async () => {
   const answers = { "qom-list": () => [{ name: "data", type: "string" }], "qom-get": gone };

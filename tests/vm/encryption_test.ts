@@ -9,6 +9,7 @@ import { basename, join } from "@std/path";
 import { compare, qemuImg } from "../support/qemu_img.ts";
 import { mustRun } from "../support/run.ts";
 import { assertNothingLeft, filesOf, leftInQemu, type Scene, scene } from "../support/scene.ts";
+import { textsIn } from "../support/texts.ts";
 import { ended, startTool, succeed, tool } from "../support/tool.ts";
 
 const MIB = 1 << 20;
@@ -20,16 +21,6 @@ function assertNoKey(text: string, where: string) {
   for (const form of [KEY.trim(), btoa(KEY), btoa(KEY.trim()).slice(0, 40)]) {
     assert(!text.includes(form), `The key is in ${where}`);
   }
-}
-
-async function textsIn(folder: string): Promise<string> {
-  const texts: string[] = [];
-  for await (const { name, isDirectory, isFile } of Deno.readDir(folder)) {
-    const path = join(folder, name);
-    if (isDirectory) texts.push(await textsIn(path));
-    else if (isFile && !name.endsWith(".qcow2")) texts.push(await Deno.readTextFile(path));
-  }
-  return texts.join("\n");
 }
 
 /** A program of this name that notes its command line and its environment, and then is the real one. */

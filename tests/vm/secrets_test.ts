@@ -9,21 +9,12 @@ import { join } from "@std/path";
 import { create, qemuImg } from "../support/qemu_img.ts";
 import { filesOf } from "../support/scene.ts";
 import { tempDir } from "../support/temp_dir.ts";
+import { textsIn } from "../support/texts.ts";
 import { succeed, tool } from "../support/tool.ts";
 import { startVm } from "../support/vm.ts";
 
 const MIB = 1 << 20;
 const SECRET = "pa55word";
-
-async function textsIn(folder: string): Promise<string> {
-  const texts: string[] = [];
-  for await (const { name, isDirectory, isFile } of Deno.readDir(folder)) {
-    const path = join(folder, name);
-    if (isDirectory) texts.push(await textsIn(path));
-    else if (isFile && !name.endsWith(".qcow2")) texts.push(await Deno.readTextFile(path));
-  }
-  return texts.join("\n");
-}
 
 Deno.test("a password in an image's link is in no record, .config, log, metric or output, nor told to a hook", async () => {
   await using dir = await tempDir();
